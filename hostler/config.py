@@ -1,0 +1,135 @@
+"""Reading TOML configuration into msgspec Structs, with errors that name file, key and what is allowed."""
+
+import re
+import tomllib
+from collections.abc import Callable
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from hostler.errors import ConfigError
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+_AT = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
+_UNKNOWN = re.compile(r"^Object contains unknown field `(?P<field>[^`]*)`")
+
+
+def load(path: Path, kind: type[T]) -> T:
+    """Read and validate a TOML file.
+
+    Raises:
+        ConfigError: unreadable, not TOML, or a key that is unknown, missing or of a wrong value.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file", hint="name an existing file with --config") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    return parse(text, kind, str(path))
+
+
+def parse(text: str, kind: type[T], source: str) -> T:
+    """Validate TOML text; `source` is what errors call it.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not valid TOML: {error}") from error
+    return convert(document, kind, source)
+
+
+def convert(document: Any, kind: type[T], source: str) -> T:
+    """Validate a parsed document.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    try:
+        return msgspec.convert(document, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{source}: {_explain(str(error), kind)}") from error
+
+
+def _explain(message: str, kind: type[msgspec.Struct]) -> str:
+    found = _AT.search(message)
+    path = found["path"] if found else ""
+    reason = message[: found.start()] if found else message
+    unknown = _UNKNOWN.match(reason)
+    if unknown:
+        key = f"{path}.{unknown['field']}" if path else unknown["field"]
+        allowed = ", ".join(_keys_at(kind, path))
+        return f"key '{key}': unknown" + (f"; allowed here: {allowed}" if allowed else "")
+    return f"key '{path}': {reason}" if path else reason
+
+
+def _keys_at(kind: type[msgspec.Struct], path: str) -> list[str]:
+    """The keys that the table at `path` may have; empty when the path leads to no table of ours."""
+    current = msgspec.inspect.type_info(kind)
+    for part in [p for p in re.split(r"\.|\[[^]]*\]", path) if p]:
+        current = _step(current, part)
+    info = _struct_in(current)
+    return [field.encode_name for field in info.fields] if info else []
+
+
+def _step(info: Any, part: str) -> Any:
+    struct = _struct_in(info)
+    if struct is None:
+        return info
+    return next((field.type for field in struct.fields if field.encode_name == part), info)
+
+
+def _struct_in(info: Any) -> msgspec.inspect.StructType | None:
+    if isinstance(info, msgspec.inspect.StructType):
+        return info
+    inner = getattr(info, "item_type", None) or getattr(info, "value_type", None)
+    if inner is not None:
+        return _struct_in(inner)
+    for option in getattr(info, "types", ()):
+        found = _struct_in(option)
+        if found is not None:
+            return found
+    return None
+
+
+def check(ok: bool, message: str) -> None:
+    """For `__post_init__`: msgspec turns the ValueError into a ValidationError that carries the key's path."""
+    if not ok:
+        raise ValueError(message)
+
+
+def host_and_port(value: str) -> tuple[str, int]:
+    """Split `127.0.0.1:9997` or `[::1]:9997`.
+
+    Raises:
+        ValueError: not a host and a port.
+    """
+    host, _, port = value.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+        raise ValueError(f"'{value}' is not HOST:PORT, for example 127.0.0.1:9997")
+    return host, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether traffic to `host` cannot leave this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_key(name: str, validate: Callable[[], object]) -> None:
+    """Run a validation and put the key's name into its error; for `__post_init__`."""
+    try:
+        validate()
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None

@@ -1,0 +1,147 @@
+"""The contract of every provider and the values that cross it."""
+
+from collections.abc import Callable
+from datetime import datetime
+from enum import StrEnum
+from typing import ClassVar, Protocol
+
+import msgspec
+
+from hostler.errors import HostlerError
+
+
+class Arch(StrEnum):
+    AMD64 = "amd64"
+    ARM64 = "arm64"
+
+
+class Phase(StrEnum):
+    """How far an instance has come on its host. The same values as `hostler.v1.Phase`."""
+
+    ACCEPTED = "accepted"
+    DISK = "disk"
+    STARTED = "started"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    DELETED = "deleted"
+    DELETE_FAILED = "delete_failed"
+
+
+class MachineState(StrEnum):
+    CREATING = "creating"
+    RUNNING = "running"
+    STOPPED = "stopped"
+
+
+class Resources(msgspec.Struct, frozen=True):
+    vcpus: int
+    memory_mib: int
+    disk_gib: int
+
+
+class Bootstrap(msgspec.Struct, frozen=True):
+    """What the guest is told. Holds a secret: its repr shows none."""
+
+    metadata_url: str
+    callback_url: str
+    token: str
+    user_data: bytes = b""  # cloud-init user data, for images that run cloud-init
+
+    def __repr__(self) -> str:
+        return f"Bootstrap(metadata_url={self.metadata_url!r}, callback_url={self.callback_url!r})"
+
+
+class InstanceSpec(msgspec.Struct, frozen=True):
+    """One instance to be made, as an agent's provider gets it."""
+
+    instance_id: str  # UUID
+    generation: int
+    name: str
+    image: str
+    resources: Resources
+    arch: Arch
+    pool_id: str
+    bootstrap: Bootstrap
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """One machine that the provider holds, whatever its state."""
+
+    instance_id: str
+    generation: int
+    name: str
+    state: MachineState
+    phases: dict[Phase, datetime] = {}
+
+
+Report = Callable[[Phase], None]
+"""Told of each phase as it is reached. Never blocks, never raises."""
+
+
+class Provider(Protocol):
+    """Makes and destroys machines. Safe to call concurrently for different instances.
+
+    `create` and `delete` of one instance may be repeated at any time, also after a crash in the middle.
+    """
+
+    async def create(self, spec: InstanceSpec, report: Report) -> Machine:
+        """Make the machine and start it; an existing one of the same id is taken as it is.
+
+        Raises:
+            ProviderError: nothing of the instance is left behind.
+        """
+        ...
+
+    async def delete(self, instance_id: str) -> None:
+        """Destroy the machine and everything that was made for it. Absent already: fine.
+
+        Raises:
+            ProviderError: something is left; calling again goes on.
+        """
+        ...
+
+    async def inventory(self) -> list[Machine]:
+        """Everything the provider holds of Hostler's."""
+        ...
+
+
+class HostProvider(Provider, Protocol):
+    """A provider as the agent uses it: machines on this very host."""
+
+    driver: str  # what pools name: libvirt, lxd, simulated
+    acceleration: str  # kvm, tcg or none; known after `open`
+    images: list[str]  # what can be booted here
+
+    async def open(self, on_stopped: Callable[[str], None]) -> None:
+        """Connect and prepare; `on_stopped(instance_id)` is called on the event loop when a machine powers off or dies.
+
+        Raises:
+            ProviderError: the hypervisor cannot be used.
+        """
+        ...
+
+    async def console(self, instance_id: str, limit_bytes: int) -> tuple[bytes, bool]:
+        """The end of the machine's console and whether its beginning was left out. No machine: empty."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the hypervisor; machines keep running."""
+        ...
+
+
+class ProviderError(HostlerError):
+    """A provider could not do what it was asked."""
+
+    code: ClassVar[str] = "provider_failed"
+
+
+class ImageUnavailable(ProviderError):
+    """The image cannot be had on this host."""
+
+    code = "image_unavailable"
+
+
+class HypervisorUnavailable(ProviderError):
+    """The hypervisor does not answer or refuses us."""
+
+    code = "hypervisor_unavailable"
