@@ -1,0 +1,128 @@
+"""What `hostler apply` may declare, as it arrives: parsed and checked here, stored by the catalog."""
+
+import re
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from coordinator.domain.fleet import ForgeKind
+from coordinator.domain.resources import Resources
+from hostler import config
+
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+_PREFIX = re.compile(r"^[a-z]([a-z0-9-]{0,29}[a-z0-9])?$")
+
+
+class _Declared(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of everything declared: unknown keys are refused."""
+
+
+def _name(key: str, value: str) -> None:
+    config.check(bool(_NAME.match(value)), f"{key}: '{value}' must be 1 to 100 of letters, digits, '.', '_' and '-'")
+
+
+def _url(key: str, value: str) -> None:
+    parts = urlsplit(value)
+    ok = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query and not parts.fragment
+    config.check(ok, f"{key}: '{value}' is not an http or https address")
+    config.check(not value.endswith("/"), f"{key}: '{value}' must not end with a slash")
+
+
+class EndpointDeclaration(_Declared, frozen=True):
+    name: str
+    base_url: str = "https://github.com"
+    api_base_url: str = "https://api.github.com"
+    kind: ForgeKind = ForgeKind.GITHUB
+
+    def __post_init__(self) -> None:
+        _name("name", self.name)
+        _url("base_url", self.base_url)
+        _url("api_base_url", self.api_base_url)
+
+
+class CredentialsDeclaration(_Declared, frozen=True):
+    name: str
+    endpoint: str
+    token: str
+
+    def __post_init__(self) -> None:
+        _name("name", self.name)
+        config.check(bool(self.token.strip()), "token: must not be empty")
+
+    def __repr__(self) -> str:
+        return f"CredentialsDeclaration(name={self.name!r}, endpoint={self.endpoint!r})"
+
+
+class RepositoryDeclaration(_Declared, frozen=True):
+    endpoint: str
+    owner: str
+    name: str
+    credentials: str
+    webhook_secret: str
+
+    def __post_init__(self) -> None:
+        _name("owner", self.owner)
+        _name("name", self.name)
+        config.check(len(self.webhook_secret) >= 16, "webhook_secret: must have at least 16 characters")
+
+    def __repr__(self) -> str:
+        return f"RepositoryDeclaration({self.owner}/{self.name})"
+
+
+class FlavorDeclaration(_Declared, frozen=True):
+    name: str
+    vcpus: int
+    memory_mib: int
+    disk_gib: int
+
+    def __post_init__(self) -> None:
+        _name("name", self.name)
+        config.check(1 <= self.vcpus <= 1024, "vcpus: must be 1 to 1024")
+        config.check(64 <= self.memory_mib <= 16 * 1024 * 1024, "memory_mib: must be 64 to 16777216")
+        config.check(1 <= self.disk_gib <= 65536, "disk_gib: must be 1 to 65536")
+
+    @property
+    def resources(self) -> Resources:
+        return Resources(self.vcpus, self.memory_mib, self.disk_gib)
+
+
+class PoolDeclaration(_Declared, frozen=True):
+    name: str
+    endpoint: str
+    repository: str  # owner/name
+    provider: str
+    image: str
+    flavor: str
+    labels: list[str]
+    max_runners: int = 5
+    enabled: bool = True
+    priority: int = 0
+    arch: Literal["amd64", "arm64"] = "amd64"
+    os_type: Literal["linux", "windows"] = "linux"
+    runner_prefix: str = "hostler"
+    runner_group: str = ""
+    bootstrap_timeout_minutes: int = 20
+    extra_specs: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        _name("name", self.name)
+        config.check(self.repository.count("/") == 1, f"repository: '{self.repository}' is not owner/name")
+        config.check(1 <= len(self.labels) <= 100, "labels: 1 to 100 are needed (GitHub, generate-jitconfig)")
+        config.check(all(label.strip() for label in self.labels), "labels: none may be empty")
+        config.check(1 <= self.max_runners <= 10_000, "max_runners: must be 1 to 10000")
+        config.check(1 <= self.bootstrap_timeout_minutes <= 1440, "bootstrap_timeout_minutes: must be 1 to 1440")
+        config.check(
+            bool(_PREFIX.match(self.runner_prefix)),
+            f"runner_prefix: '{self.runner_prefix}' must be 1 to 31 of a-z, 0-9 and '-', a letter first",
+        )
+
+
+class Declaration(_Declared, frozen=True):
+    """A whole document: every table is optional, nothing that is left out is removed."""
+
+    endpoint: list[EndpointDeclaration] = []
+    credentials: list[CredentialsDeclaration] = []
+    repository: list[RepositoryDeclaration] = []
+    flavor: list[FlavorDeclaration] = []
+    pool: list[PoolDeclaration] = []

@@ -1,0 +1,119 @@
+"""What facts do to an instance: phases from its host, calls from its guest, jobs from its forge. Pure."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from coordinator.domain.instance import Instance, RunnerStatus, Status, advance, can, can_runner
+from coordinator.domain.job import Job, JobStatus
+
+
+class Phase(StrEnum):
+    """How far a machine has come on its host, as `hostler.v1.Phase`."""
+
+    ACCEPTED = "accepted"
+    DISK = "disk"
+    STARTED = "started"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    DELETED = "deleted"
+    DELETE_FAILED = "delete_failed"
+
+
+class Step(StrEnum):
+    """Entries of the timelines of jobs and instances."""
+
+    WEBHOOK = "webhook"
+    COMMITTED = "committed"
+    PLANNED = "planned"
+    DISPATCHED = "dispatched"
+    ACCEPTED = "accepted"
+    DISK = "disk"
+    STARTED = "started"
+    BOOTED = "booted"
+    RUNNER_CONFIGURED = "runner configured"
+    RUNNER_ONLINE = "runner online"
+    RUNNING = "job running"
+    COMPLETED = "completed"
+    RETIRED = "retired"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    DELETE_FAILED = "delete failed"
+    VANISHED = "vanished"
+    DESTROYED = "destroyed"
+
+
+PHASE_STEP: Final[Mapping[Phase, Step]] = {
+    Phase.ACCEPTED: Step.ACCEPTED,
+    Phase.DISK: Step.DISK,
+    Phase.STARTED: Step.STARTED,
+    Phase.STOPPED: Step.STOPPED,
+    Phase.FAILED: Step.FAILED,
+    Phase.DELETED: Step.DESTROYED,
+    Phase.DELETE_FAILED: Step.DELETE_FAILED,
+}
+
+_PHASE_STATUS: Final[Mapping[Phase, Status]] = {
+    Phase.ACCEPTED: Status.CREATING,
+    Phase.STARTED: Status.RUNNING,
+    Phase.STOPPED: Status.STOPPED,
+    Phase.FAILED: Status.ERROR,
+}
+
+
+class Changed(msgspec.Struct, frozen=True):
+    """An instance after a fact, and whether the fact was a failure of its pool or host."""
+
+    instance: Instance
+    failed: bool = False
+
+
+def on_phase(instance: Instance, phase: Phase, now: datetime, detail: str = "") -> Changed:
+    """Fold a phase in. Late and repeated phases change nothing.
+
+    A machine that stops or fails has no further use: it goes on to be deleted, and its job, if it had not begun,
+    is free at once.
+    """
+    if phase is Phase.DELETED:
+        return Changed(_deleted(instance, now))
+    if phase is Phase.DELETE_FAILED:
+        return Changed(msgspec.structs.replace(instance, fault=detail or instance.fault))
+    status = _PHASE_STATUS.get(phase)
+    if status is None or status is instance.status or not can(instance, status):
+        return Changed(instance)
+    if phase in (Phase.ACCEPTED, Phase.STARTED):
+        return Changed(advance(instance, now, status=status))
+    failed = instance.runner_status in (RunnerStatus.PENDING, RunnerStatus.INSTALLING)
+    gone = advance(instance, now, status=status, fault=detail)
+    return Changed(finish(gone, now), failed)
+
+
+def _deleted(instance: Instance, now: datetime) -> Instance:
+    if instance.status is Status.DELETED:
+        return instance
+    if not can(instance, Status.DELETED):
+        instance = advance(instance, now, status=Status.PENDING_DELETE)
+    runner = RunnerStatus.TERMINATED if can_runner(instance, RunnerStatus.TERMINATED) else None
+    return advance(instance, now, status=Status.DELETED, runner_status=runner)
+
+
+def finish(instance: Instance, now: datetime, fault: str = "") -> Instance:
+    """The instance on its way to deletion; its runner has ended. No change when it is on its way already."""
+    runner = RunnerStatus.TERMINATED if can_runner(instance, RunnerStatus.TERMINATED) else None
+    status = Status.PENDING_DELETE if can(instance, Status.PENDING_DELETE) else None
+    return advance(instance, now, status=status, runner_status=runner, fault=fault)
+
+
+def on_job(instance: Instance, job: Job, now: datetime) -> Instance:
+    """Bind the job to the instance whose runner took it, and end the instance with the job."""
+    if instance.job_id and instance.job_id != job.id:
+        return instance
+    bound = msgspec.structs.replace(instance, job_id=job.id)
+    if job.status is JobStatus.COMPLETED:
+        return finish(bound, now)
+    if job.status is JobStatus.IN_PROGRESS and can_runner(bound, RunnerStatus.ACTIVE):
+        return advance(bound, now, runner_status=RunnerStatus.ACTIVE)
+    return bound

@@ -1,0 +1,94 @@
+"""Jobs as the forges report them, and how events are folded into what is known."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from coordinator.domain.labels import Labels
+
+
+class JobStatus(StrEnum):
+    WAITING = "waiting"  # held back by the forge (an environment gate): no demand yet
+    QUEUED = "queued"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+
+
+RANK: Final = {JobStatus.WAITING: 0, JobStatus.QUEUED: 1, JobStatus.IN_PROGRESS: 2, JobStatus.COMPLETED: 3}
+
+
+class JobKey(msgspec.Struct, frozen=True):
+    """What makes a job one job: state is monotone on it."""
+
+    endpoint_id: str
+    forge_job_id: int
+    attempt: int
+
+
+class JobEvent(msgspec.Struct, frozen=True):
+    """What one webhook says of one job."""
+
+    key: JobKey
+    entity_id: str
+    status: JobStatus
+    labels: Labels
+    name: str
+    workflow: str
+    run_id: int
+    received_at: datetime
+    runner_name: str = ""
+    conclusion: str = ""
+    html_url: str = ""
+
+
+class Job(msgspec.Struct, frozen=True):
+    id: str
+    key: JobKey
+    entity_id: str
+    status: JobStatus
+    labels: Labels
+    name: str
+    workflow: str
+    run_id: int
+    queued_at: datetime  # when the coordinator first heard of it
+    changed_at: datetime
+    runner_name: str = ""
+    instance_id: str = ""  # set from in_progress on, when the runner is ours
+    conclusion: str = ""
+    html_url: str = ""
+
+
+def fold(job: Job | None, event: JobEvent, new_id: str) -> Job | None:
+    """The job after the event, or None when the event tells nothing new.
+
+    Monotone: late, repeated and reordered events end in the same state (GitHub promises no order of deliveries).
+    """
+    if job is None:
+        return Job(
+            id=new_id,
+            key=event.key,
+            entity_id=event.entity_id,
+            status=event.status,
+            labels=event.labels,
+            name=event.name,
+            workflow=event.workflow,
+            run_id=event.run_id,
+            queued_at=event.received_at,
+            changed_at=event.received_at,
+            runner_name=event.runner_name,
+            conclusion=event.conclusion,
+            html_url=event.html_url,
+        )
+    if RANK[event.status] < RANK[job.status]:
+        return None
+    if event.status is job.status and (job.runner_name or not event.runner_name):
+        return None
+    return msgspec.structs.replace(
+        job,
+        status=event.status,
+        changed_at=event.received_at,
+        runner_name=event.runner_name or job.runner_name,
+        conclusion=event.conclusion or job.conclusion,
+    )

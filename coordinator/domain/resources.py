@@ -1,0 +1,29 @@
+"""Amounts of CPU, memory and disk."""
+
+import msgspec
+
+
+class Resources(msgspec.Struct, frozen=True):
+    vcpus: int = 0
+    memory_mib: int = 0
+    disk_gib: int = 0
+
+    def __add__(self, other: "Resources") -> "Resources":
+        return Resources(self.vcpus + other.vcpus, self.memory_mib + other.memory_mib, self.disk_gib + other.disk_gib)
+
+    def __sub__(self, other: "Resources") -> "Resources":
+        return Resources(self.vcpus - other.vcpus, self.memory_mib - other.memory_mib, self.disk_gib - other.disk_gib)
+
+    def holds(self, other: "Resources") -> bool:
+        return other.vcpus <= self.vcpus and other.memory_mib <= self.memory_mib and other.disk_gib <= self.disk_gib
+
+    def short_of(self, other: "Resources") -> str:
+        """Which amounts are too small for `other`, for people."""
+        parts = []
+        if other.vcpus > self.vcpus:
+            parts.append(f"{other.vcpus} vCPU wanted, {self.vcpus} free")
+        if other.memory_mib > self.memory_mib:
+            parts.append(f"{other.memory_mib} MiB memory wanted, {self.memory_mib} free")
+        if other.disk_gib > self.disk_gib:
+            parts.append(f"{other.disk_gib} GiB disk wanted, {self.disk_gib} free")
+        return "; ".join(parts)

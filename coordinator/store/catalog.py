@@ -1,0 +1,205 @@
+"""Endpoints, credentials, entities, flavors and pools: declared by people, read by everything else."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from coordinator.declare import Declaration, PoolDeclaration
+from coordinator.domain.fleet import Endpoint, Entity, EntityKind, Pool
+from coordinator.domain.labels import labels
+from coordinator.store.database import Database
+from coordinator.store.rows import POOL_QUERY, to_endpoint, to_entity, to_pool
+from coordinator.store.schema import credentials, endpoints, entities, flavors, pools
+from coordinator.store.sealing import Sealer
+from hostler.errors import HostlerError
+
+
+class UnknownReference(HostlerError):
+    """A declared object refers to one that is neither declared nor in the database."""
+
+    code = "unknown_reference"
+
+
+class ForgeAccess(NamedTuple):
+    """What is needed to speak to a forge for an entity. Holds a secret."""
+
+    endpoint: Endpoint
+    entity: Entity
+    token: str
+
+
+class WebhookOwner(NamedTuple):
+    """Whose webhook it is. Holds a secret."""
+
+    entity: Entity
+    secret: bytes
+
+
+class Catalog:
+    def __init__(self, database: Database, sealer: Sealer, new_id: Callable[[], str]) -> None:
+        self._database = database
+        self._sealer = sealer
+        self._new_id = new_id
+
+    async def repository(self, base_url: str, owner: str, name: str) -> WebhookOwner | None:
+        """The repository by its forge's address and its name, compared as forges do, without regard to case."""
+        query = (
+            sa.select(entities)
+            .join(endpoints, endpoints.c.id == entities.c.endpoint_id)
+            .where(
+                sa.func.lower(endpoints.c.base_url) == base_url.lower(),
+                entities.c.kind == EntityKind.REPOSITORY,
+                sa.func.lower(entities.c.owner) == owner.lower(),
+                sa.func.lower(entities.c.name) == name.lower(),
+            )
+        )
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).first()
+        if row is None:
+            return None
+        return WebhookOwner(to_entity(row), self._sealer.open(row.webhook_secret, f"entity:{row.id}"))
+
+    async def forge_access(self, entity_id: str) -> ForgeAccess:
+        async with self._database.read() as connection:
+            entity = (await connection.execute(sa.select(entities).where(entities.c.id == entity_id))).one()
+            endpoint = (
+                await connection.execute(sa.select(endpoints).where(endpoints.c.id == entity.endpoint_id))
+            ).one()
+            secret = (
+                await connection.execute(sa.select(credentials).where(credentials.c.id == entity.credentials_id))
+            ).one()
+        token = self._sealer.open(secret.token, f"credentials:{secret.id}").decode()
+        return ForgeAccess(to_endpoint(endpoint), to_entity(entity), token)
+
+    async def pool(self, pool_id: str) -> Pool:
+        async with self._database.read() as connection:
+            return to_pool((await connection.execute(POOL_QUERY.where(pools.c.id == pool_id))).one())
+
+    async def pools(self) -> list[Pool]:
+        async with self._database.read() as connection:
+            return [to_pool(row) for row in await connection.execute(POOL_QUERY)]
+
+    async def entities(self) -> list[Entity]:
+        async with self._database.read() as connection:
+            return [to_entity(row) for row in await connection.execute(sa.select(entities))]
+
+    async def apply(self, declared: Declaration, known_providers: frozenset[str]) -> list[str]:
+        """Create or update what is declared, all or nothing; a line for each object that changed.
+
+        Raises:
+            UnknownReference: nothing was changed.
+        """
+        async with self._database.write() as connection:
+            return await _Apply(connection, self._sealer, self._new_id, known_providers).run(declared)
+
+
+class _Apply:
+    """One application of a declaration within one transaction."""
+
+    def __init__(
+        self, connection: AsyncConnection, sealer: Sealer, new_id: Callable[[], str], known_providers: frozenset[str]
+    ) -> None:
+        self._connection = connection
+        self._sealer = sealer
+        self._new_id = new_id
+        self._known_providers = known_providers
+        self._changes: list[str] = []
+
+    async def run(self, declared: Declaration) -> list[str]:
+        for endpoint in declared.endpoint:
+            values = {"kind": endpoint.kind, "base_url": endpoint.base_url, "api_base_url": endpoint.api_base_url}
+            await self._upsert("endpoint", endpoints, {"name": endpoint.name}, values)
+        for secret in declared.credentials:
+            key = {"name": secret.name}
+            values = {"endpoint_id": await self._endpoint(secret.endpoint)}
+            await self._upsert("credentials", credentials, key, values, {"token": secret.token})
+        for flavor in declared.flavor:
+            await self._upsert("flavor", flavors, {"name": flavor.name}, msgspec.structs.asdict(flavor.resources))
+        for repository in declared.repository:
+            key = {
+                "endpoint_id": await self._endpoint(repository.endpoint),
+                "kind": EntityKind.REPOSITORY.value,
+                "owner": repository.owner,
+                "name": repository.name,
+            }
+            values = {"credentials_id": await self._credentials(repository.credentials, key["endpoint_id"])}
+            await self._upsert("repository", entities, key, values, {"webhook_secret": repository.webhook_secret})
+        for pool in declared.pool:
+            await self._pool(pool)
+        return self._changes
+
+    async def _pool(self, pool: PoolDeclaration) -> None:
+        if pool.provider not in self._known_providers:
+            await self._flavor(pool.flavor, pool.name)
+        key = {"entity_id": await self._entity(pool), "name": pool.name}
+        values: dict[str, Any] = {
+            "provider": pool.provider,
+            "image": pool.image,
+            "flavor": pool.flavor,
+            "arch": pool.arch,
+            "os_type": pool.os_type,
+            "labels": labels(pool.labels),
+            "max_runners": pool.max_runners,
+            "enabled": pool.enabled,
+            "priority": pool.priority,
+            "runner_prefix": pool.runner_prefix,
+            "runner_group": pool.runner_group,
+            "bootstrap_timeout_seconds": pool.bootstrap_timeout_minutes * 60,
+            "extra_specs": msgspec.json.encode(pool.extra_specs).decode(),
+        }
+        await self._upsert("pool", pools, key, values)
+
+    async def _endpoint(self, name: str) -> str:
+        return await self._find("endpoint", name, endpoints, endpoints.c.name == name)
+
+    async def _credentials(self, name: str, endpoint_id: str) -> str:
+        mine = (credentials.c.name == name) & (credentials.c.endpoint_id == endpoint_id)
+        return await self._find("credentials", name, credentials, mine)
+
+    async def _flavor(self, name: str, pool: str) -> str:
+        return await self._find("flavor", f"{name} (of pool {pool})", flavors, flavors.c.name == name)
+
+    async def _entity(self, pool: PoolDeclaration) -> str:
+        owner, _, name = pool.repository.partition("/")
+        mine = (entities.c.owner == owner) & (entities.c.name == name)
+        mine &= entities.c.endpoint_id == await self._endpoint(pool.endpoint)
+        return await self._find("repository", pool.repository, entities, mine)
+
+    async def _find(self, kind: str, name: str, table: sa.Table, where: sa.ColumnElement[bool]) -> str:
+        row = (await self._connection.execute(sa.select(table.c.id).where(where))).first()
+        if row is None:
+            raise UnknownReference(
+                f"there is no {kind} '{name}'", hint=f"declare it in a [[{kind}]] table, or check its name"
+            )
+        return str(row.id)
+
+    async def _upsert(
+        self,
+        kind: str,
+        table: sa.Table,
+        key: dict[str, Any],
+        values: dict[str, Any],
+        secrets: dict[str, str] | None = None,
+    ) -> None:
+        where = sa.and_(*(table.c[name] == value for name, value in key.items()))
+        row = (await self._connection.execute(sa.select(table).where(where))).first()
+        row_id = row.id if row else self._new_id()
+        owner = f"{_SEAL_OWNER.get(kind, kind)}:{row_id}"
+        changed = [name for name, value in values.items() if row is None or getattr(row, name) != value]
+        for name, secret in (secrets or {}).items():
+            if row is None or self._sealer.open(getattr(row, name), owner) != secret.encode():
+                values = values | {name: self._sealer.seal(secret.encode(), owner)}
+                changed.append(name)
+        label = f"{kind} {'/'.join(str(key[k]) for k in ('owner', 'name') if k in key)}"
+        if row is None:
+            await self._connection.execute(sa.insert(table).values(id=row_id, **key, **values))
+            self._changes.append(f"{label}: created")
+        elif changed:
+            await self._connection.execute(sa.update(table).where(table.c.id == row_id).values(**values))
+            self._changes.append(f"{label}: updated ({', '.join(changed)})")
+
+
+_SEAL_OWNER = {"repository": "entity"}

@@ -1,0 +1,36 @@
+"""Counting failures of pools and hosts in a row, and their rests."""
+
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from coordinator.domain.cooldown import cooldown
+from coordinator.store.schema import hosts, pools
+
+
+async def pool_failed(connection: AsyncConnection, pool_id: str, now: datetime, chance: float) -> None:
+    await _failed(connection, pools, pools.c.id == pool_id, now, chance)
+
+
+async def host_failed(connection: AsyncConnection, host: str, now: datetime, chance: float) -> None:
+    await _failed(connection, hosts, hosts.c.name == host, now, chance)
+
+
+async def succeeded(connection: AsyncConnection, pool_id: str, host: str) -> None:
+    """A runner came online: its pool and its host are well."""
+    rested = {"failures": 0, "cool_until": None}
+    await connection.execute(sa.update(pools).where(pools.c.id == pool_id, pools.c.failures > 0).values(rested))
+    await connection.execute(sa.update(hosts).where(hosts.c.name == host, hosts.c.failures > 0).values(rested))
+
+
+async def _failed(
+    connection: AsyncConnection, table: sa.Table, where: sa.ColumnElement[bool], now: datetime, chance: float
+) -> None:
+    row = (await connection.execute(sa.select(table.c.failures, table.c.cool_until).where(where))).first()
+    if row is None:
+        return
+    # Machines that were made together fail together: they count as one failure while the rest lasts.
+    failures = row.failures if row.cool_until and now < row.cool_until else row.failures + 1
+    until = now + cooldown(failures, chance)
+    await connection.execute(sa.update(table).where(where).values(failures=failures, cool_until=until))

@@ -1,0 +1,44 @@
+"""Questions that people ask: jobs with their timelines, instances by name."""
+
+import sqlalchemy as sa
+
+from coordinator.domain.instance import Instance
+from coordinator.domain.job import Job, JobStatus
+from coordinator.domain.timeline import Entry
+from coordinator.store import timelines
+from coordinator.store.database import Database
+from coordinator.store.rows import to_instance, to_job
+from coordinator.store.schema import instances, jobs
+
+
+class History:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def jobs(self, *, completed: bool) -> list[Job]:
+        """By queue time; without the completed ones unless asked."""
+        query = sa.select(jobs).order_by(jobs.c.queued_at, jobs.c.id)
+        if not completed:
+            query = query.where(jobs.c.status != JobStatus.COMPLETED)
+        async with self._database.read() as connection:
+            return [to_job(row) for row in await connection.execute(query)]
+
+    async def job(self, job_id: str) -> Job | None:
+        """By Hostler's id or the forge's; the newest where several forges or attempts have it."""
+        mine = jobs.c.id == job_id
+        if job_id.isdecimal() and len(job_id) < 19:
+            mine |= jobs.c.forge_job_id == int(job_id)
+        query = sa.select(jobs).where(mine).order_by(jobs.c.queued_at.desc())
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).first()
+        return to_job(row) if row else None
+
+    async def timeline(self, job: Job) -> list[Entry]:
+        async with self._database.read() as connection:
+            return await timelines.of(connection, job.id, job.instance_id)
+
+    async def instance(self, name_or_id: str) -> Instance | None:
+        mine = (instances.c.id == name_or_id) | (instances.c.name == name_or_id)
+        async with self._database.read() as connection:
+            row = (await connection.execute(sa.select(instances).where(mine))).first()
+        return to_instance(row) if row else None

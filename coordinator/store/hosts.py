@@ -1,0 +1,78 @@
+"""Hosts as their agents present themselves, and the consoles they send."""
+
+import zlib
+from collections.abc import Mapping
+from datetime import datetime
+
+import msgspec
+import sqlalchemy as sa
+
+from coordinator.domain.resources import Resources
+from coordinator.store.database import Database
+from coordinator.store.feed import Feed
+from coordinator.store.rows import DriverInfo
+from coordinator.store.schema import consoles, hosts
+
+
+class HostRecord(msgspec.Struct, frozen=True):
+    name: str
+    arch: str
+    capacity: Resources
+    drivers: Mapping[str, DriverInfo]
+    agent_version: str
+    last_seen: datetime
+
+
+class Hosts:
+    def __init__(self, database: Database, feed: Feed) -> None:
+        self._database = database
+        self._feed = feed
+
+    async def present(self, host: HostRecord) -> None:
+        """An agent has connected: take what it says of its host."""
+        values = {
+            "arch": host.arch,
+            **msgspec.structs.asdict(host.capacity),
+            "drivers": msgspec.json.encode(host.drivers).decode(),
+            "agent_version": host.agent_version,
+            "last_seen": host.last_seen,
+        }
+        async with self._database.write() as connection:
+            updated = await connection.execute(sa.update(hosts).where(hosts.c.name == host.name).values(**values))
+            if updated.rowcount == 0:
+                await connection.execute(sa.insert(hosts).values(name=host.name, **values))
+        self._feed.work.set()
+
+    async def seen(self, name: str, at: datetime) -> None:
+        async with self._database.write() as connection:
+            await connection.execute(sa.update(hosts).where(hosts.c.name == name).values(last_seen=at))
+
+    async def all(self) -> list[HostRecord]:
+        async with self._database.read() as connection:
+            rows = await connection.execute(sa.select(hosts).order_by(hosts.c.name))
+            return [
+                HostRecord(
+                    name=row.name,
+                    arch=row.arch,
+                    capacity=Resources(row.vcpus, row.memory_mib, row.disk_gib),
+                    drivers=msgspec.json.decode(row.drivers, type=dict[str, DriverInfo]),
+                    agent_version=row.agent_version,
+                    last_seen=row.last_seen,
+                )
+                for row in rows
+            ]
+
+    async def keep_console(self, instance_id: str, data: bytes, *, truncated: bool) -> None:
+        packed = zlib.compress(data)
+        async with self._database.write() as connection:
+            await connection.execute(sa.delete(consoles).where(consoles.c.instance_id == instance_id))
+            await connection.execute(
+                sa.insert(consoles).values(instance_id=instance_id, data=packed, truncated=truncated)
+            )
+
+    async def console(self, instance_id: str) -> tuple[bytes, bool] | None:
+        """The kept console and whether its beginning is missing."""
+        async with self._database.read() as connection:
+            query = sa.select(consoles).where(consoles.c.instance_id == instance_id)
+            row = (await connection.execute(query)).first()
+        return (zlib.decompress(row.data), row.truncated) if row else None

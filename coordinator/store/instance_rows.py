@@ -1,0 +1,65 @@
+"""Reading and writing instances within a transaction."""
+
+from collections.abc import Iterable
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from coordinator.domain.instance import Instance, Status
+from coordinator.store.rows import from_instance, to_instance
+from coordinator.store.schema import instances
+
+_MUTABLE: Final = (
+    "status",
+    "runner_status",
+    "generation",
+    "changed_at",
+    "idle_since",
+    "job_id",
+    "provider_id",
+    "forge_runner_id",
+    "fault",
+)
+
+
+async def _select(connection: AsyncConnection, where: sa.ColumnElement[bool], *, lock: bool) -> list[Instance]:
+    query = sa.select(instances).where(where).order_by(instances.c.created_at, instances.c.id)
+    rows = await connection.execute(query.with_for_update() if lock else query)
+    return [to_instance(row) for row in rows]
+
+
+async def by_names(connection: AsyncConnection, names: Iterable[str]) -> list[Instance]:
+    """Locked for the transaction."""
+    wanted = list(names)
+    return await _select(connection, instances.c.name.in_(wanted), lock=True) if wanted else []
+
+
+async def by_ids(connection: AsyncConnection, ids: Iterable[str], *, lock: bool = True) -> list[Instance]:
+    wanted = list(ids)
+    return await _select(connection, instances.c.id.in_(wanted), lock=lock) if wanted else []
+
+
+async def alive(connection: AsyncConnection, host: str | None = None) -> list[Instance]:
+    """All that are not deleted, of one host or of all."""
+    where = instances.c.status != Status.DELETED
+    if host is not None:
+        where &= instances.c.host == host
+    return await _select(connection, where, lock=False)
+
+
+async def insert(connection: AsyncConnection, new: Iterable[Instance]) -> None:
+    rows = [from_instance(instance) | {"runner_files_taken": frozenset()} for instance in new]
+    if rows:
+        await connection.execute(sa.insert(instances), rows)
+
+
+async def save(connection: AsyncConnection, changed: Iterable[Instance]) -> None:
+    rows = [
+        {"key_id": instance.id} | {f"new_{name}": getattr(instance, name) for name in _MUTABLE} for instance in changed
+    ]
+    if rows:
+        values: dict[str, sa.BindParameter[object]] = {name: sa.bindparam(f"new_{name}") for name in _MUTABLE}
+        await connection.execute(
+            sa.update(instances).where(instances.c.id == sa.bindparam("key_id")).values(values), rows
+        )

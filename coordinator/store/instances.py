@@ -1,0 +1,217 @@
+"""What happens to instances after they are planned: phases, calls from their guests, what the forge gave them."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from coordinator.domain import changes
+from coordinator.domain.changes import PHASE_STEP, Changed, Phase, Step
+from coordinator.domain.instance import Instance, RunnerStatus, Status, advance, can, can_runner
+from coordinator.domain.timeline import Entry
+from coordinator.store import cooldowns, instance_rows, timelines
+from coordinator.store.batch import Batcher
+from coordinator.store.database import Database
+from coordinator.store.feed import Feed
+from coordinator.store.schema import instances, timeline
+from coordinator.store.sealing import Sealer
+
+
+class PhaseFact(msgspec.Struct, frozen=True):
+    """A phase that an instance reached, as its host or provider reports it."""
+
+    instance_id: str
+    phase: Phase
+    at: datetime
+    detail: str = ""
+    provider_id: str = ""
+
+
+class Instances:
+    def __init__(
+        self,
+        database: Database,
+        sealer: Sealer,
+        feed: Feed,
+        clock: Callable[[], datetime],
+        chance: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._sealer = sealer
+        self._feed = feed
+        self._clock = clock
+        self._chance = chance
+        self._facts: Batcher[PhaseFact, None] = Batcher(self._write_facts)
+
+    async def get(self, instance_id: str) -> Instance | None:
+        async with self._database.read() as connection:
+            found = await instance_rows.by_ids(connection, [instance_id], lock=False)
+        return found[0] if found else None
+
+    async def alive(self, host: str | None = None) -> list[Instance]:
+        """All that are not deleted, of one host or of all."""
+        async with self._database.read() as connection:
+            return await instance_rows.alive(connection, host)
+
+    async def some(self, ids: Iterable[str]) -> list[Instance]:
+        async with self._database.read() as connection:
+            return await instance_rows.by_ids(connection, ids, lock=False)
+
+    async def record_phase(self, fact: PhaseFact) -> None:
+        """Fold a phase in; returns when it is on disk. Late and repeated phases change nothing."""
+        await self._facts.submit(fact)
+
+    async def _write_facts(self, facts: Sequence[PhaseFact]) -> Sequence[None]:
+        entries: list[Entry] = []
+        async with self._database.write() as connection:
+            known = {i.id: i for i in await instance_rows.by_ids(connection, {fact.instance_id for fact in facts})}
+            seen = await _steps_seen(connection, known)
+            for fact in facts:
+                instance = known.get(fact.instance_id)
+                if instance is None:
+                    continue
+                changed = changes.on_phase(instance, fact.phase, fact.at, fact.detail)
+                known[instance.id] = _with_provider_id(changed.instance, fact.provider_id)
+                await self._count_failure(connection, changed, fact.phase)
+                step = PHASE_STEP[fact.phase]
+                if (instance.id, step) not in seen:
+                    seen.add((instance.id, step))
+                    entries.append(Entry(step, fact.at, "", instance.id, fact.detail))
+            await instance_rows.save(connection, known.values())
+            await timelines.append(connection, entries)
+        self._feed.publish(entries)
+        return [None] * len(facts)
+
+    async def _count_failure(self, connection: AsyncConnection, changed: Changed, phase: Phase) -> None:
+        if not changed.failed:
+            return
+        if phase is Phase.FAILED and changed.instance.host:
+            await cooldowns.host_failed(connection, changed.instance.host, self._clock(), self._chance())
+        else:
+            await cooldowns.pool_failed(connection, changed.instance.pool_id, self._clock(), self._chance())
+
+    async def runner_said(self, instance_id: str, status: RunnerStatus, message: str) -> Instance | None:
+        """Take a status that the guest reported; None when the instance is gone or cannot take that step."""
+        now = self._clock()
+        async with self._database.write() as connection:
+            found = await instance_rows.by_ids(connection, [instance_id])
+            if not found:
+                return None
+            instance = found[0]
+            if status is not instance.runner_status and not can_runner(instance, status):
+                return None
+            entries = []
+            if status is RunnerStatus.INSTALLING and instance.runner_status is RunnerStatus.PENDING:
+                entries.append(Entry(Step.BOOTED, now, "", instance_id, message))
+            if status is RunnerStatus.IDLE and instance.runner_status is not RunnerStatus.IDLE:
+                entries.append(Entry(Step.RUNNER_ONLINE, now, "", instance_id, message))
+                await cooldowns.succeeded(connection, instance.pool_id, instance.host)
+            if status is RunnerStatus.FAILED:
+                entries.append(Entry(Step.FAILED, now, "", instance_id, message))
+                await cooldowns.pool_failed(connection, instance.pool_id, now, self._chance())
+                instance = changes.finish(advance(instance, now, runner_status=status), now, fault=message)
+            else:
+                instance = advance(instance, now, runner_status=status)
+            await instance_rows.save(connection, [instance])
+            await timelines.append(connection, entries)
+            if status is RunnerStatus.IDLE:
+                await _forget_files(connection, instance_id)
+        self._feed.publish(entries)
+        return instance
+
+    async def configure_runner(self, instance_id: str, forge_runner_id: int, files: Mapping[str, bytes]) -> None:
+        """Keep the just-in-time configuration until the guest fetches it."""
+        now = self._clock()
+        entry = Entry(Step.RUNNER_CONFIGURED, now, "", instance_id)
+        sealed = self._sealer.seal(msgspec.msgpack.encode(dict(files)), f"instance:{instance_id}")
+        async with self._database.write() as connection:
+            await connection.execute(
+                sa.update(instances)
+                .where(instances.c.id == instance_id)
+                .values(forge_runner_id=forge_runner_id, runner_files=sealed)
+            )
+            await timelines.append(connection, [entry])
+        self._feed.publish([entry], work=False)
+
+    async def take_runner_file(self, instance_id: str, name: str) -> bytes | None:
+        """One file of the runner's configuration, handed out once; None: not there yet.
+
+        Raises:
+            AlreadyTaken: it was handed out before.
+            KeyError: the configuration has no such file.
+        """
+        async with self._database.write() as connection:
+            query = sa.select(instances.c.runner_files, instances.c.runner_files_taken)
+            row = (await connection.execute(query.where(instances.c.id == instance_id).with_for_update())).one()
+            if name in row.runner_files_taken:
+                raise AlreadyTakenError(name)
+            if row.runner_files is None:
+                return None
+            files = msgspec.msgpack.decode(
+                self._sealer.open(row.runner_files, f"instance:{instance_id}"), type=dict[str, bytes]
+            )
+            content = files[name]
+            taken = row.runner_files_taken | {name}
+            await connection.execute(
+                sa.update(instances).where(instances.c.id == instance_id).values(runner_files_taken=taken)
+            )
+        return content
+
+    async def retire(self, instance_id: str, reason: str, *, step: Step = Step.RETIRED, failed: bool = False) -> bool:
+        """Send an instance on its way to deletion; False when it is on its way already, or gone.
+
+        `failed` counts it as a failure of its pool.
+        """
+        now = self._clock()
+        async with self._database.write() as connection:
+            found = await instance_rows.by_ids(connection, [instance_id])
+            if not found or not can(found[0], Status.PENDING_DELETE):
+                return False
+            await instance_rows.save(connection, [changes.finish(found[0], now, fault=reason if failed else "")])
+            if failed:
+                await cooldowns.pool_failed(connection, found[0].pool_id, now, self._chance())
+            entry = Entry(step, now, "", instance_id, reason)
+            await timelines.append(connection, [entry])
+        self._feed.publish([entry])
+        return True
+
+    async def mark_busy(self, instance_id: str) -> None:
+        """The forge says that this runner has a job: it is kept, whatever we believed."""
+        now = self._clock()
+        async with self._database.write() as connection:
+            found = await instance_rows.by_ids(connection, [instance_id])
+            if found and can_runner(found[0], RunnerStatus.ACTIVE):
+                await instance_rows.save(connection, [advance(found[0], now, runner_status=RunnerStatus.ACTIVE)])
+
+    async def begin(self, instance_id: str, status: Status) -> Instance | None:
+        """Note that a command is being carried out (creating or deleting); None when the instance has moved on."""
+        now = self._clock()
+        async with self._database.write() as connection:
+            found = await instance_rows.by_ids(connection, [instance_id])
+            if not found or (found[0].status is not status and not can(found[0], status)):
+                return None
+            instance = advance(found[0], now, status=status)
+            await instance_rows.save(connection, [instance])
+        return instance
+
+
+class AlreadyTakenError(Exception):
+    """A secret that is handed out once was asked for again."""
+
+
+def _with_provider_id(instance: Instance, provider_id: str) -> Instance:
+    return msgspec.structs.replace(instance, provider_id=provider_id) if provider_id else instance
+
+
+async def _steps_seen(connection: AsyncConnection, ids: Iterable[str]) -> set[tuple[str, Step]]:
+    """Which steps are in the timelines already: hosts repeat themselves after a cut."""
+    rows = await connection.execute(
+        sa.select(timeline.c.instance_id, timeline.c.step).where(timeline.c.instance_id.in_(list(ids)))
+    )
+    return {(row.instance_id, Step(row.step)) for row in rows}
+
+
+async def _forget_files(connection: AsyncConnection, instance_id: str) -> None:
+    await connection.execute(sa.update(instances).where(instances.c.id == instance_id).values(runner_files=None))

@@ -1,0 +1,129 @@
+"""The ledger of demand: webhooks are folded into jobs, and jobs into the instances that ran them."""
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Final
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from coordinator.domain.changes import Step, on_job
+from coordinator.domain.instance import Instance
+from coordinator.domain.job import Job, JobEvent, JobKey, JobStatus, fold
+from coordinator.domain.timeline import Entry
+from coordinator.store import instance_rows, timelines
+from coordinator.store.batch import Batcher
+from coordinator.store.database import Database
+from coordinator.store.feed import Feed
+from coordinator.store.rows import from_job, to_job
+from coordinator.store.schema import jobs
+from coordinator.store.timelines import Notes
+
+_STEP: Final = {
+    JobStatus.WAITING: Step.WEBHOOK,
+    JobStatus.QUEUED: Step.WEBHOOK,
+    JobStatus.IN_PROGRESS: Step.RUNNING,
+    JobStatus.COMPLETED: Step.COMPLETED,
+}
+
+
+class Ledger:
+    """Records job events. Events that arrive together share a commit."""
+
+    def __init__(
+        self,
+        database: Database,
+        feed: Feed,
+        notes: Notes,
+        clock: Callable[[], datetime],
+        new_id: Callable[[], str],
+    ) -> None:
+        self._database = database
+        self._feed = feed
+        self._notes = notes
+        self._clock = clock
+        self._new_id = new_id
+        self._batcher: Batcher[JobEvent, Job] = Batcher(self._write)
+
+    async def record(self, event: JobEvent) -> Job:
+        """Fold an event into the ledger; returns when it is on disk. Late and repeated events change nothing."""
+        return await self._batcher.submit(event)
+
+    async def _write(self, events: Sequence[JobEvent]) -> Sequence[Job]:
+        async with self._database.write() as connection:
+            known = await _jobs_by_key(connection, {event.key for event in events})
+            new, changed, entries = self._fold_all(known, events)
+            await _bind(connection, known, {event.key for event in events})
+            await _save(connection, [known[key] for key in new], [known[key] for key in changed - new])
+            await timelines.append(connection, entries)
+        committed = self._clock()
+        self._feed.publish(entries)
+        self._notes.add(
+            Entry(Step.COMMITTED, committed, known[key].id) for key in new if known[key].status is JobStatus.QUEUED
+        )
+        return [known[event.key] for event in events]
+
+    def _fold_all(
+        self, known: dict[JobKey, Job], events: Iterable[JobEvent]
+    ) -> tuple[set[JobKey], set[JobKey], list[Entry]]:
+        new: set[JobKey] = set()
+        changed: set[JobKey] = set()
+        entries: list[Entry] = []
+        for event in events:
+            old = known.get(event.key)
+            job = fold(old, event, self._new_id())
+            if job is None:
+                continue
+            known[event.key] = job
+            (changed if old else new).add(event.key)
+            if old is None or old.status is not job.status:
+                entries.append(Entry(_STEP[job.status], event.received_at, job.id, "", _detail(job)))
+        return new, changed, entries
+
+
+def _detail(job: Job) -> str:
+    if job.status is JobStatus.COMPLETED:
+        return job.conclusion
+    return job.runner_name if job.status is JobStatus.IN_PROGRESS else ", ".join(sorted(job.labels))
+
+
+async def _jobs_by_key(connection: AsyncConnection, keys: set[JobKey]) -> dict[JobKey, Job]:
+    query = sa.select(jobs).where(
+        jobs.c.endpoint_id.in_({key.endpoint_id for key in keys}),
+        jobs.c.forge_job_id.in_({key.forge_job_id for key in keys}),
+    )
+    rows = await connection.execute(query.with_for_update())
+    return {job.key: job for job in map(to_job, rows) if job.key in keys}
+
+
+async def _bind(connection: AsyncConnection, known: dict[JobKey, Job], keys: set[JobKey]) -> None:
+    """Tie jobs that run or ran to the instances whose runners took them; `known` gets the instances' ids."""
+    begun = {
+        known[key].runner_name: key
+        for key in keys
+        if known[key].runner_name and known[key].status in (JobStatus.IN_PROGRESS, JobStatus.COMPLETED)
+    }
+    changed: list[Instance] = []
+    for instance in await instance_rows.by_names(connection, begun):
+        job = known[begun[instance.name]]
+        if job.entity_id != instance.entity_id:
+            continue
+        bound = on_job(instance, job, job.changed_at)
+        if bound != instance:
+            changed.append(bound)
+        known[job.key] = msgspec.structs.replace(job, instance_id=instance.id)
+    await instance_rows.save(connection, changed)
+
+
+async def _save(connection: AsyncConnection, new: Sequence[Job], changed: Sequence[Job]) -> None:
+    if new:
+        await connection.execute(sa.insert(jobs), [from_job(job) for job in new])
+    if changed:
+        update = sa.update(jobs).where(jobs.c.id == sa.bindparam("key_id"))
+        columns = ("status", "changed_at", "runner_name", "instance_id", "conclusion")
+        values: dict[str, sa.BindParameter[object]] = {name: sa.bindparam(f"new_{name}") for name in columns}
+        await connection.execute(
+            update.values(values),
+            [{"key_id": job.id} | {f"new_{name}": getattr(job, name) for name in columns} for job in changed],
+        )

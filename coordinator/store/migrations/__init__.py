@@ -1,0 +1,1 @@
+"""Alembic migrations, run forward when the coordinator starts."""

@@ -1,0 +1,121 @@
+"""The planner's snapshot out of the database, and its plan into it."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from coordinator.domain.changes import Step
+from coordinator.domain.instance import Instance, RunnerStatus, Status
+from coordinator.domain.job import JobStatus
+from coordinator.domain.timeline import Entry
+from coordinator.domain.world import Create, Plan, World
+from coordinator.store import instance_rows, timelines
+from coordinator.store.database import Database
+from coordinator.store.feed import Feed
+from coordinator.store.rows import POOL_QUERY, to_host, to_job, to_pool
+from coordinator.store.schema import hosts, instances, jobs, pools
+
+_NAME_CHARACTERS = 12
+
+
+class Planning:
+    def __init__(
+        self, database: Database, feed: Feed, clock: Callable[[], datetime], new_id: Callable[[], str]
+    ) -> None:
+        self._database = database
+        self._feed = feed
+        self._clock = clock
+        self._new_id = new_id
+
+    async def world(self, connected: Collection[str], clouds: Mapping[str, int]) -> World:
+        """A consistent snapshot.
+
+        Args:
+            connected: hosts whose agents have a stream open.
+            clouds: configured cloud providers.
+        """
+        async with self._database.read() as connection:
+            job_rows = await connection.execute(sa.select(jobs).where(jobs.c.status == JobStatus.QUEUED))
+            return World(
+                jobs=tuple(to_job(row) for row in job_rows),
+                instances=tuple(await instance_rows.alive(connection)),
+                pools=tuple(to_pool(row) for row in await connection.execute(POOL_QUERY)),
+                hosts=tuple(
+                    to_host(row, connected=row.name in connected) for row in await connection.execute(sa.select(hosts))
+                ),
+                clouds=clouds,
+            )
+
+    async def commit(self, plan: Plan) -> list[Instance]:
+        """Write the plan's creates in one transaction; those whose ground has gone meanwhile are left out.
+
+        Returns the instances that now are to be made. The next plan starts from what is in the database, so what was
+        left out is thought over again.
+        """
+        if not plan.creates:
+            return []
+        now = self._clock()
+        async with self._database.write() as connection:
+            creates = await _still_right(connection, plan.creates)
+            made = [self._instance(create, now) for create in creates]
+            entries = [
+                Entry(Step.PLANNED, now, create.for_job, instance.id, f"{create.pool.name} on {_place(instance)}")
+                for create, instance in zip(creates, made, strict=True)
+            ]
+            await instance_rows.insert(connection, made)
+            await timelines.append(connection, entries)
+        self._feed.publish(entries, work=len(creates) < len(plan.creates))
+        return made
+
+    def _instance(self, create: Create, now: datetime) -> Instance:
+        pool = create.pool
+        instance_id = self._new_id()
+        # GARM's form of a name: the pool's prefix and twelve characters.
+        name = f"{pool.runner_prefix}-{instance_id.replace('-', '')[-_NAME_CHARACTERS:]}"
+        return Instance(
+            id=instance_id,
+            name=name,
+            pool_id=pool.id,
+            entity_id=pool.entity_id,
+            provider=pool.provider,
+            host=create.host,
+            image=pool.image,
+            resources=pool.resources,
+            labels=pool.labels,
+            status=Status.PENDING_CREATE,
+            runner_status=RunnerStatus.PENDING,
+            generation=1,
+            created_at=now,
+            changed_at=now,
+            bootstrap_deadline=now + max(pool.bootstrap_timeout, timedelta(minutes=1)),
+        )
+
+
+def _place(instance: Instance) -> str:
+    return instance.host or instance.provider
+
+
+async def _still_right(connection: AsyncConnection, creates: Sequence[Create]) -> list[Create]:
+    """The creates whose jobs are still queued and whose pools are still enabled and have room."""
+    job_ids = {create.for_job for create in creates}
+    pool_ids = {create.pool.id for create in creates}
+    queued = set(
+        await connection.scalars(sa.select(jobs.c.id).where(jobs.c.id.in_(job_ids), jobs.c.status == JobStatus.QUEUED))
+    )
+    rows = await connection.execute(sa.select(pools.c.id, pools.c.max_runners, pools.c.enabled).with_for_update())
+    room = {row.id: row.max_runners if row.enabled else 0 for row in rows if row.id in pool_ids}
+    counted = await connection.execute(
+        sa.select(instances.c.pool_id, sa.func.count().label("used"))
+        .where(instances.c.pool_id.in_(pool_ids), instances.c.status != Status.DELETED)
+        .group_by(instances.c.pool_id)
+    )
+    for row in counted:
+        room[row.pool_id] -= row.used
+    right = []
+    for create in creates:
+        if create.for_job in queued and room.get(create.pool.id, 0) > 0:
+            room[create.pool.id] -= 1
+            right.append(create)
+    return right

@@ -1,0 +1,138 @@
+"""Between rows and the domain's values."""
+
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from coordinator.domain.fleet import Endpoint, Entity, EntityKind, ForgeKind, Host, Pool
+from coordinator.domain.instance import Instance, RunnerStatus, Status
+from coordinator.domain.job import Job, JobKey, JobStatus
+from coordinator.domain.resources import Resources
+from coordinator.domain.timeline import Entry
+from coordinator.store.schema import flavors, pools
+
+
+class DriverInfo(msgspec.Struct, frozen=True):
+    """One driver of a host, as kept in its row."""
+
+    acceleration: str
+    images: list[str]
+
+
+Row = sa.Row[Any]
+
+
+def to_job(row: Row) -> Job:
+    return Job(
+        id=row.id,
+        key=JobKey(row.endpoint_id, row.forge_job_id, row.attempt),
+        entity_id=row.entity_id,
+        status=JobStatus(row.status),
+        labels=row.labels,
+        name=row.name,
+        workflow=row.workflow,
+        run_id=row.run_id,
+        queued_at=row.queued_at,
+        changed_at=row.changed_at,
+        runner_name=row.runner_name,
+        instance_id=row.instance_id,
+        conclusion=row.conclusion,
+        html_url=row.html_url,
+    )
+
+
+def from_job(job: Job) -> dict[str, Any]:
+    values = {name: getattr(job, name) for name in job.__struct_fields__ if name != "key"}
+    return values | {
+        "endpoint_id": job.key.endpoint_id,
+        "forge_job_id": job.key.forge_job_id,
+        "attempt": job.key.attempt,
+    }
+
+
+def to_instance(row: Row) -> Instance:
+    return Instance(
+        id=row.id,
+        name=row.name,
+        pool_id=row.pool_id,
+        entity_id=row.entity_id,
+        provider=row.provider,
+        host=row.host,
+        image=row.image,
+        resources=Resources(row.vcpus, row.memory_mib, row.disk_gib),
+        labels=row.labels,
+        status=Status(row.status),
+        runner_status=RunnerStatus(row.runner_status),
+        generation=row.generation,
+        created_at=row.created_at,
+        changed_at=row.changed_at,
+        bootstrap_deadline=row.bootstrap_deadline,
+        idle_since=row.idle_since,
+        job_id=row.job_id,
+        provider_id=row.provider_id,
+        forge_runner_id=row.forge_runner_id,
+        fault=row.fault,
+    )
+
+
+def from_instance(instance: Instance) -> dict[str, Any]:
+    values = {name: getattr(instance, name) for name in instance.__struct_fields__ if name != "resources"}
+    return values | msgspec.structs.asdict(instance.resources)
+
+
+def to_endpoint(row: Row) -> Endpoint:
+    return Endpoint(row.id, row.name, ForgeKind(row.kind), row.base_url, row.api_base_url)
+
+
+def to_entity(row: Row) -> Entity:
+    return Entity(row.id, row.endpoint_id, EntityKind(row.kind), row.owner, row.name, row.credentials_id)
+
+
+# A flavor is optional: a cloud knows its flavors itself.
+POOL_QUERY = sa.select(pools, flavors.c.vcpus, flavors.c.memory_mib, flavors.c.disk_gib).outerjoin(
+    flavors, flavors.c.name == pools.c.flavor
+)
+
+
+def to_pool(row: Row) -> Pool:
+    """From a row of POOL_QUERY."""
+    return Pool(
+        id=row.id,
+        name=row.name,
+        entity_id=row.entity_id,
+        provider=row.provider,
+        image=row.image,
+        flavor=row.flavor,
+        resources=Resources(row.vcpus or 0, row.memory_mib or 0, row.disk_gib or 0),
+        arch=row.arch,
+        os_type=row.os_type,
+        labels=row.labels,
+        max_runners=row.max_runners,
+        enabled=row.enabled,
+        priority=row.priority,
+        runner_prefix=row.runner_prefix,
+        runner_group=row.runner_group,
+        bootstrap_timeout=timedelta(seconds=row.bootstrap_timeout_seconds),
+        extra_specs=row.extra_specs,
+        failures=row.failures,
+        cool_until=row.cool_until,
+    )
+
+
+def to_host(row: Row, *, connected: bool) -> Host:
+    drivers = msgspec.json.decode(row.drivers, type=dict[str, DriverInfo])
+    return Host(
+        name=row.name,
+        arch=row.arch,
+        capacity=Resources(row.vcpus, row.memory_mib, row.disk_gib),
+        drivers={name: frozenset(info.images) for name, info in drivers.items()},
+        connected=connected,
+        failures=row.failures,
+        cool_until=row.cool_until,
+    )
+
+
+def from_entry(entry: Entry) -> dict[str, Any]:
+    return msgspec.structs.asdict(entry)

@@ -1,0 +1,226 @@
+"""The tables. Migrations in `migrations/` lead to exactly this; a test compares the two."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.types import TypeDecorator
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """An aware datetime as microseconds since 1970: exact, sortable and the same in both engines."""
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> int | None:
+        return None if value is None else (value - _EPOCH) // _MICROSECOND
+
+    def process_result_value(self, value: Any, dialect: Any) -> datetime | None:
+        return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+
+class Names(TypeDecorator[frozenset[str]]):
+    """A set of short strings as sorted JSON."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: frozenset[str] | None, dialect: Any) -> str | None:
+        return None if value is None else msgspec.json.encode(sorted(value)).decode()
+
+    def process_result_value(self, value: Any, dialect: Any) -> frozenset[str] | None:
+        return None if value is None else frozenset(msgspec.json.decode(value, type=list[str]))
+
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _id() -> sa.Column[str]:
+    return sa.Column("id", sa.String(36), primary_key=True)
+
+
+def _ref(name: str, table: str) -> sa.Column[str]:
+    return sa.Column(name, sa.String(36), sa.ForeignKey(f"{table}.id"), nullable=False)
+
+
+def _text(name: str) -> sa.Column[str]:
+    return sa.Column(name, sa.Text, nullable=False)
+
+
+def _count(name: str) -> sa.Column[int]:
+    return sa.Column(name, sa.Integer, nullable=False)
+
+
+def _time(name: str, *, nullable: bool = False) -> sa.Column[datetime]:
+    return sa.Column(name, UtcTime, nullable=nullable)
+
+
+def _resources() -> list[sa.Column[int]]:
+    return [_count("vcpus"), _count("memory_mib"), _count("disk_gib")]
+
+
+# One row: who this installation is, and the keys that only it may know.
+controller = sa.Table(
+    "controller",
+    metadata,
+    _id(),
+    sa.Column("instance_token_key", sa.LargeBinary, nullable=False),  # sealed
+    _time("created_at"),
+)
+
+endpoints = sa.Table(
+    "endpoints",
+    metadata,
+    _id(),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    _text("kind"),
+    sa.Column("base_url", sa.Text, nullable=False, unique=True),
+    _text("api_base_url"),
+)
+
+credentials = sa.Table(
+    "credentials",
+    metadata,
+    _id(),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    _ref("endpoint_id", "endpoints"),
+    sa.Column("token", sa.LargeBinary, nullable=False),  # sealed
+)
+
+entities = sa.Table(
+    "entities",
+    metadata,
+    _id(),
+    _ref("endpoint_id", "endpoints"),
+    _text("kind"),
+    _text("owner"),
+    _text("name"),
+    _ref("credentials_id", "credentials"),
+    sa.Column("webhook_secret", sa.LargeBinary, nullable=False),  # sealed
+    sa.UniqueConstraint("endpoint_id", "kind", "owner", "name"),
+)
+
+flavors = sa.Table("flavors", metadata, _id(), sa.Column("name", sa.Text, nullable=False, unique=True), *_resources())
+
+pools = sa.Table(
+    "pools",
+    metadata,
+    _id(),
+    _text("name"),
+    _ref("entity_id", "entities"),
+    _text("provider"),
+    _text("image"),
+    _text("flavor"),
+    _text("arch"),
+    _text("os_type"),
+    sa.Column("labels", Names, nullable=False),
+    _count("max_runners"),
+    sa.Column("enabled", sa.Boolean, nullable=False),
+    _count("priority"),
+    _text("runner_prefix"),
+    _text("runner_group"),
+    _count("bootstrap_timeout_seconds"),
+    _text("extra_specs"),
+    sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
+    _time("cool_until", nullable=True),
+    sa.UniqueConstraint("entity_id", "name"),
+)
+
+hosts = sa.Table(
+    "hosts",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    _text("arch"),
+    *_resources(),
+    _text("drivers"),  # JSON: driver to {acceleration, images}
+    _text("agent_version"),
+    _time("last_seen"),
+    sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
+    _time("cool_until", nullable=True),
+)
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    _id(),
+    _ref("endpoint_id", "endpoints"),
+    sa.Column("forge_job_id", sa.BigInteger, nullable=False),
+    _count("attempt"),
+    _ref("entity_id", "entities"),
+    _text("status"),
+    sa.Column("labels", Names, nullable=False),
+    _text("name"),
+    _text("workflow"),
+    sa.Column("run_id", sa.BigInteger, nullable=False),
+    _time("queued_at"),
+    _time("changed_at"),
+    _text("runner_name"),
+    _text("instance_id"),
+    _text("conclusion"),
+    _text("html_url"),
+    sa.UniqueConstraint("endpoint_id", "forge_job_id", "attempt"),
+    sa.Index(None, "status"),
+)
+
+instances = sa.Table(
+    "instances",
+    metadata,
+    _id(),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    _ref("pool_id", "pools"),
+    _ref("entity_id", "entities"),
+    _text("provider"),
+    _text("host"),
+    _text("image"),
+    *_resources(),
+    sa.Column("labels", Names, nullable=False),
+    _text("status"),
+    _text("runner_status"),
+    _count("generation"),
+    _time("created_at"),
+    _time("changed_at"),
+    _time("bootstrap_deadline"),
+    _time("idle_since", nullable=True),
+    _text("job_id"),
+    _text("provider_id"),
+    sa.Column("forge_runner_id", sa.BigInteger, nullable=False),
+    _text("fault"),
+    # Sealed; emptied when the runner is up.
+    sa.Column("runner_files", sa.LargeBinary, nullable=True),
+    sa.Column("runner_files_taken", Names, nullable=False),
+    sa.Index(None, "status"),
+    sa.Index(None, "host"),
+)
+
+timeline = sa.Table(
+    "timeline",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    _text("job_id"),
+    _text("instance_id"),
+    _text("step"),
+    _time("at"),
+    _text("detail"),
+    sa.Index(None, "job_id"),
+    sa.Index(None, "instance_id"),
+)
+
+consoles = sa.Table(
+    "consoles",
+    metadata,
+    sa.Column("instance_id", sa.String(36), primary_key=True),
+    sa.Column("data", sa.LargeBinary, nullable=False),  # zlib
+    sa.Column("truncated", sa.Boolean, nullable=False),
+)

@@ -1,0 +1,89 @@
+"""The store as the rest of the coordinator sees it: one object that holds every use case."""
+
+import secrets
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from coordinator.store.catalog import Catalog
+from coordinator.store.database import Database
+from coordinator.store.feed import Feed
+from coordinator.store.history import History
+from coordinator.store.hosts import Hosts
+from coordinator.store.instances import Instances
+from coordinator.store.ledger import Ledger
+from coordinator.store.migrate import migrate
+from coordinator.store.planning import Planning
+from coordinator.store.schema import controller
+from coordinator.store.sealing import Sealer, load_or_make_key
+from coordinator.store.timelines import Notes
+
+KEY_FILE = "secrets.key"
+
+
+class Store:
+    """Opened by `open_store`; `close` when done."""
+
+    def __init__(
+        self,
+        database: Database,
+        sealer: Sealer,
+        *,
+        clock: Callable[[], datetime],
+        new_id: Callable[[], str],
+        chance: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._sealer = sealer
+        self._clock = clock
+        self._new_id = new_id
+        self.feed = Feed()
+        self.notes = Notes(database, self.feed)
+        self.ledger = Ledger(database, self.feed, self.notes, clock, new_id)
+        self.instances = Instances(database, sealer, self.feed, clock, chance)
+        self.planning = Planning(database, self.feed, clock, new_id)
+        self.catalog = Catalog(database, sealer, new_id)
+        self.hosts = Hosts(database, self.feed)
+        self.history = History(database)
+        self.controller_id = ""
+        self.instance_token_key = b""
+
+    async def open(self) -> None:
+        await migrate(self._database)
+        async with self._database.write() as connection:
+            row = (await connection.execute(sa.select(controller))).first()
+            if row is None:
+                self.controller_id = self._new_id()
+                self.instance_token_key = secrets.token_bytes(32)
+                sealed = self._sealer.seal(self.instance_token_key, f"controller:{self.controller_id}")
+                values = {"id": self.controller_id, "instance_token_key": sealed, "created_at": self._clock()}
+                await connection.execute(sa.insert(controller).values(**values))
+            else:
+                self.controller_id = row.id
+                self.instance_token_key = self._sealer.open(row.instance_token_key, f"controller:{row.id}")
+
+    async def close(self) -> None:
+        await self.notes.close()
+        await self._database.close()
+
+
+async def open_store(
+    url: str,
+    data_dir: Path,
+    *,
+    clock: Callable[[], datetime],
+    new_id: Callable[[], str],
+    chance: Callable[[], float],
+) -> Store:
+    """Open the database, migrated, with the key in `data_dir`.
+
+    Raises:
+        HostlerError: key file or database cannot be used.
+    """
+    store = Store(
+        Database(url), Sealer(load_or_make_key(data_dir / KEY_FILE)), clock=clock, new_id=new_id, chance=chance
+    )
+    await store.open()
+    return store
