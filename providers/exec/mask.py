@@ -1,0 +1,61 @@
+"""Keeps secrets that an executable was given out of the texts that quote it."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from urllib.parse import quote, unquote, urlsplit
+
+from providers.exec.spec import CloudSpec
+
+_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|KEY", re.IGNORECASE)
+_SHORTEST_GUESS = 8  # a variable's name only hints at a secret: short values are rather settings
+HIDDEN = "***"
+
+
+class Mask:
+    """Replaces each secret, also where it is percent-encoded or escaped as in JSON."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        forms = {form for secret in secrets if secret for form in _forms(secret)}
+        self._forms = sorted(forms, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, self._forms)))
+
+    def __call__(self, text: str, *, cut: bool = False) -> str:
+        """`cut`: the text's beginning is missing, so it may begin with the end of a secret."""
+        if not self._forms:
+            return text
+        return self._pattern.sub(HIDDEN, self._without_cut_secret(text) if cut else text)
+
+    def _without_cut_secret(self, text: str) -> str:
+        longest = max(
+            (length for form in self._forms for length in range(1, len(form)) if text.startswith(form[-length:])),
+            default=0,
+        )
+        return text[longest:]
+
+
+def secrets_of_spec(spec: CloudSpec) -> set[str]:
+    tokens = {spec.instance_token, *(tool.temp_download_token for tool in spec.tools)}
+    return tokens | _passwords(spec.proxy_config.http_proxy, spec.proxy_config.https_proxy)
+
+
+def secrets_of_environment(passed: Mapping[str, str]) -> set[str]:
+    """Passwords of proxies, and the values whose names say that they are secret."""
+    named = {v for k, v in passed.items() if _SECRET_NAME.search(k) and len(v) >= _SHORTEST_GUESS}
+    return named | _passwords(*(v for k, v in passed.items() if k.lower().startswith(("http_proxy", "https_proxy"))))
+
+
+def _passwords(*urls: str) -> set[str]:
+    return {password for url in urls if (password := _password(url))}
+
+
+def _password(url: str) -> str | None:
+    try:
+        return urlsplit(url if "://" in url else f"//{url}").password
+    except ValueError:
+        return None
+
+
+def _forms(secret: str) -> set[str]:
+    plain = unquote(secret)
+    return {secret, plain, quote(plain, safe=""), json.dumps(secret)[1:-1], json.dumps(plain)[1:-1]}
