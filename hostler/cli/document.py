@@ -1,0 +1,120 @@
+"""The document of `hostler apply`: read, its secrets fetched from files and environment, written as TOML again.
+
+What the tables mean is the coordinator's to say.
+"""
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from datetime import date, time
+from pathlib import Path
+from typing import Any
+
+from hostler.errors import ConfigError
+
+SECRETS = ("token", "webhook_secret")
+
+
+def resolved(path: Path, environment: Mapping[str, str] = os.environ) -> str:
+    """The document with `token_file`, `token_env` and their like replaced by what they name.
+
+    Paths count from the document's folder.
+
+    Raises:
+        ConfigError: the document or a secret cannot be had; the text names the key.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    return written(_Resolver(path, environment).table(document, ""))
+
+
+class _Resolver:
+    def __init__(self, document: Path, environment: Mapping[str, str]) -> None:
+        self._document = document
+        self._environment = environment
+
+    def table(self, table: Mapping[str, Any], at: str) -> dict[str, Any]:
+        plain = {key: value for key, value in table.items() if key not in _SOURCES}
+        made = {key: self._value(value, f"{at}{key}") for key, value in plain.items()}
+        for secret in SECRETS:
+            named = [key for key in (secret, f"{secret}_file", f"{secret}_env") if key in table]
+            if len(named) > 1:
+                raise self._error(f"{at}{secret}", f"given more than once ({', '.join(named)}); keep one of them")
+            if named and named[0] in _SOURCES:
+                made[secret] = self._secret(named[0], table[named[0]], f"{at}{named[0]}")
+        return made
+
+    def _value(self, value: Any, at: str) -> Any:
+        if isinstance(value, dict):
+            return self.table(value, f"{at}.")
+        if isinstance(value, list):
+            return [self._value(element, f"{at}[{index}]") for index, element in enumerate(value)]
+        return value
+
+    def _secret(self, key: str, source: Any, at: str) -> str:
+        if not isinstance(source, str) or not source:
+            raise self._error(at, "must be the name of a file or of an environment variable, in quotes")
+        secret = self._from_file(source, at) if key.endswith("_file") else self._from_environment(source, at)
+        if not secret:
+            raise self._error(at, f"'{source}' is empty")
+        return secret
+
+    def _from_file(self, source: str, at: str) -> str:
+        path = self._document.parent / source
+        try:
+            return path.read_text(encoding="utf-8").rstrip("\r\n")
+        except FileNotFoundError:
+            raise self._error(at, f"there is no file '{path}'; write the secret to it") from None
+        except UnicodeDecodeError:
+            raise self._error(at, f"'{path}' holds something else than text") from None
+        except (OSError, ValueError) as error:
+            raise self._error(at, f"'{path}' cannot be read: {error}") from None
+
+    def _from_environment(self, source: str, at: str) -> str:
+        if source not in self._environment:
+            raise self._error(at, f"environment variable '{source}' is not set; export it first")
+        secret = self._environment[source]
+        if not secret.isascii() and any("\ud800" <= character <= "\udfff" for character in secret):
+            raise self._error(at, f"environment variable '{source}' holds something else than text")
+        return secret
+
+    def _error(self, at: str, reason: str) -> ConfigError:
+        return ConfigError(f"{self._document}: key '{at}': {reason}")
+
+
+_SOURCES = frozenset(f"{secret}_{source}" for secret in SECRETS for source in ("file", "env"))
+
+
+def written(document: Mapping[str, Any]) -> str:
+    """TOML of a parsed document: one line a top-level key, tables inline. For programs, not for people."""
+    return "".join(f"{_string(key)} = {_toml(value)}\n" for key, value in document.items())
+
+
+def _toml(value: Any) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case str():
+            return _string(value)
+        case int() | float():
+            return repr(value)
+        case date() | time():  # a datetime is a date
+            return value.isoformat()
+        case list():
+            return f"[{', '.join(map(_toml, value))}]"
+        case dict():
+            return f"{{{', '.join(f'{_string(key)} = {_toml(element)}' for key, element in value.items())}}}"
+        case _:
+            raise TypeError(f"TOML has no {type(value).__name__}")
+
+
+def _string(text: str) -> str:
+    # A JSON string is a TOML string, but for DEL.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

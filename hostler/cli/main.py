@@ -1,0 +1,182 @@
+"""The command line of `hostler`: nouns, verbs, and what the exit code means.
+
+0: done. 1: the coordinator refused or failed. 2: the command line or a file named there is wrong. 3: no coordinator
+answers.
+"""
+
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+from cyclopts import App, CycloptsError, Parameter
+from google.protobuf.message import Message
+from rich.console import Console, RenderableType
+
+from hostler import __version__
+from hostler.cli import document, shape, views
+from hostler.cli.client import DEFAULT, TIMEOUT_SECONDS, Unreachable, check_address, connected
+from hostler.errors import ConfigError, HostlerError
+from protos.hostler.v1.admin_pb2 import (
+    ApplyRequest,
+    FleetStatusRequest,
+    GetConsoleRequest,
+    GetJobRequest,
+    ListJobsRequest,
+    WatchRequest,
+)
+
+OK, REFUSED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def _check_coordinator(_: Any, address: str) -> None:
+    check_address(address)
+
+
+Coordinator = Annotated[
+    str,
+    Parameter(
+        name="--coordinator",
+        env_var="HOSTLER_COORDINATOR",
+        validator=_check_coordinator,
+        help="The coordinator's gRPC address, HOST:PORT.",
+    ),
+]
+Json = Annotated[bool, Parameter(name="--json", negative="", help="JSON for programs instead of a table.")]
+
+app = App(
+    name="hostler",
+    help="Ask and tell the coordinator. Exit codes: 0 done, 1 refused by the coordinator, 2 wrong usage, 3 no answer.",
+    version=__version__,
+    suppress_keyboard_interrupt=False,
+)
+fleet = App(name="fleet", help="Hosts and what runs on them.")
+job = App(name="job", help="Jobs and their way through the fleet.")
+instance = App(name="instance", help="Single instances.")
+for group in (fleet, job, instance):
+    app.command(group)
+
+
+@fleet.command(name="status")
+def fleet_status(*, json: Json = False, coordinator: Coordinator = DEFAULT) -> None:
+    """Show hosts, their capacity and use, and all instances."""
+    with connected(coordinator) as admin:
+        answer = admin.FleetStatus(FleetStatusRequest(), timeout=TIMEOUT_SECONDS)
+    _show(answer, views.fleet(answer, datetime.now(UTC)), json=json)
+
+
+@app.command
+def apply(file: Path, /, *, coordinator: Coordinator = DEFAULT) -> None:
+    """Create or update what a TOML document declares: endpoints, credentials, repositories, flavors, pools.
+
+    Secrets may stay outside of it: token_file and webhook_secret_file name files, token_env and webhook_secret_env
+    environment variables.
+
+    Parameters
+    ----------
+    file
+        The document.
+    """
+    text = document.resolved(file)
+    with connected(coordinator) as admin:
+        answer = admin.Apply(ApplyRequest(document=text), timeout=TIMEOUT_SECONDS)
+    for change in answer.changes or ["nothing to change"]:
+        print(views.clean(change))
+
+
+@job.command(name="list")
+def job_list(
+    *,
+    all_: Annotated[bool, Parameter(name="--all", negative="", help="With those that are completed.")] = False,
+    json: Json = False,
+    coordinator: Coordinator = DEFAULT,
+) -> None:
+    """List the jobs that wait or run."""
+    with connected(coordinator) as admin:
+        answer = admin.ListJobs(ListJobsRequest(all=all_), timeout=TIMEOUT_SECONDS)
+    _show(answer, views.jobs(answer.jobs, datetime.now(UTC)), json=json)
+
+
+@job.command(name="show")
+def job_show(
+    id_: Annotated[str, Parameter(name="ID")], /, *, json: Json = False, coordinator: Coordinator = DEFAULT
+) -> None:
+    """Show one job with its timeline.
+
+    Parameters
+    ----------
+    id_
+        Hostler's id of the job, or the forge's.
+    """
+    with connected(coordinator) as admin:
+        answer = admin.GetJob(GetJobRequest(id=id_), timeout=TIMEOUT_SECONDS)
+    _show(answer, views.job(answer), json=json)
+
+
+@instance.command(name="console")
+def instance_console(id_: Annotated[str, Parameter(name="ID")], /, *, coordinator: Coordinator = DEFAULT) -> None:
+    """Print the end of an instance's console: as it is into a file or pipe, without control characters on a terminal.
+
+    Parameters
+    ----------
+    id_
+        Id or name of the instance.
+    """
+    with connected(coordinator) as admin:
+        answer = admin.GetConsole(GetConsoleRequest(instance=id_), timeout=TIMEOUT_SECONDS)
+    if answer.truncated:
+        _tell("the beginning of this console was not kept")
+    if sys.stdout.isatty():
+        sys.stdout.write(views.clean(answer.data.decode(errors="replace").replace("\r\n", "\n"), keep="\n\t"))
+    else:
+        sys.stdout.buffer.write(answer.data)
+    sys.stdout.flush()
+
+
+@app.command
+def watch(*, json: Json = False, coordinator: Coordinator = DEFAULT) -> None:
+    """Print timeline entries as they are committed, until interrupted."""
+    with connected(coordinator) as admin:
+        try:
+            for entry in admin.Watch(WatchRequest()):
+                print(shape.to_json(entry, lines=True) if json else views.entry(entry), flush=True)
+        except KeyboardInterrupt:
+            return
+    raise Unreachable("the coordinator ended the watch", hint="it is stopping or restarting; watch again")
+
+
+def _show(answer: Message, table: RenderableType, *, json: bool) -> None:
+    if json:
+        print(shape.to_json(answer))
+        return
+    # Into a pipe nothing is wrapped: a line is a row.
+    Console(width=None if sys.stdout.isatty() else 10_000, highlight=False).print(table)
+
+
+def _tell(message: str) -> None:
+    print("hostler:", views.clean(message, keep="\n"), file=sys.stderr)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; returns the exit code."""
+    try:
+        app(list(arguments), exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+    except CycloptsError as error:
+        _tell(f"{error}\ntry 'hostler --help'")
+        return USAGE
+    except HostlerError as error:
+        _tell(str(error))
+        return USAGE if isinstance(error, ConfigError) else UNREACHABLE if isinstance(error, Unreachable) else REFUSED
+    except BrokenPipeError:
+        # The reader of a pipe went, as `head` does. Python would complain once more when it flushes at exit.
+        sys.stdout = None
+        return OK
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return OK
+
+
+def main() -> NoReturn:
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,143 @@
+"""What people see: tables and lines made from the protocol's messages. Time is passed in.
+
+Names, faults and details come from hosts, forges and guests: all text passes `clean`, so none can steer the terminal.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from protos.hostler.v1.admin_pb2 import FleetStatusResponse, Host, Instance, Job, TimelineEntry
+
+_COLORS = {"running": "green", "active": "green", "error": "red", "yes": "green", "no": "red"}
+
+
+def clean(text: str, *, keep: str = "") -> str:
+    """Without control characters; white space of any kind becomes a blank unless it is in `keep`."""
+    return "".join(
+        c if c in keep or c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
+
+
+def fleet(status: FleetStatusResponse, now: datetime) -> RenderableType:
+    head = Text(clean(f"coordinator {status.coordinator_version}, controller {status.controller_id}"))
+    hosts = _hosts(status.hosts, now) if status.hosts else "no host has connected yet"
+    instances = _instances(status.instances, now) if status.instances else "no instances"
+    return Group(head, "", hosts, "", instances)
+
+
+def jobs(found: Iterable[Job], now: datetime) -> RenderableType:
+    table = _table("ID", "JOB", "REPOSITORY", "LABELS", "STATUS", "RUNNER", "QUEUED", "WAITS FOR")
+    for job in found:
+        queued = f"{age(job.queued_at, now)} ago" if job.HasField("queued_at") else "-"
+        _row(
+            table,
+            job.id,
+            job.name,
+            job.entity,
+            ", ".join(job.labels),
+            job.conclusion or job.status,
+            job.runner_name,
+            queued,
+            job.waiting_reason,
+        )
+    return table if table.row_count else "no jobs"
+
+
+def job(found: Job) -> RenderableType:
+    facts = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("job", found.id),
+        ("at the forge", f"{found.forge_job_id}, attempt {found.attempt}"),
+        ("name", found.name),
+        ("repository", found.entity),
+        ("labels", ", ".join(found.labels)),
+        ("status", f"{found.status} ({found.conclusion})" if found.conclusion else found.status),
+        ("runner", found.runner_name),
+        ("instance", found.instance_id),
+        ("waits for", found.waiting_reason),
+    ):
+        if value:
+            facts.add_row(name, Text(clean(value)))
+    return Group(facts, "", _timeline(found.timeline)) if found.timeline else facts
+
+
+def entry(found: TimelineEntry) -> str:
+    """One line of `hostler watch`."""
+    at = found.at.ToDatetime(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    subject = f"job {found.job_id or '-'}  instance {found.instance_id or '-'}"
+    return clean(f"{at}  {found.step:<14}  {subject}  {found.detail}").rstrip()
+
+
+def age(since: Timestamp, now: datetime) -> str:
+    """The two greatest units: 3d4h, 5m12s, 42s. A clock that is ahead of ours counts as now."""
+    seconds = max(0, int((now - since.ToDatetime(UTC)) / timedelta(seconds=1)))
+    parts = [(seconds // 86400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "m"), (seconds % 60, "s")]
+    first = next((index for index, (count, _) in enumerate(parts) if count), 3)
+    return "".join(f"{count}{unit}" for count, unit in parts[first : first + 2])
+
+
+def _hosts(hosts: Iterable[Host], now: datetime) -> Table:
+    table = _table("HOST", "CONNECTED", "ARCH", "VCPUS", "MEMORY", "DISK", "DRIVERS", "AGENT", "LAST SEEN")
+    for host in hosts:
+        used, capacity = host.used, host.capacity
+        _row(
+            table,
+            host.name,
+            "yes" if host.connected else "no",
+            host.arch,
+            f"{used.vcpus}/{capacity.vcpus}",
+            f"{used.memory_mib / 1024:.1f}/{capacity.memory_mib / 1024:.1f} GiB",
+            f"{used.disk_gib}/{capacity.disk_gib} GiB",
+            ", ".join(f"{driver.name} ({driver.acceleration})" for driver in host.drivers),
+            host.agent_version,
+            f"{age(host.last_seen, now)} ago" if host.HasField("last_seen") else "never",
+        )
+    return table
+
+
+def _instances(instances: Iterable[Instance], now: datetime) -> Table:
+    table = _table("INSTANCE", "STATUS", "RUNNER", "HOST", "AGE", "JOB", "FAULT")
+    for instance in instances:
+        _row(
+            table,
+            instance.name,
+            instance.status,
+            instance.runner_status,
+            instance.host or f"cloud {instance.provider}",
+            age(instance.created_at, now) if instance.HasField("created_at") else "-",
+            instance.job_id,
+            instance.fault,
+        )
+    return table
+
+
+def _timeline(entries: Iterable[TimelineEntry]) -> Table:
+    """Milliseconds since the first entry and since the one before."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("AT MS", "STEP MS"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("STEP", "INSTANCE", "DETAIL"):
+        table.add_column(heading)
+    moments = [(found, _milliseconds(found.at)) for found in entries]
+    first = before = moments[0][1]
+    for found, at in moments:
+        _row(table, str(at - first), str(at - before), found.step, found.instance_id, found.detail)
+        before = at
+    return table
+
+
+def _milliseconds(at: Timestamp) -> int:
+    return at.seconds * 1000 + at.nanos // 1_000_000
+
+
+def _table(*headings: str) -> Table:
+    return Table(*headings, box=None, pad_edge=False, header_style="bold")
+
+
+def _row(table: Table, *cells: str) -> None:
+    table.add_row(*(Text(clean(cell) or "-", style=_COLORS.get(cell, "")) for cell in cells))

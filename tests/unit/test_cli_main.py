@@ -1,0 +1,286 @@
+"""The commands of `hostler` against an admin service on a real gRPC port: output, requests and exit codes."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import tomllib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+
+from hostler.cli.main import run
+from protos.hostler.v1 import admin_pb2_grpc
+from protos.hostler.v1.admin_pb2 import (
+    ApplyRequest,
+    ApplyResponse,
+    FleetStatusRequest,
+    FleetStatusResponse,
+    GetConsoleRequest,
+    GetConsoleResponse,
+    GetJobRequest,
+    Host,
+    Job,
+    ListJobsRequest,
+    ListJobsResponse,
+    TimelineEntry,
+    WatchRequest,
+)
+
+CONSOLE = b"boot\r\n\x1b[2Jlogin:\xff"
+STARTED = [sys.executable, "-c", "from hostler.cli.main import main; main()"]
+
+
+class FakeCoordinator(admin_pb2_grpc.AdminServicer):
+    """Answers from memory and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Message] = []
+        self.stays = False
+        self.gone = threading.Event()
+
+    def FleetStatus(self, request: FleetStatusRequest, context: grpc.ServicerContext) -> FleetStatusResponse:  # noqa: N802
+        self.asked.append(request)
+        return FleetStatusResponse(controller_id="c-1", hosts=[Host(name="build-1", connected=True)])
+
+    def Apply(self, request: ApplyRequest, context: grpc.ServicerContext) -> ApplyResponse:  # noqa: N802
+        self.asked.append(request)
+        if "refused" in request.document:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "key 'pool[0].flavor': no flavor 'refused'")
+        return ApplyResponse(changes=["created pool small"] if "pool" in request.document else [])
+
+    def ListJobs(self, request: ListJobsRequest, context: grpc.ServicerContext) -> ListJobsResponse:  # noqa: N802
+        self.asked.append(request)
+        return ListJobsResponse(jobs=[Job(id="1", name="build")] * (2 if request.all else 1))
+
+    def GetJob(self, request: GetJobRequest, context: grpc.ServicerContext) -> Job:  # noqa: N802
+        if request.id != "1":
+            context.abort(grpc.StatusCode.NOT_FOUND, f"no job '{request.id}'")
+        return Job(id="1", name="build")
+
+    def Watch(self, request: WatchRequest, context: grpc.ServicerContext) -> Iterator[TimelineEntry]:  # noqa: N802
+        context.add_callback(self.gone.set)
+        yield TimelineEntry(job_id="1", step="webhook")
+        yield TimelineEntry(job_id="1", step="committed")
+        if self.stays:
+            self.gone.wait(30)
+
+    def GetConsole(self, request: GetConsoleRequest, context: grpc.ServicerContext) -> GetConsoleResponse:  # noqa: N802
+        return GetConsoleResponse(data=CONSOLE if request.instance != "big" else b"x" * 8_000_000, truncated=True)
+
+
+@pytest.fixture
+def coordinator() -> FakeCoordinator:
+    return FakeCoordinator()
+
+
+@pytest.fixture(autouse=True)
+def address(coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    server = grpc.server(ThreadPoolExecutor(4))
+    admin_pb2_grpc.add_AdminServicer_to_server(coordinator, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    monkeypatch.setenv("HOSTLER_COORDINATOR", f"127.0.0.1:{port}")
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+Output = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def unused() -> Iterator[str]:
+    """An address that nobody listens on, and nobody else can take."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{held.getsockname()[1]}"
+
+
+def test_fleet_status_for_people_and_programs(capsys: Output) -> None:
+    assert run(["fleet", "status"]) == 0
+    assert "build-1" in capsys.readouterr().out
+    assert run(["fleet", "status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["hosts"][0]["connected"] is True
+
+
+def test_no_line_is_wrapped_into_a_pipe(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    assert run(["fleet", "status"]) == 0
+    assert "HOST     CONNECTED  ARCH  VCPUS" in capsys.readouterr().out
+
+
+def test_the_option_wins_over_the_environment(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOSTLER_COORDINATOR", "127.0.0.1:1")
+    assert run(["fleet", "status", "--coordinator", address]) == 0
+
+
+def test_a_proxy_of_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert run(["fleet", "status"]) == 0
+
+
+def test_apply_sends_the_document_with_its_secrets(
+    tmp_path: Path, coordinator: FakeCoordinator, capsys: Output
+) -> None:
+    (tmp_path / "token").write_text("forge-token\n")
+    path = tmp_path / "fleet.toml"
+    path.write_text('[[pool]]\nname = "small"\n[[credentials]]\ntoken_file = "token"\n')
+    assert run(["apply", str(path)]) == 0
+    assert capsys.readouterr().out == "created pool small\n"
+    sent = coordinator.asked[0]
+    assert isinstance(sent, ApplyRequest)
+    assert tomllib.loads(sent.document) == {"pool": [{"name": "small"}], "credentials": [{"token": "forge-token"}]}
+
+
+def test_apply_says_when_nothing_changed(tmp_path: Path, capsys: Output) -> None:
+    path = tmp_path / "fleet.toml"
+    path.touch()
+    assert run(["apply", str(path)]) == 0
+    assert capsys.readouterr().out == "nothing to change\n"
+
+
+def test_a_refusal_of_the_coordinator_is_exit_1(tmp_path: Path, capsys: Output) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text('[[pool]]\nflavor = "refused"\n')
+    assert run(["apply", str(path)]) == 1
+    assert capsys.readouterr().err == "hostler: key 'pool[0].flavor': no flavor 'refused'\n"
+
+
+def test_a_bad_document_is_exit_2_and_never_sent(tmp_path: Path, coordinator: FakeCoordinator, capsys: Output) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text('[[credentials]]\ntoken_file = "absent"\n')
+    assert run(["apply", str(path)]) == 2
+    assert "key 'credentials[0].token_file': there is no file" in capsys.readouterr().err
+    assert coordinator.asked == []
+
+
+def test_jobs_are_listed(coordinator: FakeCoordinator, capsys: Output) -> None:
+    assert run(["job", "list"]) == 0
+    assert capsys.readouterr().out.count("build") == 1
+    assert run(["job", "list", "--all", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["jobs"]) == 2
+    assert coordinator.asked == [ListJobsRequest(), ListJobsRequest(all=True)]
+
+
+def test_a_job_is_shown_and_an_unknown_one_is_exit_1(capsys: Output) -> None:
+    assert run(["job", "show", "1"]) == 0
+    assert "build" in capsys.readouterr().out
+    assert run(["job", "show", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["id"] == "1"
+    assert run(["job", "show", "2"]) == 1
+    assert capsys.readouterr().err == "hostler: no job '2'\n"
+
+
+def test_a_console_goes_into_a_pipe_as_it_is() -> None:
+    done = subprocess.run([*STARTED, "instance", "console", "r-1"], capture_output=True, check=True)
+    assert done.stdout == CONSOLE
+    assert done.stderr == b"hostler: the beginning of this console was not kept\n"
+
+
+def test_a_console_cannot_steer_a_terminal() -> None:
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "wb", buffering=0) as terminal:
+        subprocess.run([*STARTED, "instance", "console", "r-1"], stdout=terminal, stderr=subprocess.DEVNULL, check=True)
+    shown = os.read(ours, 4096).decode()
+    os.close(ours)
+    assert shown == "boot\r\n\N{REPLACEMENT CHARACTER}[2Jlogin:\N{REPLACEMENT CHARACTER}"
+
+
+def test_a_console_may_be_larger_than_grpc_allows_by_default(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert run(["instance", "console", "big"]) == 0
+    assert len(capfdbinary.readouterr().out) == 8_000_000
+
+
+def test_watch_prints_until_the_coordinator_ends_it(capsys: Output) -> None:
+    assert run(["watch", "--json"]) == 3
+    printed = capsys.readouterr()
+    assert [json.loads(line)["step"] for line in printed.out.splitlines()] == ["webhook", "committed"]
+    assert "the coordinator ended the watch" in printed.err
+
+
+def test_watch_ends_well_when_interrupted(coordinator: FakeCoordinator) -> None:
+    coordinator.stays = True
+    with subprocess.Popen([*STARTED, "watch"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        assert watching.stderr is not None
+        lines = [watching.stdout.readline(), watching.stdout.readline()]
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(10) == 0
+        assert watching.stderr.read() == ""
+    assert "webhook" in lines[0]
+    assert "committed" in lines[1]
+    assert coordinator.gone.wait(10)
+
+
+def test_a_reader_that_goes_is_no_error(coordinator: FakeCoordinator) -> None:
+    coordinator.stays = True
+    command = " ".join(f"'{part}'" for part in STARTED)
+    script = f"{command} instance console big | head -c 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["/bin/bash", "-c", script], capture_output=True, check=False)
+    assert (done.stdout, done.returncode) == (b"x", 0)
+    assert b"Traceback" not in done.stderr
+    assert b"Broken" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["fleet", "status"], ["watch"], ["job", "show", "1"], ["instance", "console", "x"]]
+)
+def test_no_coordinator_is_exit_3_with_the_way_out(unused: str, capsys: Output, command: list[str]) -> None:
+    assert run([*command, "--coordinator", unused]) == 3
+    assert capsys.readouterr().err.startswith(
+        f"hostler: no coordinator answers at {unused} (is hostler-coordinator running? set --coordinator"
+    )
+
+
+def test_a_service_that_is_no_coordinator_is_told_so(capsys: Output) -> None:
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    assert run(["fleet", "status", "--coordinator", f"127.0.0.1:{port}"]) == 1
+    assert "does not know this request" in capsys.readouterr().err
+    server.stop(None).wait()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["fleet", "status", "--coordinator", "192.0.2.1:9998"], "connections are not encrypted yet"),
+        (["fleet", "status", "--coordinator", "build.example:9998"], "ssh -L 9998:127.0.0.1:9998 build.example"),
+        (["fleet", "status", "--coordinator", "localhost"], "'localhost' is not HOST:PORT"),
+        (["fleet", "stats"], 'Unknown command "stats"'),
+        (["job", "show"], "ID"),
+        (["job", "list", "--every"], "--every"),
+        (["apply"], "FILE"),
+        (["apply", "/nowhere/fleet.toml"], "/nowhere/fleet.toml: no such file"),
+    ],
+)
+def test_wrong_usage_is_exit_2_with_its_reason(arguments: list[str], reason: str, capsys: Output) -> None:
+    assert run(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("hostler: ")
+    assert reason in printed.err
+    assert printed.out == ""
+
+
+def test_an_address_in_the_environment_is_checked_too(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+    monkeypatch.setenv("HOSTLER_COORDINATOR", "192.0.2.1:9998")
+    assert run(["fleet", "status"]) == 2
+    assert "connections are not encrypted yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["job"], ["job", "list", "--help"], ["--version"]])
+def test_help_is_exit_0_on_standard_output(arguments: list[str], capsys: Output) -> None:
+    assert run(arguments) == 0
+    printed = capsys.readouterr()
+    assert printed.out
+    assert printed.err == ""
