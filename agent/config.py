@@ -1,0 +1,133 @@
+"""The agent's configuration: its keys, their defaults and what is allowed. What a driver adds lives in with_*.py."""
+
+import importlib
+import re
+import socket
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from agent.host import Reserve
+from hostler.config import check, check_key, host_and_port, is_loopback
+from hostler.config import load as load_file
+from hostler.errors import ConfigError
+from providers.contract import HostProvider
+
+_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+# Modules are imported only when asked for: a host without libvirt's bindings need not have them.
+_MODULES: Final = {"libvirt": "agent.with_libvirt", "simulated": "agent.with_simulated"}
+
+
+class HostSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str = msgspec.field(default_factory=socket.gethostname)
+
+    def __post_init__(self) -> None:
+        check(
+            _HOST_NAME.fullmatch(self.name) is not None,
+            f"name: '{self.name}' is not a host name; letters, digits, '-' and '.' are allowed",
+        )
+
+
+class CoordinatorSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    address: str = "127.0.0.1:9998"
+
+    def __post_init__(self) -> None:
+        check_key("address", self._check_address)
+
+    def _check_address(self) -> None:
+        host, port = host_and_port(self.address)
+        check(port > 0, "the port must be from 1 to 65535")
+        check(
+            is_loopback(host),
+            f"'{host}' is not a loopback address; the stream is not encrypted until mutual TLS exists, so only "
+            "127.0.0.0/8, [::1] and localhost are accepted",
+        )
+
+
+class CapacitySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is kept for the host itself. Memory and disk are promised once; a vCPU may be promised several times."""
+
+    reserved_vcpus: int = 0
+    reserved_memory_mib: int = 1024
+    reserved_disk_gib: int = 10
+    cpu_overcommit: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("reserved_vcpus", "reserved_memory_mib", "reserved_disk_gib"):
+            check(getattr(self, name) >= 0, f"{name}: must be 0 or more")
+        check(1.0 <= self.cpu_overcommit <= 32.0, "cpu_overcommit: must be from 1.0 to 32.0")
+
+    @property
+    def reserve(self) -> Reserve:
+        return Reserve(
+            vcpus=self.reserved_vcpus,
+            memory_mib=self.reserved_memory_mib,
+            disk_gib=self.reserved_disk_gib,
+            cpu_overcommit=self.cpu_overcommit,
+        )
+
+
+class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The keys that every driver shares."""
+
+    data_dir: str = "/var/lib/hostler-agent"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    host: HostSection = HostSection()
+    coordinator: CoordinatorSection = CoordinatorSection()
+    capacity: CapacitySection = CapacitySection()
+
+    def __post_init__(self) -> None:
+        check(Path(self.data_dir).is_absolute(), f"data_dir: '{self.data_dir}' must be an absolute path")
+
+    @property
+    def data_path(self) -> Path:
+        return Path(self.data_dir)
+
+    @property
+    def instances_path(self) -> Path:
+        return self.data_path / "instances"
+
+    def check_files(self) -> None:
+        """Look at what the configuration names.
+
+        Raises:
+            ConfigError: something named is not there.
+        """
+
+    def make_provider(self) -> HostProvider:
+        """The provider, not yet opened."""
+        raise NotImplementedError
+
+
+class _Named(msgspec.Struct, frozen=True):
+    """Only which driver a file asks for; everything else is left to the second reading."""
+
+    libvirt: dict[str, Any] | None = None
+    simulated: dict[str, Any] | None = None
+
+
+def load(path: Path) -> AgentConfig:
+    """Read and validate the agent's configuration file.
+
+    Raises:
+        ConfigError: names file, key and what is allowed.
+    """
+    named = load_file(path, _Named)
+    asked = [name for name in _MODULES if getattr(named, name) is not None]
+    if len(asked) != 1:
+        found = " and ".join(f"[{name}]" for name in asked) or "neither"
+        raise ConfigError(f"{path}: exactly one of [libvirt] and [simulated] is needed, found {found}")
+    return load_file(path, _kind_for(asked[0], path))
+
+
+def _kind_for(driver: str, path: Path) -> type[AgentConfig]:
+    try:
+        module = importlib.import_module(_MODULES[driver])
+    except ImportError as error:
+        raise ConfigError(
+            f"{path}: key '{driver}': the {driver} driver cannot be loaded: {error}",
+            hint=f"pip install 'hostler[agent,{driver}]'",
+        ) from error
+    kind: type[AgentConfig] = module.CONFIG
+    return kind

@@ -1,0 +1,155 @@
+"""The agent put together: provider, keeper, outbox and link, from start to stop."""
+
+import asyncio
+import fcntl
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from agent import host, link, wire
+from agent.backoff import Backoff
+from agent.config import AgentConfig
+from agent.endings import Endings
+from agent.keeper import Keeper
+from agent.outbox import Outbox
+from agent.session import Session
+from hostler import __version__
+from hostler.errors import HostlerError
+from protos.hostler.v1 import fleet_pb2 as pb
+from providers.contract import HostProvider
+
+_DELETE_RETRY: Final = Backoff(first_seconds=1.0, most_seconds=60.0)
+_CREATES_AT_ONCE: Final = max(4, len(os.sched_getaffinity(0)))
+_CLOSE_SECONDS: Final = 5.0
+
+_log = structlog.get_logger(__name__)
+
+
+class DataDirUnusable(HostlerError):
+    code = "data_dir_unusable"
+
+
+class Agent:
+    """One agent of one host. `run` is called once."""
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        provider: HostProvider,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        rng: random.Random | None = None,
+        reconnect: Backoff = link.RECONNECT,
+        delete_retry: Backoff = _DELETE_RETRY,
+        create_grace_seconds: float = 30.0,
+    ) -> None:
+        self._config = config
+        self._provider = provider
+        self._now = now
+        self._rng = rng or random.SystemRandom()
+        self._reconnect = reconnect
+        self._endings = Endings(config.data_path / "endings.jsonl", now=now)
+        self._outbox = Outbox()
+        self._keeper = Keeper(
+            provider,
+            self._outbox,
+            self._endings,
+            now=now,
+            rng=self._rng,
+            retry=delete_retry,
+            creates_at_once=_CREATES_AT_ONCE,
+            create_grace_seconds=create_grace_seconds,
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set. Machines keep running afterwards.
+
+        Raises:
+            HostlerError: it could not start.
+        """
+        with _sole_owner(self._config.data_path):
+            self._endings.load()
+            capacity = await asyncio.to_thread(self._capacity)
+            await self._provider.open(self._keeper.stopped)
+            try:
+                await self._keeper.adopt()
+                await link.keep(
+                    lambda: self._session(capacity),
+                    stop,
+                    rng=self._rng,
+                    monotonic=time.monotonic,
+                    backoff=self._reconnect,
+                )
+            finally:
+                await self._keeper.close(_CLOSE_SECONDS)
+                await self._provider.close()
+
+    def _capacity(self) -> pb.Resources:
+        total = host.total(self._config.data_path)
+        return wire.resources_out(host.capacity(total, self._config.capacity.reserve))
+
+    def _session(self, capacity: pb.Resources) -> Session:
+        async def hello() -> pb.Hello:
+            provider = self._provider
+            return pb.Hello(
+                host=self._config.host.name,
+                agent_version=__version__,
+                arch=host.arch(),
+                capacity=capacity,
+                drivers=[pb.Driver(name=provider.driver, acceleration=provider.acceleration, images=provider.images)],
+                inventory=wire.inventory(await self._keeper.inventory()),
+            )
+
+        return Session(
+            address=self._config.coordinator.address,
+            hello=hello,
+            usage=lambda: asyncio.to_thread(host.usage, self._config.data_path),
+            commands=self._keeper,
+            outbox=self._outbox,
+            driver=self._provider.driver,
+            now=self._now,
+        )
+
+
+async def check(config: AgentConfig, provider: HostProvider) -> None:
+    """Everything that must be well for an agent to start, without starting one or making anything.
+
+    Raises:
+        HostlerError: what is not.
+    """
+    config.check_files()
+    host.arch()
+    there = _nearest_existing(config.data_path)
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise DataDirUnusable(f"key 'data_dir': {there} is not a directory that this user may write to")
+    host.capacity(await asyncio.to_thread(host.total, there), config.capacity.reserve)
+    await provider.open(lambda _: None)
+    await provider.close()
+
+
+def _nearest_existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+@contextmanager
+def _sole_owner(directory: Path) -> Iterator[None]:
+    """Two agents on one data_dir would delete each other's machines. The kernel lets go of the lock however we end."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = os.open(directory / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise DataDirUnusable(f"key 'data_dir': {directory} cannot be used: {error}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise DataDirUnusable(f"{directory} is in use by another agent", hint="one agent per data_dir") from None
+    finally:
+        os.close(lock)

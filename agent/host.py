@@ -1,0 +1,107 @@
+"""What the host has and what it has left: processors, memory, disk, load. Reads the kernel only."""
+
+import os
+import platform
+from pathlib import Path
+
+import msgspec
+
+from hostler.errors import ConfigError
+from providers.contract import Arch, Resources
+
+_ARCHES = {"x86_64": Arch.AMD64, "amd64": Arch.AMD64, "aarch64": Arch.ARM64, "arm64": Arch.ARM64}
+_MIB = 1024**2
+_GIB = 1024**3
+
+
+class Reserve(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept for the host itself, and how often a processor may be promised."""
+
+    vcpus: int
+    memory_mib: int
+    disk_gib: int
+    cpu_overcommit: float
+
+
+class Usage(msgspec.Struct, frozen=True):
+    load: float  # one-minute load average
+    memory_available_mib: int
+    disk_available_gib: int
+
+
+def arch() -> Arch:
+    """
+    Raises:
+        ConfigError: a machine that is neither amd64 nor arm64.
+    """
+    machine = platform.machine().lower()
+    try:
+        return _ARCHES[machine]
+    except KeyError:
+        raise ConfigError(f"this host is {machine}", hint="agents run on amd64 and arm64") from None
+
+
+def total(directory: Path) -> Resources:
+    """What there is for instances and the host together.
+
+    Disk is what `directory` (where instances live) already fills plus what its file system has free: what others filled
+    is not ours to promise, and what our own machines fill is.
+    """
+    return Resources(
+        vcpus=len(os.sched_getaffinity(0)),
+        memory_mib=_meminfo_mib("MemTotal"),
+        disk_gib=(_free_bytes(directory) + _filled_bytes(directory)) // _GIB,
+    )
+
+
+def capacity(total: Resources, reserve: Reserve) -> Resources:
+    """What instances may use. Processors may be promised several times, memory and disk never.
+
+    Raises:
+        ConfigError: the reserve leaves nothing.
+    """
+    left = Resources(
+        vcpus=int((total.vcpus - reserve.vcpus) * reserve.cpu_overcommit),
+        memory_mib=total.memory_mib - reserve.memory_mib,
+        disk_gib=total.disk_gib - reserve.disk_gib,
+    )
+    for name in ("vcpus", "memory_mib", "disk_gib"):
+        if getattr(left, name) < 1:
+            has, kept = getattr(total, name), getattr(reserve, name)
+            raise ConfigError(
+                f"key 'capacity.reserved_{name}': {kept} leaves nothing of this host's {has} for instances",
+                hint="lower it, or free some",
+            )
+    return left
+
+
+def usage(directory: Path) -> Usage:
+    return Usage(
+        load=os.getloadavg()[0],
+        memory_available_mib=_meminfo_mib("MemAvailable"),
+        disk_available_gib=_free_bytes(directory) // _GIB,
+    )
+
+
+def _meminfo_mib(key: str) -> int:
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        name, _, value = line.partition(":")
+        if name == key:
+            return int(value.split()[0]) * 1024 // _MIB
+    raise RuntimeError(f"/proc/meminfo has no {key}")
+
+
+def _free_bytes(directory: Path) -> int:
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize
+
+
+def _filled_bytes(directory: Path) -> int:
+    filled = 0
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            try:
+                filled += os.lstat(Path(folder, name)).st_blocks * 512
+            except FileNotFoundError:  # a machine is just being deleted
+                continue
+    return filled

@@ -1,0 +1,209 @@
+"""One stream to the coordinator, from Hello to its end. Holds no state that outlives it."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any, Final, NoReturn, Protocol
+
+import grpc.aio
+import structlog
+
+from agent import wire
+from agent.host import Usage
+from agent.outbox import Outbox
+from hostler.errors import HostlerError
+from protos.hostler.v1 import fleet_pb2 as pb
+from protos.hostler.v1.fleet_pb2_grpc import FleetStub
+from providers.contract import InstanceSpec, Phase
+
+WELCOME_SECONDS: Final = 20.0
+_GOODBYE_SECONDS: Final = 2.0
+
+# A silent peer is noticed within the sum of the first two. The coordinator must allow such pings
+# (grpc.http2.min_ping_interval_without_data_ms), or it ends quiet connections with "too_many_pings".
+CHANNEL_OPTIONS: Final = (
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 8_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.use_local_subchannel_pool", 1),  # a new channel starts without the back-off of the one before
+    ("grpc.enable_retries", 0),
+)
+
+_log = structlog.get_logger(__name__)
+
+
+class SessionLost(HostlerError):
+    """The stream ended or never came to be."""
+
+    code = "session_lost"
+
+
+class Commands(Protocol):
+    """Who carries commands out. Both return at once."""
+
+    def create(self, spec: InstanceSpec) -> None: ...
+    def delete(self, instance_id: str, generation: int) -> None: ...
+
+
+class Session:
+    def __init__(
+        self,
+        *,
+        address: str,
+        hello: Callable[[], Awaitable[pb.Hello]],
+        usage: Callable[[], Awaitable[Usage]],
+        commands: Commands,
+        outbox: Outbox,
+        driver: str,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._address = address
+        self._hello = hello
+        self._usage = usage
+        self._commands = commands
+        self._outbox = outbox
+        self._driver = driver
+        self._now = now
+        self._heartbeat: pb.Heartbeat | None = None  # only the newest is worth sending
+        self._position = 0
+        self._sent_sequence = 0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve one stream until `stop` is set.
+
+        Raises:
+            SessionLost: it ended otherwise.
+            ProviderError: there is no inventory to speak of, so nothing was said.
+        """
+        hello = await self._hello()
+        async with grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS) as channel:
+            call = FleetStub(channel).Session()
+            try:
+                await self._serve(call, hello, stop)
+            except grpc.aio.AioRpcError as error:
+                raise SessionLost(f"{self._address}: {error.code().name}: {error.details()}") from error
+            except asyncio.InvalidStateError:
+                await self._raise_ended(call)
+            finally:
+                call.cancel()
+
+    async def _serve(self, call: Any, hello: pb.Hello, stop: asyncio.Event) -> None:
+        await call.write(pb.AgentMessage(hello=hello))
+        welcome = await self._welcomed(call)
+        _log.info(
+            "connected",
+            coordinator=self._address,
+            version=welcome.coordinator_version,
+            controller=welcome.controller_id,
+            machines=len(hello.inventory.machines),
+        )
+        reader = asyncio.create_task(self._read(call), name="session reader")
+        writer = asyncio.create_task(self._write(call, stop), name="session writer")
+        heart = asyncio.create_task(self._beat(min(max(welcome.heartbeat_seconds, 1), 300)), name="session heartbeat")
+        stopping = asyncio.create_task(stop.wait(), name="session stop")
+        tasks = {reader, writer, heart, stopping}
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            if stopping in done:
+                self._outbox.changed.set()
+                await asyncio.wait({writer}, timeout=_GOODBYE_SECONDS)
+                await asyncio.wait({reader}, timeout=_GOODBYE_SECONDS)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _welcomed(self, call: Any) -> pb.Welcome:
+        try:
+            async with asyncio.timeout(WELCOME_SECONDS):
+                message = await call.read()
+        except TimeoutError:
+            raise SessionLost(f"{self._address}: no Welcome within {WELCOME_SECONDS:.0f} s") from None
+        if message is grpc.aio.EOF or not message.HasField("welcome"):
+            raise SessionLost(f"{self._address}: the coordinator did not begin with Welcome")
+        welcome: pb.Welcome = message.welcome
+        return welcome
+
+    async def _read(self, call: Any) -> NoReturn:
+        while (message := await call.read()) is not grpc.aio.EOF:
+            self._obey(message)
+        raise SessionLost(f"{self._address}: the coordinator closed the stream")
+
+    def _obey(self, message: pb.CoordinatorMessage) -> None:
+        match message.WhichOneof("message"):
+            case "create_instance":
+                self._create(message.create_instance)
+            case "delete_instance":
+                self._delete(message.delete_instance)
+            case "event_ack":
+                # What was not sent on this stream cannot have been meant.
+                self._outbox.acknowledge(min(message.event_ack.sequence, self._sent_sequence))
+            case kind:
+                _log.warning("message not understood", kind=kind)
+
+    def _create(self, command: pb.CreateInstance) -> None:
+        try:
+            spec = wire.spec(command, driver=self._driver)
+        except wire.CommandInvalid as error:
+            self._refuse(command.instance_id, command.generation, Phase.FAILED, error)
+        else:
+            self._commands.create(spec)
+
+    def _delete(self, command: pb.DeleteInstance) -> None:
+        try:
+            wire.check_instance_id(command.instance_id)
+        except wire.CommandInvalid as error:
+            self._refuse(command.instance_id, command.generation, Phase.DELETE_FAILED, error)
+        else:
+            self._commands.delete(command.instance_id, command.generation)
+
+    def _refuse(self, instance_id: str, generation: int, phase: Phase, error: wire.CommandInvalid) -> None:
+        _log.warning("command refused", instance=instance_id[:80], error=str(error))
+        self._outbox.add_event(
+            instance_id, generation, phase, self._now(), detail=str(error), error_code=wire.CommandInvalid.code
+        )
+
+    async def _write(self, call: Any, stop: asyncio.Event) -> None:
+        """The only one to write: gRPC takes one message at a time, and its flow control is the back-pressure."""
+        while True:
+            self._outbox.changed.clear()
+            message = self._next()
+            if message is not None:
+                await call.write(message)
+            elif stop.is_set():
+                await call.done_writing()
+                return
+            else:
+                await self._outbox.changed.wait()
+
+    def _next(self) -> pb.AgentMessage | None:
+        if self._heartbeat is not None:
+            beat, self._heartbeat = self._heartbeat, None
+            return pb.AgentMessage(heartbeat=beat)
+        entry = self._outbox.after(self._position)
+        if entry is None:
+            return None
+        self._position = entry.position
+        self._sent_sequence = max(self._sent_sequence, entry.sequence)
+        return entry.message
+
+    async def _beat(self, seconds: int) -> NoReturn:
+        while True:
+            usage = await self._usage()
+            self._heartbeat = pb.Heartbeat(
+                load=usage.load,
+                memory_available_mib=usage.memory_available_mib,
+                disk_available_gib=usage.disk_available_gib,
+            )
+            self._outbox.changed.set()
+            await asyncio.sleep(seconds)
+
+    async def _raise_ended(self, call: Any) -> NoReturn:
+        """gRPC answers a write to an ended call with InvalidStateError; the call knows why it ended."""
+        details = ""
+        with contextlib.suppress(asyncio.CancelledError):
+            details = f"{(await call.code()).name}: {await call.details()}"
+        raise SessionLost(f"{self._address}: {details or 'the stream ended'}")

@@ -1,0 +1,113 @@
+"""Between the wire's messages and the contract's values. Validates what comes in; nothing else here."""
+
+import re
+import uuid
+from datetime import datetime
+from typing import ClassVar, Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from hostler.errors import HostlerError
+from protos.hostler.v1 import fleet_pb2 as pb
+from providers.contract import Arch, Bootstrap, InstanceSpec, Machine, MachineState, Phase, Resources
+
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+
+PHASES: Final = {
+    Phase.ACCEPTED: pb.PHASE_ACCEPTED,
+    Phase.DISK: pb.PHASE_DISK,
+    Phase.STARTED: pb.PHASE_STARTED,
+    Phase.STOPPED: pb.PHASE_STOPPED,
+    Phase.FAILED: pb.PHASE_FAILED,
+    Phase.DELETED: pb.PHASE_DELETED,
+    Phase.DELETE_FAILED: pb.PHASE_DELETE_FAILED,
+}
+_STATES: Final = {
+    MachineState.CREATING: pb.MACHINE_STATE_CREATING,
+    MachineState.RUNNING: pb.MACHINE_STATE_RUNNING,
+    MachineState.STOPPED: pb.MACHINE_STATE_STOPPED,
+}
+
+
+class CommandInvalid(HostlerError):
+    """A command of the coordinator that cannot be carried out as it stands."""
+
+    code: ClassVar[str] = "command_invalid"
+
+
+def check_instance_id(instance_id: str) -> None:
+    """Ids become file and machine names, so only the canonical form of a UUID passes.
+
+    Raises:
+        CommandInvalid: anything else.
+    """
+    try:
+        canonical = str(uuid.UUID(instance_id))
+    except ValueError:
+        canonical = ""
+    if canonical != instance_id:
+        raise CommandInvalid(f"instance id {instance_id[:80]!r} is not a UUID in its usual form")
+
+
+def spec(command: pb.CreateInstance, *, driver: str) -> InstanceSpec:
+    """
+    Raises:
+        CommandInvalid: no provider could make an instance from it.
+    """
+    check_instance_id(command.instance_id)
+    if command.driver != driver:
+        raise CommandInvalid(
+            f"this host's driver is '{driver}', not '{command.driver}'", hint="change the pool's provider"
+        )
+    if _NAME.fullmatch(command.name) is None:
+        raise CommandInvalid(f"name {command.name[:80]!r} is not a host name of letters, digits and '-', 63 at most")
+    if command.arch not in list(Arch):
+        raise CommandInvalid(f"arch {command.arch[:80]!r} is none of {', '.join(Arch)}")
+    wanted = command.resources
+    if min(wanted.vcpus, wanted.memory_mib, wanted.disk_gib) < 1:
+        raise CommandInvalid(
+            f"vcpus {wanted.vcpus}, memory_mib {wanted.memory_mib}, disk_gib {wanted.disk_gib}: each must be 1 or more"
+        )
+    return InstanceSpec(
+        instance_id=command.instance_id,
+        generation=command.generation,
+        name=command.name,
+        image=command.image,
+        resources=resources_in(wanted),
+        arch=Arch(command.arch),
+        pool_id=command.pool_id,
+        bootstrap=Bootstrap(
+            metadata_url=command.bootstrap.metadata_url,
+            callback_url=command.bootstrap.callback_url,
+            token=command.bootstrap.token,
+            user_data=command.bootstrap.user_data,
+        ),
+    )
+
+
+def resources_in(message: pb.Resources) -> Resources:
+    return Resources(vcpus=message.vcpus, memory_mib=message.memory_mib, disk_gib=message.disk_gib)
+
+
+def resources_out(value: Resources) -> pb.Resources:
+    return pb.Resources(vcpus=value.vcpus, memory_mib=value.memory_mib, disk_gib=value.disk_gib)
+
+
+def inventory(machines: list[Machine]) -> pb.Inventory:
+    return pb.Inventory(machines=[_machine(machine) for machine in machines])
+
+
+def timestamp(at: datetime) -> Timestamp:
+    made = Timestamp()
+    made.FromDatetime(at)
+    return made
+
+
+def _machine(machine: Machine) -> pb.Machine:
+    return pb.Machine(
+        instance_id=machine.instance_id,
+        generation=machine.generation,
+        name=machine.name,
+        state=_STATES[machine.state],
+        phases=[pb.PhaseReached(phase=PHASES[phase], at=timestamp(at)) for phase, at in machine.phases.items()],
+    )

@@ -1,0 +1,35 @@
+"""The agent's configuration with the libvirt provider. Imported only when asked for: needs libvirt's bindings."""
+
+from pathlib import Path
+
+from agent.config import AgentConfig
+from hostler.config import check
+from hostler.errors import ConfigError
+from providers.contract import HostProvider
+from providers.libvirt import ImageFile, LibvirtProvider, LibvirtSettings
+
+
+class LibvirtConfig(AgentConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    libvirt: LibvirtSettings
+    image: tuple[ImageFile, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = [image.name for image in self.image]
+        for name in names:
+            check(names.count(name) == 1, f"image: the name '{name}' is given to more than one [[image]]")
+
+    def check_files(self) -> None:
+        if not self.image:
+            raise ConfigError("key 'image': no image is named", hint="add an [[image]] with name, path and arch")
+        for image in self.image:
+            if not Path(image.path).is_file():
+                raise ConfigError(
+                    f"key 'image.path': {image.path} of image '{image.name}' is no file", hint="name an existing image"
+                )
+
+    def make_provider(self) -> HostProvider:
+        return LibvirtProvider(self.libvirt, list(self.image), self.instances_path)
+
+
+CONFIG = LibvirtConfig

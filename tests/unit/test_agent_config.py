@@ -1,0 +1,100 @@
+"""The agent's configuration file: defaults, and what each wrong key is told."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.config import AgentConfig, load
+from agent.host import Reserve, capacity
+from agent.with_simulated import SimulatedConfig
+from hostler.errors import ConfigError
+from providers.contract import Resources
+
+
+def read(tmp_path: Path, text: str) -> AgentConfig:
+    path = tmp_path / "agent.toml"
+    path.write_text(text)
+    return load(path)
+
+
+def test_everything_but_the_driver_has_a_default(tmp_path: Path) -> None:
+    config = read(tmp_path, "[simulated]")
+    assert isinstance(config, SimulatedConfig)
+    assert config.data_dir == "/var/lib/hostler-agent"
+    assert config.coordinator.address == "127.0.0.1:9998"
+    assert config.capacity.cpu_overcommit == 1.0
+    assert config.host.name
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "exactly one of [libvirt] and [simulated] is needed, found neither"),
+        (
+            "[simulated]\n[libvirt]",
+            "exactly one of [libvirt] and [simulated] is needed, found [libvirt] and [simulated]",
+        ),
+        ("[simulated", "not valid TOML"),
+        ("log_level = 'loud'\n[simulated]", "key 'log_level': Invalid enum value 'loud'"),
+        ("data_dir = 'here'\n[simulated]", "data_dir: 'here' must be an absolute path"),
+        ("colour = 1\n[simulated]", "key 'colour': unknown; allowed here: data_dir, log_level, host"),
+        ("[host]\nname = 'a b'\n[simulated]", "key 'host': name: 'a b' is not a host name"),
+        ("[coordinator]\naddress = '10.0.0.1:9998'\n[simulated]", "not encrypted until mutual TLS exists"),
+        ("[coordinator]\naddress = 'localhost'\n[simulated]", "address: 'localhost' is not HOST:PORT"),
+        ("[coordinator]\naddress = '127.0.0.1:0'\n[simulated]", "the port must be from 1 to 65535"),
+        ("[capacity]\nreserved_vcpus = -1\n[simulated]", "reserved_vcpus: must be 0 or more"),
+        ("[capacity]\ncpu_overcommit = 0.5\n[simulated]", "cpu_overcommit: must be from 1.0 to 32.0"),
+        ("[capacity]\ncpu_overcommit = nan\n[simulated]", "cpu_overcommit: must be from 1.0 to 32.0"),
+        ("[simulated]\nimages = []", "name at least one image"),
+        ("[simulated]\ndisk_seconds = -1", "key 'simulated.disk_seconds'"),
+        ("[libvirt]\nspeed = 1", "key 'libvirt.speed': unknown"),
+        (
+            "[libvirt]\n" + 2 * "[[image]]\nname = 'a'\npath = '/a'\narch = 'amd64'\n",
+            "the name 'a' is given to more than one [[image]]",
+        ),
+    ],
+)
+def test_a_wrong_key_is_named_with_what_is_allowed(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, text)
+    assert str(caught.value).startswith(str(tmp_path / "agent.toml"))
+    assert said in str(caught.value)
+
+
+def test_an_image_that_is_not_there_is_named(tmp_path: Path) -> None:
+    config = read(tmp_path, "[libvirt]\n[[image]]\nname = 'a'\npath = '/nowhere/a.qcow2'\narch = 'amd64'\n")
+    with pytest.raises(ConfigError, match=r"/nowhere/a\.qcow2 of image 'a' is no file"):
+        config.check_files()
+
+
+def test_libvirt_without_an_image_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"add an \[\[image\]\]"):
+        read(tmp_path, "[libvirt]").check_files()
+
+
+@pytest.mark.parametrize(("table", "status"), [("simulated", 0), ("libvirt", 2)])
+def test_libvirts_bindings_are_needed_only_when_asked_for(tmp_path: Path, table: str, status: int) -> None:
+    (tmp_path / "agent.toml").write_text(f"data_dir = '{tmp_path}/data'\n[{table}]\n[capacity]\nreserved_disk_gib = 0")
+    program = "import sys; sys.modules['libvirt'] = None; from agent.main import main; main()"  # as if not installed
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "--config", str(tmp_path / "agent.toml"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == status, ended.stderr
+    assert ("pip install 'hostler[agent,libvirt]'" in ended.stderr) == (table == "libvirt")
+
+
+def test_capacity_is_what_the_reserve_leaves_and_only_processors_are_overcommitted() -> None:
+    whole = Resources(vcpus=8, memory_mib=16384, disk_gib=100)
+    reserve = Reserve(vcpus=2, memory_mib=4096, disk_gib=10, cpu_overcommit=2.5)
+    assert capacity(whole, reserve) == Resources(vcpus=15, memory_mib=12288, disk_gib=90)
+
+
+def test_a_reserve_that_leaves_nothing_names_its_key() -> None:
+    whole = Resources(vcpus=8, memory_mib=1024, disk_gib=100)
+    with pytest.raises(ConfigError, match=r"key 'capacity\.reserved_memory_mib': 1024 leaves nothing"):
+        capacity(whole, Reserve(vcpus=0, memory_mib=1024, disk_gib=10, cpu_overcommit=1.0))
