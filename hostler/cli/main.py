@@ -151,7 +151,10 @@ def _show(answer: Message, table: RenderableType, *, json: bool) -> None:
         print(shape.to_json(answer))
         return
     # Into a pipe nothing is wrapped: a line is a row.
-    Console(width=None if sys.stdout.isatty() else 10_000, highlight=False).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False)
+    with console.capture() as captured:  # rich would answer a broken pipe in its own way
+        console.print(table)
+    sys.stdout.write(captured.get())
 
 
 def _tell(message: str) -> None:
