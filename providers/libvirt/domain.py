@@ -1,0 +1,173 @@
+"""The domain XML of a machine. Pure: values in, text out.
+
+Element names and defaults: libvirt's domain XML format (formatdomain).
+"""
+
+import platform
+from enum import StrEnum
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Final
+from xml.etree import ElementTree as ET
+
+import msgspec
+
+from providers.contract import Arch, Resources
+from providers.libvirt.xml import element, parse, render
+
+NAMESPACE: Final = "urn:hostler:instance:1"
+BALLOON_SECONDS: Final = 10
+
+ET.register_namespace("hostler", NAMESPACE)
+
+_OS_ARCH: Final = {Arch.AMD64: "x86_64", Arch.ARM64: "aarch64"}
+_OS_MACHINE: Final = {Arch.AMD64: "q35", Arch.ARM64: "virt"}
+# Debian's qemu-efi-aarch64; named outright, because firmware that libvirt picks itself gets its variable store outside
+# the instance's directory, where nothing would remove it.
+_ARM64_FIRMWARE: Final = Path("/usr/share/AAVMF/AAVMF_CODE.fd")
+_ARM64_VARIABLES: Final = Path("/usr/share/AAVMF/AAVMF_VARS.fd")
+
+
+def is_host_arch(arch: Arch) -> bool:
+    """Only such machines can be accelerated."""
+    return platform.machine() == _OS_ARCH[arch]
+
+
+class Acceleration(StrEnum):
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+class Tag(msgspec.Struct, frozen=True):
+    """What a domain says of itself, so that it is known even when its directory is lost."""
+
+    instance_id: str
+    generation: int
+    owner: str  # the directory of the provider that made it
+
+
+class DomainPlan(msgspec.Struct, frozen=True):
+    """Everything that the XML depends on."""
+
+    tag: Tag
+    name: str
+    arch: Arch
+    resources: Resources
+    acceleration: Acceleration
+    disk: Path
+    seed: Path
+    console: Path
+    firmware_variables: Path  # made by libvirt where the machine boots by UEFI
+    network: str
+    mac: str
+
+
+def mac_address(address: IPv4Address) -> str:
+    """A MAC that goes with the address for good, so that a reused address leaves no stale neighbour entry."""
+    low = int(address) & 0xFFFFFF
+    # 52:54:00 is the prefix that QEMU and libvirt use for guests.
+    return f"52:54:00:{low >> 16:02x}:{low >> 8 & 0xFF:02x}:{low & 0xFF:02x}"
+
+
+def domain_xml(plan: DomainPlan) -> str:
+    """A transient machine for one use: it ends at power-off, reboot and crash."""
+    return render(
+        element(
+            "domain",
+            {"type": "kvm" if plan.acceleration is Acceleration.KVM else "qemu"},
+            element("name", text=plan.name),
+            element("uuid", text=plan.tag.instance_id),
+            element("metadata", None, _tag_element(plan.tag)),
+            element("memory", {"unit": "MiB"}, text=str(plan.resources.memory_mib)),
+            element("vcpu", text=str(plan.resources.vcpus)),
+            _boot(plan),
+            _features(plan.arch),
+            element("cpu", {"mode": "host-passthrough" if plan.acceleration is Acceleration.KVM else "maximum"}),
+            element("clock", {"offset": "utc"}),
+            element("on_poweroff", text="destroy"),
+            element("on_reboot", text="destroy"),
+            element("on_crash", text="destroy"),
+            _devices(plan),
+        )
+    )
+
+
+def read_tag(metadata: str) -> Tag | None:
+    """The tag in what libvirt returns for our namespace; None when it is not one of ours."""
+    found = parse(metadata)
+    instance_id, generation, owner = (found.get(key) for key in ("id", "generation", "owner"))
+    if instance_id is None or generation is None or owner is None or not generation.isdigit():
+        return None
+    return Tag(instance_id, int(generation), owner)
+
+
+def _tag_element(tag: Tag) -> ET.Element:
+    return element(
+        f"{{{NAMESPACE}}}instance", {"id": tag.instance_id, "generation": str(tag.generation), "owner": tag.owner}
+    )
+
+
+def _boot(plan: DomainPlan) -> ET.Element:
+    boot = element(
+        "os", None, element("type", {"arch": _OS_ARCH[plan.arch], "machine": _OS_MACHINE[plan.arch]}, text="hvm")
+    )
+    if plan.arch is Arch.ARM64:
+        boot.append(element("loader", {"readonly": "yes", "type": "pflash"}, text=str(_ARM64_FIRMWARE)))
+        boot.append(element("nvram", {"template": str(_ARM64_VARIABLES)}, text=str(plan.firmware_variables)))
+    boot.append(element("boot", {"dev": "hd"}))
+    return boot
+
+
+def _features(arch: Arch) -> ET.Element:
+    features = element("features", None, element("acpi"))
+    if arch is Arch.AMD64:
+        features.append(element("apic"))
+    return features
+
+
+def _devices(plan: DomainPlan) -> ET.Element:
+    devices = element(
+        "devices",
+        None,
+        _disk(plan.disk, "vda", "qcow2", read_only=False),
+        _disk(plan.seed, "vdb", "raw", read_only=True),
+        _interface(plan),
+        element("serial", {"type": "file"}, element("source", {"path": str(plan.console), "append": "off"})),
+        element("controller", {"type": "usb", "model": "none"}),
+        element("rng", {"model": "virtio"}, element("backend", {"model": "random"}, text="/dev/urandom")),
+        element("memballoon", {"model": "virtio"}, element("stats", {"period": str(BALLOON_SECONDS)})),
+    )
+    if plan.arch is Arch.AMD64:
+        # Lets a kernel panic end the machine; the ISA model exists on x86 only.
+        devices.append(element("panic", {"model": "isa"}))
+    return devices
+
+
+def _disk(path: Path, target: str, image_format: str, *, read_only: bool) -> ET.Element:
+    driver = {"name": "qemu", "type": image_format}
+    if not read_only:
+        # The overlay dies with the machine, so nothing is ever flushed for its sake; and a full host disk gives the
+        # guest an I/O error: QEMU's own default would pause it for ever.
+        driver |= {"cache": "unsafe", "discard": "unmap", "error_policy": "report"}
+    disk = element(
+        "disk",
+        {"type": "file", "device": "disk"},
+        element("driver", driver),
+        element("source", {"file": str(path)}),
+        element("target", {"dev": target, "bus": "virtio"}),
+    )
+    if read_only:
+        disk.append(element("readonly"))
+    return disk
+
+
+def _interface(plan: DomainPlan) -> ET.Element:
+    return element(
+        "interface",
+        {"type": "network"},
+        element("mac", {"address": plan.mac}),
+        element("source", {"network": plan.network}),
+        element("model", {"type": "virtio"}),
+        element("rom", {"enabled": "no"}),  # no network boot: one second less, and nothing else to boot from
+        element("port", {"isolated": "yes"}),
+    )

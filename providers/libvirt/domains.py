@@ -1,0 +1,60 @@
+"""The calls on libvirt domains that the provider makes. Blocks; errors are libvirt's own."""
+
+import libvirt
+
+from providers.libvirt.domain import NAMESPACE, Tag, read_tag
+
+
+def is_active(conn: libvirt.virConnect, instance_id: str) -> bool:
+    domain = _look_up(conn, instance_id)
+    try:
+        return domain is not None and bool(domain.isActive())
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return False
+        raise
+
+
+def start(conn: libvirt.virConnect, xml: str) -> None:
+    """Start a transient domain: libvirt keeps no definition that could be left behind."""
+    conn.createXML(xml, libvirt.VIR_DOMAIN_START_VALIDATE)
+
+
+def destroy(conn: libvirt.virConnect, instance_id: str) -> None:
+    """Power off at once; returns when the process is gone. Absent: fine."""
+    domain = _look_up(conn, instance_id)
+    if domain is None:
+        return
+    try:
+        domain.destroy()
+    except libvirt.libvirtError:
+        if is_active(conn, instance_id):
+            raise
+
+
+def tagged(conn: libvirt.virConnect, owner: str) -> dict[str, tuple[Tag, str]]:
+    """The active domains that `owner` made: tag and name by instance id."""
+    found = {}
+    for domain in conn.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+        read = _tag_of(domain)
+        if read is not None and read.owner == owner:
+            found[read.instance_id] = (read, domain.name())
+    return found
+
+
+def _tag_of(domain: libvirt.virDomain) -> Tag | None:
+    try:
+        return read_tag(domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE))
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in {libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_DOMAIN_METADATA}:
+            return None
+        raise
+
+
+def _look_up(conn: libvirt.virConnect, instance_id: str) -> libvirt.virDomain | None:
+    try:
+        return conn.lookupByUUIDString(instance_id)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise

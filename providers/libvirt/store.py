@@ -1,0 +1,168 @@
+"""One directory per instance: what is in it, and the record of how far the instance has come.
+
+<root>/<instance id>/  state.json    the record, without secrets; written before a phase is reported
+                       disk.qcow2    the overlay on the image
+                       seed.iso      what the guest is told, with its secret
+                       console.log   and console.log.0 … when virtlogd has rotated it
+"""
+
+import os
+import shutil
+import threading
+import uuid
+from datetime import UTC, datetime
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from providers.contract import Arch, InstanceSpec, Phase, ProviderError, Resources
+from providers.libvirt.network import lowest_free
+
+# QEMU's own user must get through to the disk, and nobody needs to list.
+_DIRECTORY_MODE: Final = 0o711
+
+_log = structlog.get_logger(__name__)
+
+
+class Record(msgspec.Struct, frozen=True):
+    """An instance as its directory knows it."""
+
+    instance_id: str
+    generation: int
+    name: str
+    image: str
+    resources: Resources
+    arch: Arch
+    pool_id: str
+    address: str
+    phases: dict[Phase, datetime] = {}
+
+    @property
+    def ip(self) -> IPv4Address:
+        return IPv4Address(self.address)
+
+
+class Folder(msgspec.Struct, frozen=True):
+    """The paths of one instance."""
+
+    path: Path
+
+    @property
+    def state(self) -> Path:
+        return self.path / "state.json"
+
+    @property
+    def disk(self) -> Path:
+        return self.path / "disk.qcow2"
+
+    @property
+    def seed(self) -> Path:
+        return self.path / "seed.iso"
+
+    @property
+    def console(self) -> Path:
+        return self.path / "console.log"
+
+    @property
+    def firmware_variables(self) -> Path:
+        return self.path / "firmware.fd"
+
+
+class Store:
+    """The instances' directories. Blocks; safe to call from several threads for different instances."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._giving_addresses = threading.Lock()
+
+    def prepare(self) -> None:
+        """Make the root; refuses one that cannot be written, now rather than at the first job."""
+        self.root.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
+        trial = self.root / ".trial"
+        trial.write_bytes(b"")
+        trial.unlink()
+
+    def folder(self, instance_id: str) -> Folder:
+        """Where an instance lives; the id is checked, because it becomes a path."""
+        if not is_uuid(instance_id):
+            raise ProviderError(f"instance id '{instance_id}' is not a UUID in its usual form")
+        return Folder(self.root / instance_id)
+
+    def begin(self, spec: InstanceSpec, subnet: IPv4Network) -> Record:
+        """Make the directory and record the instance as accepted, with an address of its own."""
+        folder = self.folder(spec.instance_id)
+        with self._giving_addresses:
+            address = lowest_free(subnet, {record.ip for record in self.records()})
+            if address is None:
+                raise ProviderError(
+                    f"every address of {subnet} is taken by an instance", hint="set a larger [libvirt] subnet"
+                )
+            record = Record(
+                instance_id=spec.instance_id,
+                generation=spec.generation,
+                name=spec.name,
+                image=spec.image,
+                resources=spec.resources,
+                arch=spec.arch,
+                pool_id=spec.pool_id,
+                address=str(address),
+            )
+            folder.path.mkdir(mode=_DIRECTORY_MODE)
+            return self.reached(record, Phase.ACCEPTED)
+
+    def reached(self, record: Record, phase: Phase) -> Record:
+        """Record a phase durably."""
+        updated = msgspec.structs.replace(record, phases=record.phases | {phase: datetime.now(UTC)})
+        folder = self.folder(record.instance_id)
+        _replace(folder.state, msgspec.json.encode(updated))
+        return updated
+
+    def record(self, instance_id: str) -> Record | None:
+        """What is recorded; None when there is nothing, or nothing readable (a crash at the very beginning)."""
+        try:
+            return msgspec.json.decode(self.folder(instance_id).state.read_bytes(), type=Record)
+        except FileNotFoundError:
+            return None
+        except msgspec.MsgspecError as error:
+            _log.warning("state_unreadable", instance_id=instance_id, error=str(error))
+            return None
+
+    def ids(self) -> list[str]:
+        return sorted(entry.name for entry in self.root.iterdir() if is_uuid(entry.name))
+
+    def records(self) -> list[Record]:
+        return [record for record in map(self.record, self.ids()) if record is not None]
+
+    def remove(self, instance_id: str) -> None:
+        """Remove the directory and everything in it; none there: fine."""
+        folder = self.folder(instance_id)
+        # virtlogd may rotate the console while the tree is walked: what was made meanwhile goes in the second round.
+        for _ in range(2):
+            shutil.rmtree(folder.path, ignore_errors=True)
+        if folder.path.exists():
+            shutil.rmtree(folder.path)
+
+
+def is_uuid(text: str) -> bool:
+    try:
+        return str(uuid.UUID(text)) == text
+    except ValueError:
+        return False
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file so that after a crash it is the old one or the new one."""
+    draft = path.with_suffix(".new")
+    with draft.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
