@@ -20,8 +20,9 @@ from coordinator.store.sealing import Sealer
 
 
 class PhaseFact(msgspec.Struct, frozen=True):
-    """A phase that an instance reached, as its host or provider reports it."""
+    """A phase that an instance reached, as its host or provider reports it. A host speaks only of its own."""
 
+    host: str  # empty: a cloud provider
     instance_id: str
     phase: Phase
     at: datetime
@@ -70,7 +71,7 @@ class Instances:
             seen = await _steps_seen(connection, known)
             for fact in facts:
                 instance = known.get(fact.instance_id)
-                if instance is None:
+                if instance is None or instance.host != fact.host:
                     continue
                 changed = changes.on_phase(instance, fact.phase, fact.at, fact.detail)
                 known[instance.id] = _with_provider_id(changed.instance, fact.provider_id)
@@ -120,6 +121,12 @@ class Instances:
                 await _forget_files(connection, instance_id)
         self._feed.publish(entries)
         return instance
+
+    async def system_info(self, instance_id: str, os_name: str, os_version: str) -> None:
+        """Keep what the guest says of its system."""
+        async with self._database.write() as connection:
+            told = {"os_name": os_name, "os_version": os_version}
+            await connection.execute(sa.update(instances).where(instances.c.id == instance_id).values(told))
 
     async def configure_runner(self, instance_id: str, forge_runner_id: int, files: Mapping[str, bytes]) -> None:
         """Keep the just-in-time configuration until the guest fetches it."""

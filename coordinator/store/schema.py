@@ -197,6 +197,8 @@ instances = sa.Table(
     _text("provider_id"),
     sa.Column("forge_runner_id", sa.BigInteger, nullable=False),
     _text("fault"),
+    sa.Column("os_name", sa.Text, nullable=False, server_default=""),
+    sa.Column("os_version", sa.Text, nullable=False, server_default=""),
     # Sealed; emptied when the runner is up.
     sa.Column("runner_files", sa.LargeBinary, nullable=True),
     sa.Column("runner_files_taken", Names, nullable=False),

@@ -50,6 +50,9 @@ class Store:
         self.controller_id = ""
         self.instance_token_key = b""
 
+    def now(self) -> datetime:
+        return self._clock()
+
     async def open(self) -> None:
         await migrate(self._database)
         async with self._database.write() as connection:

@@ -176,6 +176,8 @@ def upgrade() -> None:
         sa.Column("provider_id", sa.Text(), nullable=False),
         sa.Column("forge_runner_id", sa.BigInteger(), nullable=False),
         sa.Column("fault", sa.Text(), nullable=False),
+        sa.Column("os_name", sa.Text(), server_default="", nullable=False),
+        sa.Column("os_version", sa.Text(), server_default="", nullable=False),
         sa.Column("runner_files", sa.LargeBinary(), nullable=True),
         sa.Column("runner_files_taken", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(["entity_id"], ["entities.id"], name=op.f("fk_instances_entity_id")),

@@ -1,0 +1,153 @@
+"""The admin service: what the `hostler` client asks for."""
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+import grpc
+import structlog
+
+from coordinator.declare import Declaration
+from coordinator.domain.instance import Instance
+from coordinator.domain.job import Job
+from coordinator.domain.resources import Resources
+from coordinator.domain.timeline import Entry
+from coordinator.engine.engine import Engine
+from coordinator.fleet import wire
+from coordinator.fleet.links import Links
+from coordinator.store.hosts import HostRecord
+from coordinator.store.store import Store
+from hostler import __version__, config
+from hostler.errors import HostlerError
+from protos.hostler.v1 import admin_pb2 as pb
+from protos.hostler.v1 import fleet_pb2
+from protos.hostler.v1.admin_pb2_grpc import AdminServicer
+
+log = structlog.get_logger()
+
+_DOCUMENT: Final = "document"
+
+
+class AdminService(AdminServicer):
+    def __init__(self, store: Store, links: Links, engine: Engine, clouds: frozenset[str]) -> None:
+        self._store = store
+        self._links = links
+        self._engine = engine
+        self._clouds = clouds
+
+    async def FleetStatus(
+        self, request: pb.FleetStatusRequest, context: "grpc.aio.ServicerContext[object, object]"
+    ) -> pb.FleetStatusResponse:
+        instances = await self._store.instances.alive()
+        return pb.FleetStatusResponse(
+            coordinator_version=__version__,
+            controller_id=self._store.controller_id,
+            hosts=[self._host(host, instances) for host in await self._store.hosts.all()],
+            instances=[_instance(instance) for instance in instances],
+        )
+
+    async def Apply(
+        self, request: pb.ApplyRequest, context: "grpc.aio.ServicerContext[object, object]"
+    ) -> pb.ApplyResponse:
+        try:
+            declared = config.parse(request.document, Declaration, _DOCUMENT)
+            changes = await self._store.catalog.apply(declared, self._clouds)
+        except HostlerError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        self._store.feed.work.set()
+        return pb.ApplyResponse(changes=changes)
+
+    async def ListJobs(
+        self, request: pb.ListJobsRequest, context: "grpc.aio.ServicerContext[object, object]"
+    ) -> pb.ListJobsResponse:
+        names = await self._entity_names()
+        jobs = await self._store.history.jobs(completed=request.all)
+        return pb.ListJobsResponse(jobs=[self._job(job, names) for job in jobs])
+
+    async def GetJob(self, request: pb.GetJobRequest, context: "grpc.aio.ServicerContext[object, object]") -> pb.Job:
+        job = await self._store.history.job(request.id)
+        if job is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no job '{request.id}'")
+        answer = self._job(job, await self._entity_names())
+        answer.timeline.extend(_entry(entry) for entry in await self._store.history.timeline(job))
+        return answer
+
+    async def Watch(
+        self, request: pb.WatchRequest, context: "grpc.aio.ServicerContext[object, object]"
+    ) -> AsyncIterator[pb.TimelineEntry]:
+        async for entry in self._store.feed.watch():
+            yield _entry(entry)
+
+    async def GetConsole(
+        self, request: pb.GetConsoleRequest, context: "grpc.aio.ServicerContext[object, object]"
+    ) -> pb.GetConsoleResponse:
+        instance = await self._store.history.instance(request.instance)
+        if instance is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no instance '{request.instance}'")
+        console = await self._store.hosts.console(instance.id)
+        if console is None:
+            reason = f"the console of '{instance.name}' is not here: it is kept when the machine is destroyed"
+            await context.abort(grpc.StatusCode.NOT_FOUND, reason)
+        data, truncated = console
+        return pb.GetConsoleResponse(data=data, truncated=truncated)
+
+    async def _entity_names(self) -> dict[str, str]:
+        return {entity.id: entity.full_name for entity in await self._store.catalog.entities()}
+
+    def _host(self, host: HostRecord, instances: list[Instance]) -> pb.Host:
+        used = sum((i.resources for i in instances if i.host == host.name), Resources())
+        link = self._links.get(host.name)
+        return pb.Host(
+            name=host.name,
+            connected=link is not None,
+            arch=host.arch,
+            capacity=wire.resources(host.capacity),
+            used=wire.resources(used),
+            drivers=[
+                fleet_pb2.Driver(name=name, acceleration=info.acceleration, images=info.images)
+                for name, info in sorted(host.drivers.items())
+            ],
+            agent_version=host.agent_version,
+            last_seen=wire.timestamp(link.last_heard if link else host.last_seen),
+            load=link.load if link else None,
+        )
+
+    def _job(self, job: Job, names: dict[str, str]) -> pb.Job:
+        return pb.Job(
+            id=job.id,
+            forge_job_id=job.key.forge_job_id,
+            attempt=job.key.attempt,
+            entity=names.get(job.entity_id, ""),
+            name=job.name,
+            labels=sorted(job.labels),
+            status=job.status.value,
+            conclusion=job.conclusion,
+            runner_name=job.runner_name,
+            instance_id=job.instance_id,
+            waiting_reason=self._engine.waiting_reason(job.id),
+            queued_at=wire.timestamp(job.queued_at),
+        )
+
+
+def _instance(instance: Instance) -> pb.Instance:
+    return pb.Instance(
+        id=instance.id,
+        name=instance.name,
+        pool_id=instance.pool_id,
+        provider=instance.provider,
+        host=instance.host,
+        status=instance.status.value,
+        runner_status=instance.runner_status.value,
+        job_id=instance.job_id,
+        created_at=wire.timestamp(instance.created_at),
+        fault=instance.fault,
+    )
+
+
+def _entry(entry: Entry) -> pb.TimelineEntry:
+    return pb.TimelineEntry(
+        job_id=entry.job_id,
+        instance_id=entry.instance_id,
+        step=entry.step.value,
+        at=wire.timestamp(entry.at),
+        detail=entry.detail,
+    )

@@ -1,0 +1,130 @@
+"""The coordinator put together: one asyncio process of store, engine, fleet, HTTP and gRPC."""
+
+import asyncio
+import random
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+import grpc
+import structlog
+
+from coordinator.admin import AdminService
+from coordinator.config import CoordinatorConfig
+from coordinator.engine.cloud import CloudExecutor
+from coordinator.engine.engine import Engine
+from coordinator.engine.local import LocalExecutor
+from coordinator.engine.registrar import Registrar
+from coordinator.fleet.links import Links
+from coordinator.fleet.reconciler import Reconciler
+from coordinator.fleet.service import FleetService
+from coordinator.forges.forges import Forges
+from coordinator.http import app, server
+from coordinator.http.webhooks import Webhooks
+from coordinator.runner_api import scripts
+from coordinator.runner_api.routes import RunnerApi
+from coordinator.runner_api.waiting import Waiting
+from coordinator.store.store import Store, open_store
+from coordinator.tokens import InstanceTokens
+from hostler.errors import HostlerError
+from protos.hostler.v1.admin_pb2_grpc import add_AdminServicer_to_server
+from protos.hostler.v1.fleet_pb2_grpc import add_FleetServicer_to_server
+from providers.exec.provider import ExecProvider
+
+log = structlog.get_logger()
+
+_FORGE_TIMEOUT: Final = aiohttp.ClientTimeout(total=30, connect=10)
+_GRPC_OPTIONS: Final = (
+    # A dead peer is noticed within 20 s.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 8_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+    ("grpc.so_reuseport", 0),
+)
+
+
+class AddressInUse(HostlerError):
+    """Something else listens where the coordinator should."""
+
+    code = "address_in_use"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _new_id() -> str:
+    return str(uuid.uuid4())
+
+
+async def run(config: CoordinatorConfig, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set.
+
+    Raises:
+        HostlerError: it cannot start as configured.
+    """
+    async with AsyncExitStack() as stack:
+        store = await open_store(
+            config.database_url, Path(config.data_dir), clock=_now, new_id=_new_id, chance=random.random
+        )
+        stack.push_async_callback(store.close)
+        session = await stack.enter_async_context(aiohttp.ClientSession(timeout=_FORGE_TIMEOUT))
+        parts = _Parts(config, store, session)
+        await stack.enter_async_context(_grpc_server(config.grpc.bind, parts))
+        await stack.enter_async_context(server.serve(parts.http, config.http.bind))
+        engine = asyncio.create_task(parts.engine.run())
+        stack.push_async_callback(_end, engine, parts)
+        log.info("coordinator is up", http=config.http.bind, grpc=config.grpc.bind, controller_id=store.controller_id)
+        await stop.wait()
+        log.info("coordinator goes down; machines keep running")
+
+
+class _Parts:
+    """What serves: put together once, taken down in the reverse order."""
+
+    def __init__(self, config: CoordinatorConfig, store: Store, session: aiohttp.ClientSession) -> None:
+        where = scripts.urls(config.http.public_url)
+        tokens = InstanceTokens(store.instance_token_key, _now)
+        forges = Forges(store.catalog, session, _now)
+        waiting = Waiting()
+        clouds = {settings.name: ExecProvider(settings, store.controller_id) for settings in config.provider}
+        links = Links()
+        local = LocalExecutor(store, links, tokens, where, _now)
+        cloud = CloudExecutor(store, forges, clouds, tokens, where, _now)
+        self.engine = Engine(store, links, local, cloud, Registrar(store, forges, waiting, _now), _now)
+        self.reconciler = Reconciler(store, local.resend)
+        self.fleet = FleetService(store, links, self.reconciler)
+        self.admin = AdminService(store, links, self.engine, frozenset(clouds))
+        webhooks = Webhooks(store.catalog, store.ledger, store.controller_id, _now)
+        self.http = app.build(webhooks, RunnerApi(store, forges, tokens, where, waiting))
+
+
+async def _end(engine: "asyncio.Task[None]", parts: _Parts) -> None:
+    engine.cancel()
+    await asyncio.gather(engine, return_exceptions=True)
+    await parts.engine.close()
+    parts.reconciler.close()
+
+
+@asynccontextmanager
+async def _grpc_server(bind: str, parts: _Parts) -> AsyncIterator[None]:
+    grpc_server = grpc.aio.server(options=_GRPC_OPTIONS)
+    add_FleetServicer_to_server(parts.fleet, grpc_server)
+    add_AdminServicer_to_server(parts.admin, grpc_server)
+    try:
+        grpc_server.add_insecure_port(bind)
+    except RuntimeError:
+        raise AddressInUse(
+            f"grpc.bind: cannot listen on {bind}", hint="is another coordinator running? choose another port"
+        ) from None
+    await grpc_server.start()
+    try:
+        yield
+    finally:
+        await grpc_server.stop(grace=1.0)

@@ -1,0 +1,1 @@
+"""Agents: their streams, what they report, and what is sent to them."""

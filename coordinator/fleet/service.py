@@ -1,0 +1,107 @@
+"""The fleet service: one stream per agent, events in and commands out."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any, Final
+
+import grpc
+import structlog
+
+from coordinator.fleet import wire
+from coordinator.fleet.links import Link, Links
+from coordinator.fleet.reconciler import Reconciler
+from coordinator.store.instances import PhaseFact
+from coordinator.store.store import Store
+from hostler import __version__
+from protos.hostler.v1 import fleet_pb2 as pb
+from protos.hostler.v1.fleet_pb2_grpc import FleetServicer
+
+log = structlog.get_logger()
+
+HEARTBEAT_SECONDS: Final = 15
+Context = grpc.aio.ServicerContext[pb.AgentMessage, pb.CoordinatorMessage]
+
+
+class FleetService(FleetServicer):
+    def __init__(self, store: Store, links: Links, reconciler: Reconciler) -> None:
+        self._store = store
+        self._links = links
+        self._reconciler = reconciler
+
+    async def Session(  # type: ignore[override]
+        self, request_iterator: AsyncIterator[pb.AgentMessage], context: Context
+    ) -> None:
+        hello = await self._hello(request_iterator, context)
+        now = self._store.now()
+        await self._store.hosts.present(wire.host_record(hello, now))
+        link = self._links.open(hello.host, now)
+        log.info("host connected", host=hello.host, agent_version=hello.agent_version)
+        try:
+            await context.write(wire.welcome(__version__, self._store.controller_id, HEARTBEAT_SECONDS))
+            await self._reconciler.compare(link, hello.inventory)
+            await self._serve(link, request_iterator, context)
+        finally:
+            self._links.remove(link)
+            self._store.feed.work.set()
+            log.info("host disconnected", host=hello.host)
+
+    async def _hello(self, messages: AsyncIterator[pb.AgentMessage], context: Context) -> pb.Hello:
+        first = await anext(messages, None)
+        if first is None or not first.HasField("hello") or not first.hello.host:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must be a Hello with a host name")
+        return first.hello
+
+    async def _serve(self, link: Link, messages: AsyncIterator[pb.AgentMessage], context: Context) -> None:
+        """Until the stream ends, is replaced by a newer one, or one of its directions fails."""
+        acks: asyncio.Queue[tuple[int, asyncio.Task[None]]] = asyncio.Queue()
+        tasks = {
+            asyncio.create_task(self._read(link, messages, acks)),
+            asyncio.create_task(self._acknowledge(link, acks)),
+            asyncio.create_task(self._write(link, context)),
+            asyncio.create_task(link.closed.wait()),
+        }
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+                with suppress(asyncio.CancelledError, grpc.RpcError):
+                    await task
+
+    async def _read(self, link: Link, messages: AsyncIterator[pb.AgentMessage], acks: asyncio.Queue[Any]) -> None:
+        async for message in messages:
+            link.last_heard = self._store.now()
+            match message.WhichOneof("message"):
+                case "event":
+                    # Not awaited one by one: events that arrive together share a commit, in their order.
+                    acks.put_nowait((message.event.sequence, asyncio.create_task(self._record(link, message.event))))
+                case "console_log":
+                    console = message.console_log
+                    await self._store.hosts.keep_console(console.instance_id, console.data, truncated=console.truncated)
+                case "heartbeat":
+                    link.load = message.heartbeat
+                    await self._store.hosts.seen(link.host, link.last_heard)
+                case "inventory":
+                    await self._reconciler.compare(link, message.inventory)
+
+    async def _record(self, link: Link, event: pb.InstanceEvent) -> None:
+        phase = wire.PHASES.get(event.phase)
+        if phase is not None:
+            fact = PhaseFact(link.host, event.instance_id, phase, wire.time(event.at), event.detail)
+            await self._store.instances.record_phase(fact)
+
+    async def _acknowledge(self, link: Link, acks: asyncio.Queue[tuple[int, asyncio.Task[None]]]) -> None:
+        while True:
+            sequence, recorded = await acks.get()
+            await recorded
+            link.send(wire.ack(sequence))
+
+    async def _write(self, link: Link, context: Context) -> None:
+        while True:
+            message, sent = await link.next()
+            await context.write(message)
+            if sent is not None:
+                sent()

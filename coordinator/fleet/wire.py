@@ -1,0 +1,85 @@
+"""Between the wire's messages and the domain's values."""
+
+from datetime import UTC, datetime
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from coordinator.domain.changes import Phase
+from coordinator.domain.instance import Instance
+from coordinator.domain.reconcile import Seen
+from coordinator.domain.resources import Resources
+from coordinator.runner_api.scripts import Urls
+from coordinator.store.hosts import HostRecord
+from coordinator.store.rows import DriverInfo
+from protos.hostler.v1 import fleet_pb2 as pb
+
+PHASES: Final = {
+    pb.PHASE_ACCEPTED: Phase.ACCEPTED,
+    pb.PHASE_DISK: Phase.DISK,
+    pb.PHASE_STARTED: Phase.STARTED,
+    pb.PHASE_STOPPED: Phase.STOPPED,
+    pb.PHASE_FAILED: Phase.FAILED,
+    pb.PHASE_DELETED: Phase.DELETED,
+    pb.PHASE_DELETE_FAILED: Phase.DELETE_FAILED,
+}
+
+SEEN: Final = {
+    pb.MACHINE_STATE_CREATING: Seen.CREATING,
+    pb.MACHINE_STATE_RUNNING: Seen.RUNNING,
+    pb.MACHINE_STATE_STOPPED: Seen.STOPPED,
+}
+
+
+def time(stamp: Timestamp) -> datetime:
+    return stamp.ToDatetime(tzinfo=UTC)
+
+
+def timestamp(moment: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp
+
+
+def resources(amounts: Resources) -> pb.Resources:
+    return pb.Resources(vcpus=amounts.vcpus, memory_mib=amounts.memory_mib, disk_gib=amounts.disk_gib)
+
+
+def host_record(hello: pb.Hello, now: datetime) -> HostRecord:
+    capacity = Resources(hello.capacity.vcpus, hello.capacity.memory_mib, hello.capacity.disk_gib)
+    drivers = {driver.name: DriverInfo(driver.acceleration, list(driver.images)) for driver in hello.drivers}
+    return HostRecord(hello.host, hello.arch, capacity, drivers, hello.agent_version, now)
+
+
+def create_command(instance: Instance, arch: str, where: Urls, token: str, user_data: bytes) -> pb.CoordinatorMessage:
+    return pb.CoordinatorMessage(
+        create_instance=pb.CreateInstance(
+            instance_id=instance.id,
+            generation=instance.generation,
+            name=instance.name,
+            driver=instance.provider,
+            image=instance.image,
+            resources=resources(instance.resources),
+            arch=arch,
+            pool_id=instance.pool_id,
+            bootstrap=pb.Bootstrap(
+                metadata_url=where.metadata, callback_url=where.callback, token=token, user_data=user_data
+            ),
+        )
+    )
+
+
+def delete_command(instance_id: str, generation: int) -> pb.CoordinatorMessage:
+    return pb.CoordinatorMessage(delete_instance=pb.DeleteInstance(instance_id=instance_id, generation=generation))
+
+
+def welcome(version: str, controller_id: str, heartbeat_seconds: int) -> pb.CoordinatorMessage:
+    return pb.CoordinatorMessage(
+        welcome=pb.Welcome(
+            coordinator_version=version, controller_id=controller_id, heartbeat_seconds=heartbeat_seconds
+        )
+    )
+
+
+def ack(sequence: int) -> pb.CoordinatorMessage:
+    return pb.CoordinatorMessage(event_ack=pb.EventAck(sequence=sequence))

@@ -1,0 +1,85 @@
+"""What the coordinator asks of a forge, and the errors it may get."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import msgspec
+
+from coordinator.domain.labels import Labels
+from hostler.errors import HostlerError
+from providers.exec.spec import Tool
+
+
+class ForgeError(HostlerError):
+    """A forge did not do what it was asked."""
+
+    code = "forge_failed"
+
+
+class ForgeUnavailable(ForgeError):
+    """The forge is down, slow or limits us: the same call may go well later."""
+
+    code = "forge_unavailable"
+
+
+class ForgeRefused(ForgeError):
+    """The forge says no, and will say so again until somebody changes something."""
+
+    code = "forge_refused"
+
+
+class RunnerBusy(ForgeError):
+    """The runner has a job and cannot be removed."""
+
+    code = "runner_busy"
+
+
+class RunnerExists(ForgeError):
+    """There is a runner of that name already."""
+
+    code = "runner_exists"
+
+
+class RunnerConfiguration(msgspec.Struct, frozen=True):
+    """A just-in-time runner: its id at the forge and the files its program starts from. Holds secrets."""
+
+    runner_id: int
+    files: Mapping[str, bytes]
+
+    def __repr__(self) -> str:
+        return f"RunnerConfiguration(runner_id={self.runner_id}, files={sorted(self.files)})"
+
+
+class ForgeRunner(msgspec.Struct, frozen=True):
+    """A runner as the forge lists it."""
+
+    id: int
+    name: str
+    status: str  # online or offline
+    busy: bool
+
+
+class Forge(Protocol):
+    """One entity at one forge. Every method raises ForgeUnavailable or ForgeRefused."""
+
+    async def configure_runner(self, name: str, labels: Labels, group: str) -> RunnerConfiguration:
+        """Register a runner for one job.
+
+        Raises:
+            RunnerExists: the name is taken, perhaps by an earlier call whose answer was lost.
+        """
+        ...
+
+    async def runner_named(self, name: str) -> ForgeRunner | None: ...
+
+    async def remove_runner(self, runner_id: int) -> None:
+        """Deregister; a runner that is not there is fine.
+
+        Raises:
+            RunnerBusy: it has a job.
+        """
+        ...
+
+    async def tools(self) -> list[Tool]:
+        """Downloads of the runner program."""
+        ...

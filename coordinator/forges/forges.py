@@ -1,0 +1,40 @@
+"""All forges of this installation: a client per entity, the runner downloads kept for a while."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final
+
+import aiohttp
+
+from coordinator.forges.contract import Forge
+from coordinator.forges.github import GitHub
+from coordinator.store.catalog import Catalog
+from providers.exec.spec import Tool
+
+# GitHub's temporary download tokens live for an hour; GARM keeps the list for five minutes.
+_TOOLS_AGE: Final = timedelta(minutes=5)
+
+
+class Forges:
+    def __init__(self, catalog: Catalog, session: aiohttp.ClientSession, clock: Callable[[], datetime]) -> None:
+        self._catalog = catalog
+        self._session = session
+        self._clock = clock
+        self._tools: dict[str, tuple[datetime, list[Tool]]] = {}
+
+    async def of(self, entity_id: str) -> Forge:
+        """The client for an entity, with the credentials that it has now."""
+        return GitHub(self._session, await self._catalog.forge_access(entity_id))
+
+    async def tools(self, entity_id: str) -> list[Tool]:
+        """Downloads of the runner program; at most five minutes old.
+
+        Raises:
+            ForgeError: as the forge says.
+        """
+        kept = self._tools.get(entity_id)
+        if kept is not None and self._clock() < kept[0] + _TOOLS_AGE:
+            return kept[1]
+        tools = await (await self.of(entity_id)).tools()
+        self._tools[entity_id] = (self._clock(), tools)
+        return tools

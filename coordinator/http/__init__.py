@@ -1,0 +1,1 @@
+"""HTTP: webhooks in, the runner API for guests. No decisions are made here."""

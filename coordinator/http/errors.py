@@ -1,0 +1,44 @@
+"""Answers to requests that cannot be served, in the form GARM's clients know: `{"error", "details"}`."""
+
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+import structlog
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+
+log = structlog.get_logger()
+
+AnyRequest = Request[Any, Any, Any]
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    error: str
+    details: str
+
+
+class ApiError(Exception):
+    """An answer other than 2xx."""
+
+    def __init__(self, status: int, details: str) -> None:
+        super().__init__(details)
+        self.status = status
+        self.details = details
+
+
+def answer_api_error(_: AnyRequest, error: ApiError) -> Response[ErrorBody]:
+    return _answer(error.status, error.details)
+
+
+def answer_http_exception(_: AnyRequest, error: HTTPException) -> Response[ErrorBody]:
+    return _answer(error.status_code, error.detail)
+
+
+def answer_unexpected(request: AnyRequest, error: Exception) -> Response[ErrorBody]:
+    log.error("request failed", path=request.url.path, exc_info=error)
+    return _answer(500, "the request failed; the coordinator's log says why")
+
+
+def _answer(status: int, details: str) -> Response[ErrorBody]:
+    return Response(ErrorBody(HTTPStatus(status).phrase, details), status_code=status)

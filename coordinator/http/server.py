@@ -1,0 +1,66 @@
+"""Serving the HTTP application within this process's event loop. Why uvicorn: docs/decisions/http-server.md."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import uvicorn
+from litestar import Litestar
+
+from hostler.config import host_and_port
+from hostler.errors import HostlerError
+
+
+class CannotListen(HostlerError):
+    """The address for HTTP cannot be had."""
+
+    code = "cannot_listen"
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the process's business, not the library's."""
+        yield
+
+
+@asynccontextmanager
+async def serve(app: Litestar, bind: str) -> AsyncIterator[None]:
+    """Serve within the block; requests under way are ended well when it ends.
+
+    Raises:
+        CannotListen: the address is in use or not of this machine.
+    """
+    listener = _listen(bind)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        server_header=False,
+        timeout_graceful_shutdown=5,
+    )
+    server = _Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task
+        listener.close()
+
+
+def _listen(bind: str) -> socket.socket:
+    host, port = host_and_port(bind)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        hint = "is another program listening there? choose another http.bind"
+        raise CannotListen(f"http.bind: cannot listen on {bind}: {error.strerror}", hint=hint) from error
+    return listener

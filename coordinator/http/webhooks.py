@@ -1,0 +1,178 @@
+"""POST /webhooks: check size and signature over the raw body, parse, commit, and only then answer.
+
+Facts: GitHub docs, webhook events and payloads (workflow_job) and validating webhook deliveries. What is answered to
+events that are not for us follows GARM: 200, so that the forge's delivery log stays clean.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+import structlog
+from litestar import Response, post
+from litestar.handlers import HTTPRouteHandler
+
+from coordinator.domain.job import JobEvent, JobKey, JobStatus
+from coordinator.domain.labels import labels
+from coordinator.http.errors import AnyRequest, ApiError
+from coordinator.store.catalog import Catalog, WebhookOwner
+from coordinator.store.ledger import Ledger
+
+log = structlog.get_logger()
+
+LARGEST_BODY: Final = 25 * 1024 * 1024  # GitHub sends none that is larger
+_SIGNATURE: Final = "sha256="
+_ACTIONS: Final = frozenset(status.value for status in JobStatus)
+
+
+class _Owner(msgspec.Struct, frozen=True):
+    login: str
+
+
+class _Repository(msgspec.Struct, frozen=True):
+    name: str
+    owner: _Owner
+
+
+class _WorkflowJob(msgspec.Struct, frozen=True):
+    id: int
+    run_id: int
+    html_url: str
+    labels: list[str]
+    run_attempt: int = 1
+    name: str = ""
+    workflow_name: str | None = None
+    conclusion: str | None = None
+    runner_name: str | None = None
+
+
+class WorkflowJobPayload(msgspec.Struct, frozen=True):
+    """What is needed of a `workflow_job` event; everything else is skipped unread."""
+
+    action: str
+    workflow_job: _WorkflowJob
+    repository: _Repository
+
+
+_decoder: Final = msgspec.json.Decoder(WorkflowJobPayload)
+
+
+def signed_by(secret: bytes, body: bytes, header: str) -> bool:
+    """Whether `X-Hub-Signature-256` is the HMAC-SHA256 of the body. Constant time; SHA-1 is not accepted."""
+    if not header.startswith(_SIGNATURE):
+        return False
+    expected = hmac.new(secret, body, hashlib.sha256).hexdigest()
+    return hmac.compare_digest(expected.encode(), header[len(_SIGNATURE) :].encode("utf-8", "replace"))
+
+
+def parse(body: bytes) -> WorkflowJobPayload:
+    """Raises ApiError 400: not JSON, or not a workflow_job event."""
+    try:
+        return _decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ApiError(400, f"the body is no workflow_job event: {error}") from None
+
+
+def to_event(payload: WorkflowJobPayload, owner: WebhookOwner, received_at: datetime) -> JobEvent | None:
+    """The event for the ledger; None for an action that says nothing of demand."""
+    job = payload.workflow_job
+    if payload.action not in _ACTIONS or not job.labels:
+        return None
+    status = JobStatus(payload.action)
+    # Seen in examples of GitHub's own: a queued job that names a runner. No runner has it yet.
+    begun = status in (JobStatus.IN_PROGRESS, JobStatus.COMPLETED)
+    return JobEvent(
+        key=JobKey(owner.entity.endpoint_id, job.id, job.run_attempt),
+        entity_id=owner.entity.id,
+        status=status,
+        labels=labels(job.labels),
+        name=job.name,
+        workflow=job.workflow_name or "",
+        run_id=job.run_id,
+        received_at=received_at,
+        runner_name=(job.runner_name or "") if begun else "",
+        conclusion=job.conclusion or "",
+        html_url=job.html_url,
+    )
+
+
+class Webhooks:
+    def __init__(self, catalog: Catalog, ledger: Ledger, controller_id: str, clock: Callable[[], datetime]) -> None:
+        self._catalog = catalog
+        self._ledger = ledger
+        self._controller_id = controller_id
+        self._clock = clock
+
+    async def receive(self, request: AnyRequest) -> Response[None]:
+        """Take one delivery.
+
+        Raises:
+            ApiError: 413 too large, 400 not a job event, 401 not signed with the repository's secret.
+        """
+        received_at = self._clock()
+        body = await read_limited(request)
+        event = request.headers.get("x-github-event", "")
+        if event != "workflow_job":
+            log.debug("webhook ignored", github_event=event)
+            return Response(None, status_code=200)
+        payload = parse(body)
+        owner = await self._owner(payload)
+        if owner is None:
+            return Response(None, status_code=200)
+        if not signed_by(owner.secret, body, request.headers.get("x-hub-signature-256", "")):
+            raise ApiError(401, "X-Hub-Signature-256 is missing or not the HMAC of the body with the webhook secret")
+        job_event = to_event(payload, owner, received_at)
+        if job_event is not None:
+            await self._ledger.record(job_event)
+        return Response(None, status_code=200)
+
+    async def _owner(self, payload: WorkflowJobPayload) -> WebhookOwner | None:
+        """Whose event it claims to be; the signature then proves it."""
+        try:
+            parts = urlsplit(payload.workflow_job.html_url)
+        except ValueError:
+            raise ApiError(400, "workflow_job.html_url is not an address") from None
+        repository = payload.repository
+        owner = await self._catalog.repository(
+            f"{parts.scheme}://{parts.netloc}", repository.owner.login, repository.name
+        )
+        if owner is None:
+            log.info("webhook of an unknown repository", repository=f"{repository.owner.login}/{repository.name}")
+        return owner
+
+    def routes(self) -> list[HTTPRouteHandler]:
+        @post("/webhooks", status_code=200)
+        async def webhook(request: AnyRequest) -> Response[None]:
+            return await self.receive(request)
+
+        @post("/webhooks/{controller_id:str}", status_code=200)
+        async def webhook_of_controller(request: AnyRequest, controller_id: str) -> Response[None]:
+            if controller_id != self._controller_id:
+                return Response(None, status_code=200)
+            return await self.receive(request)
+
+        return [webhook, webhook_of_controller]
+
+
+async def read_limited(request: AnyRequest) -> bytes:
+    """The raw body, read no further than the limit.
+
+    Raises:
+        ApiError: 413.
+    """
+    too_large = ApiError(413, f"the body is larger than {LARGEST_BODY} bytes")
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > LARGEST_BODY:
+        raise too_large
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > LARGEST_BODY:
+            raise too_large
+        parts.append(part)
+    return b"".join(parts)

@@ -1,0 +1,58 @@
+"""The command `hostler-coordinator`: arguments, signals, exit codes."""
+
+import argparse
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+from coordinator import coordinator
+from coordinator.config import CoordinatorConfig
+from hostler import __version__, config, logs
+from hostler.errors import ConfigError, HostlerError
+
+EXIT_FAILED = 1
+EXIT_CONFIG = 2
+
+
+def main() -> None:
+    """Exit codes: 0 stopped by a signal or check passed, 1 could not go on, 2 the configuration is at fault."""
+    asked = _arguments()
+    try:
+        settings = config.load(asked.config, CoordinatorConfig)
+        if asked.check:
+            sys.stdout.write(f"{asked.config}: good\n")
+            return
+        logs.configure(settings.log_level)
+        _make_data_dir(asked.config, settings)
+        asyncio.run(_serve(settings))
+    except HostlerError as error:
+        sys.stderr.write(f"hostler-coordinator: {error}\n")
+        sys.exit(EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_FAILED)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="hostler-coordinator", description="Takes jobs from forges, runs the fleet.")
+    parser.add_argument("--config", type=Path, default=Path("/etc/hostler/coordinator.toml"), metavar="FILE")
+    parser.add_argument("--check", action="store_true", help="validate the file and what it names, then exit 0 or 2")
+    parser.add_argument("--version", action="version", version=__version__)
+    return parser.parse_args()
+
+
+def _make_data_dir(file: Path, settings: CoordinatorConfig) -> None:
+    try:
+        Path(settings.data_dir).mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigError(f"{file}: key 'data_dir': cannot be made: {error}") from error
+
+
+async def _serve(settings: CoordinatorConfig) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    await coordinator.run(settings, stop)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""The paths that runner machines call (GARM's instance metadata and callback API), for a Linux runner."""
+
+import re
+from typing import Final, TypeVar
+
+import msgspec
+from litestar import get, post
+from litestar.handlers import HTTPRouteHandler
+
+from coordinator.domain.fleet import Pool
+from coordinator.domain.instance import Instance, RunnerStatus, Status
+from coordinator.forges.contract import ForgeError
+from coordinator.forges.forges import Forges
+from coordinator.http.errors import AnyRequest, ApiError
+from coordinator.runner_api import scripts
+from coordinator.runner_api.scripts import Urls
+from coordinator.runner_api.waiting import Waiting
+from coordinator.store.instances import AlreadyTakenError
+from coordinator.store.store import Store
+from coordinator.tokens import InstanceTokens, TokenInvalid
+
+_BOOTING: Final = (RunnerStatus.PENDING, RunnerStatus.INSTALLING)
+_ALIVE: Final = (Status.CREATING, Status.RUNNING)
+_FILES: Final = ("runner", "credentials", "credentials_rsaparams")
+_USER: Final = re.compile(r"^[a-z_][a-z0-9_-]{0,31}$")
+_STATUSES: Final = frozenset(status.value for status in RunnerStatus)
+_CONFIGURATION_SECONDS: Final = 25.0
+
+T = TypeVar("T")
+
+
+class StatusReport(msgspec.Struct, frozen=True):
+    status: str
+    message: str = ""
+    agent_id: int | None = None
+
+
+class SystemInfo(msgspec.Struct, frozen=True):
+    os_name: str = ""
+    os_version: str = ""
+    agent_id: int | None = None
+
+
+class RunnerApi:
+    """Every call is authorized by the instance's own token, which is dead once its runner is up."""
+
+    def __init__(
+        self,
+        store: Store,
+        forges: Forges,
+        tokens: InstanceTokens,
+        where: Urls,
+        waiting: Waiting,
+    ) -> None:
+        self._store = store
+        self._forges = forges
+        self._tokens = tokens
+        self._where = where
+        self._waiting = waiting
+
+    async def _caller(self, request: AnyRequest) -> tuple[Instance, str]:
+        """The instance whose token this is.
+
+        Raises:
+            ApiError: 401, for every reason the same, so that nothing is learned from it.
+        """
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        refusal = ApiError(401, "the token is missing, wrong, or its runner is up already")
+        if scheme.lower() != "bearer":
+            raise refusal
+        try:
+            instance_id = self._tokens.read(token.strip())
+        except TokenInvalid:
+            raise refusal from None
+        instance = await self._store.instances.get(instance_id)
+        if instance is None or instance.status not in _ALIVE or instance.runner_status not in _BOOTING:
+            raise refusal
+        return instance, token.strip()
+
+    async def status(self, request: AnyRequest) -> None:
+        instance, _ = await self._caller(request)
+        report = _decode(await request.body(), StatusReport)
+        if report.status not in _STATUSES:
+            raise ApiError(400, f"status: '{report.status}' is none of {', '.join(sorted(_STATUSES))}")
+        if report.agent_id and instance.forge_runner_id not in (0, report.agent_id):
+            raise ApiError(400, "agent_id: this runner was registered with another")
+        taken = await self._store.instances.runner_said(instance.id, RunnerStatus(report.status), report.message[:500])
+        if taken is None:
+            raise ApiError(400, f"status: '{report.status}' cannot follow '{instance.runner_status}'")
+
+    async def system_info(self, request: AnyRequest) -> None:
+        instance, _ = await self._caller(request)
+        told = _decode(await request.body(), SystemInfo)
+        await self._store.instances.system_info(instance.id, told.os_name[:100], told.os_version[:100])
+
+    async def credentials(self, request: AnyRequest, name: str) -> bytes:
+        """One file of the just-in-time configuration, once. The forge may be slower than the boot: waits for it."""
+        instance, _ = await self._caller(request)
+        if name not in _FILES:
+            raise ApiError(404, f"there is no file '{name}'; there are {', '.join(_FILES)}")
+        try:
+            content = await self._waiting.until(
+                instance.id,
+                lambda: self._store.instances.take_runner_file(instance.id, f".{name}"),
+                _CONFIGURATION_SECONDS,
+            )
+        except AlreadyTakenError:
+            raise ApiError(410, f"'{name}' was handed out already") from None
+        except KeyError:
+            raise ApiError(404, f"the forge gave no file '{name}'") from None
+        if content is None:
+            raise ApiError(503, "the forge has not given this runner's configuration yet; ask again")
+        return content
+
+    async def install_script(self, request: AnyRequest) -> str:
+        instance, token = await self._caller(request)
+        pool = await self._store.catalog.pool(instance.pool_id)
+        try:
+            tools = await self._forges.tools(instance.entity_id)
+        except ForgeError:
+            tools = []  # an image that has the runner needs none
+        return scripts.install_script(instance, pool, self._where, token, tools)
+
+    async def metadata(self, request: AnyRequest) -> dict[str, object]:
+        instance, _ = await self._caller(request)
+        pool: Pool = await self._store.catalog.pool(instance.pool_id)
+        access = await self._store.catalog.forge_access(instance.entity_id)
+        return {
+            "metadata_access": {
+                "callback_url": self._where.callback,
+                "metadata_url": self._where.metadata,
+                "agent_url": "",
+            },
+            "forge_type": access.endpoint.kind.value,
+            "runner_registration_url": f"{access.endpoint.base_url}/{access.entity.full_name}",
+            "runner_name": instance.name,
+            "runner_labels": sorted(instance.labels),
+            "ca_bundles": {},
+            "extra_specs": msgspec.json.decode(pool.extra_specs),
+            "agent_mode": False,
+            "agent_shell_enabled": False,
+            "jit_enabled": True,
+            "runner_tools": msgspec.to_builtins(scripts.tool_for(pool, await self._forges.tools(pool.entity_id))),
+        }
+
+    async def service_name(self, request: AnyRequest) -> str:
+        instance, _ = await self._caller(request)
+        access = await self._store.catalog.forge_access(instance.entity_id)
+        return f"actions.runner.{access.entity.owner}.{access.entity.name}"
+
+    async def unit_file(self, request: AnyRequest) -> str:
+        await self._caller(request)
+        user = request.query_params.get("runAsUser", "runner")
+        if not _USER.match(user):
+            raise ApiError(400, f"runAsUser: '{user}' is no user name")
+        return scripts.unit_file(user)
+
+    async def registration_token(self, request: AnyRequest) -> None:
+        await self._caller(request)
+        raise ApiError(401, "this runner has a just-in-time configuration: ask for its credentials files")
+
+    def routes(self) -> list[HTTPRouteHandler]:
+        base = "/api/v1"
+
+        @post(f"{base}/callbacks/status", status_code=200)
+        async def status(request: AnyRequest) -> None:
+            await self.status(request)
+
+        @post(f"{base}/callbacks/system-info", status_code=200)
+        async def system_info(request: AnyRequest) -> None:
+            await self.system_info(request)
+
+        @get(f"{base}/metadata/credentials/{{name:str}}", media_type="application/octet-stream")
+        async def credentials(request: AnyRequest, name: str) -> bytes:
+            return await self.credentials(request, name)
+
+        @get(f"{base}/metadata/runner-metadata")
+        async def metadata(request: AnyRequest) -> dict[str, object]:
+            return await self.metadata(request)
+
+        @get(f"{base}/metadata/system/cert-bundle")
+        async def certificates(request: AnyRequest) -> dict[str, dict[str, str]]:
+            await self._caller(request)
+            return {"root_certificates": {}}
+
+        @get(f"{base}/metadata/install-script", media_type="text/plain")
+        async def install_script(request: AnyRequest) -> str:
+            return await self.install_script(request)
+
+        @get(f"{base}/metadata/system/service-name", media_type="text/plain")
+        async def service_name(request: AnyRequest) -> str:
+            return await self.service_name(request)
+
+        @get(f"{base}/metadata/systemd/unit-file", media_type="text/plain")
+        async def unit_file(request: AnyRequest) -> str:
+            return await self.unit_file(request)
+
+        @get(f"{base}/metadata/runner-registration-token", media_type="text/plain")
+        async def registration_token(request: AnyRequest) -> None:
+            await self.registration_token(request)
+
+        return [
+            status, system_info, credentials, metadata, certificates,
+            install_script, service_name, unit_file, registration_token,
+        ]  # fmt: skip
+
+
+def _decode(body: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ApiError(400, f"the body is not what this path takes: {error}") from None

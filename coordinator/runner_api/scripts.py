@@ -1,0 +1,91 @@
+"""The texts that start a runner in a guest: cloud-init user data, wrapper and install script."""
+
+import base64
+from importlib.resources import files
+from typing import Final
+
+import jinja2
+import msgspec
+
+from coordinator.domain.fleet import Pool
+from coordinator.domain.instance import Instance
+from providers.exec.spec import Tool
+
+_environment: Final = jinja2.Environment(
+    loader=jinja2.FunctionLoader(lambda name: (files(__package__) / "templates" / name).read_text(encoding="utf-8")),
+    undefined=jinja2.StrictUndefined,
+    keep_trailing_newline=True,
+    autoescape=False,  # noqa: S701 (shell, not HTML; values are quoted by the filter `sh`)
+)
+
+# What the forges call our architectures.
+FORGE_ARCH: Final = {"amd64": "x64", "arm64": "arm64"}
+
+
+def _shell_quote(value: str) -> str:
+    return "'" + value.replace("'", "'\\''") + "'"
+
+
+_environment.filters["sh"] = _shell_quote
+
+
+class Urls(msgspec.Struct, frozen=True):
+    """Where guests find the coordinator."""
+
+    metadata: str
+    callback: str
+
+
+def urls(public_url: str) -> Urls:
+    base = public_url.rstrip("/")
+    return Urls(f"{base}/api/v1/metadata", f"{base}/api/v1/callbacks")
+
+
+def user_data(instance: Instance, where: Urls, token: str) -> bytes:
+    """cloud-init user data for machines on our own hosts. Holds the token."""
+    script = wrapper(instance, where, token)
+    document = {
+        "write_files": [
+            {
+                "path": "/run/hostler/start",
+                "permissions": "0700",
+                "encoding": "b64",
+                "content": base64.b64encode(script.encode()).decode(),
+            }
+        ],
+        "runcmd": [["/run/hostler/start"]],
+    }
+    # JSON is YAML, and leaves nothing to quote.
+    return b"#cloud-config\n" + msgspec.json.encode(document)
+
+
+def wrapper(instance: Instance, where: Urls, token: str) -> str:
+    """A small script that fetches the install script and runs it; also what GARM-style providers put in user data."""
+    return _environment.get_template("wrapper-linux.sh").render(
+        metadata_url=where.metadata, callback_url=where.callback, token=token, name=instance.name
+    )
+
+
+def install_script(instance: Instance, pool: Pool, where: Urls, token: str, tools: list[Tool]) -> str:
+    """The script that makes the machine a runner. Holds the token.
+
+    Raises:
+        LookupError: the forge offers no runner for the pool's system, and the image might not have one.
+    """
+    tool = tool_for(pool, tools)
+    return _environment.get_template("install-linux.sh").render(
+        metadata_url=where.metadata, callback_url=where.callback, token=token, name=instance.name, tool=tool
+    )
+
+
+def tool_for(pool: Pool, tools: list[Tool]) -> Tool:
+    """The runner program for the pool's system, of the forge's downloads; an empty one when there is none."""
+    for tool in tools:
+        if tool.os == pool.os_type.replace("windows", "win") and tool.architecture == FORGE_ARCH[pool.arch]:
+            return tool
+    return Tool()
+
+
+def unit_file(user: str) -> str:
+    """The systemd unit of the runner's service (runner API, systemd/unit-file)."""
+    return _environment.get_template("runner.service").render(user=user)

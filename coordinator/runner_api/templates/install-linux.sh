@@ -1,0 +1,68 @@
+#!/bin/sh
+# Makes this machine the runner {{ name }}: unpacks the runner unless the image has it, fetches its configuration,
+# says that it is up (from then on the token opens nothing) and starts it. The machine goes off when the runner ends.
+set -eu
+umask 077
+token={{ token | sh }}
+metadata={{ metadata_url | sh }}
+callback={{ callback_url | sh }}
+home=/home/runner
+folder=$home/actions-runner
+
+with_token() {
+  printf 'header = "Authorization: Bearer %s"\n' "$token" | curl --config - --silent --show-error --fail "$@"
+}
+
+say() {
+  printf '{"status":"%s","message":"%s"}' "$1" "$2" |
+    with_token --retry 5 --retry-connrefused --max-time 30 -H 'Content-Type: application/json' --data @- "$callback/status"
+}
+
+as_root() {
+  if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+say installing "booted"
+
+id runner >/dev/null 2>&1 || as_root useradd --create-home --shell /bin/bash runner
+if ! as_root test -x "$folder/run.sh"; then
+{% if tool.download_url %}
+  say installing "downloading the runner"
+  archive=$(mktemp)
+  curl --silent --show-error --fail --location --retry 5 --max-time 600 --output "$archive" {{ tool.download_url | sh }}
+{% if tool.sha256_checksum %}
+  printf '%s  %s\n' {{ tool.sha256_checksum | sh }} "$archive" | sha256sum --check --status ||
+    { echo "the runner's archive has a wrong checksum" >&2; exit 1; }
+{% else %}
+  echo "the forge gave no checksum for the runner's archive" >&2
+  exit 1
+{% endif %}
+  as_root mkdir -p "$folder"
+  as_root tar -xzf "$archive" -C "$folder"
+  rm -f "$archive"
+  as_root chown -R runner: "$folder"
+  as_root "$folder/bin/installdependencies.sh" >/dev/null
+{% else %}
+  echo "the image has no runner in $folder, and the forge offers none for this system" >&2
+  exit 1
+{% endif %}
+fi
+
+private=$(mktemp -d)
+for name in runner credentials credentials_rsaparams; do
+  with_token --retry 5 --retry-delay 1 --max-time 60 --output "$private/$name" "$metadata/credentials/$name"
+  as_root install -o runner -m 0600 "$private/$name" "$folder/.$name"
+done
+rm -rf "$private"
+with_token --retry 5 --max-time 30 --output /dev/null -H 'Content-Type: application/json' \
+  --data "{\"os_name\":\"$(. /etc/os-release && echo "$ID")\",\"os_version\":\"$(. /etc/os-release && echo "${VERSION_ID:-}")\"}" \
+  "$callback/system-info"
+unit=$(mktemp)
+with_token --retry 5 --max-time 30 --output "$unit" "$metadata/systemd/unit-file?runAsUser=runner"
+as_root install -m 0644 "$unit" /etc/systemd/system/hostler-runner.service
+rm -f "$unit"
+as_root systemctl daemon-reload
+
+# Before the runner starts, so that no job ever runs beside a token that still opens something.
+say idle "runner is up"
+as_root systemctl start --no-block hostler-runner.service

@@ -1,0 +1,35 @@
+"""Guests that ask for something before it is there: they are answered when it comes, without polling."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Waiting:
+    def __init__(self) -> None:
+        self._waiters: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+
+    def notify(self, key: str) -> None:
+        """What `key` waits for may be there now."""
+        for event in self._waiters.get(key, ()):
+            event.set()
+
+    async def until(self, key: str, ask: Callable[[], Awaitable[T | None]], seconds: float) -> T | None:
+        """Ask now and after each notice until there is an answer; None when there is none in time."""
+        event = asyncio.Event()
+        self._waiters[key].add(event)
+        try:
+            async with asyncio.timeout(seconds):
+                while (answer := await ask()) is None:
+                    await event.wait()
+                    event.clear()
+                return answer
+        except TimeoutError:
+            return None
+        finally:
+            self._waiters[key].discard(event)
+            if not self._waiters[key]:
+                del self._waiters[key]
