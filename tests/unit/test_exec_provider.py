@@ -166,9 +166,9 @@ async def test_create_gets_the_bootstrap_parameters(make: Make) -> None:
 
 async def test_one_that_hangs_is_killed_at_its_deadline_and_cleaned_up_after(make: Make, config: Path) -> None:
     began = monotonic()
-    with pytest.raises(ProviderTimeout, match=r"not done after 0\.5 s") as late:
-        await make("hangs", timeout_seconds=0.5).create(SPEC)
-    assert 0.5 <= monotonic() - began < 5
+    with pytest.raises(ProviderTimeout, match=r"not done after 1\.5 s") as late:
+        await make("hangs", timeout_seconds=1.5).create(SPEC)
+    assert 1.5 <= monotonic() - began < 10
     assert late.value.stderr == "waiting for the cloud\n"
     assert late.value.left_behind is None
     assert calls(config) == ["CreateInstance ", "DeleteInstance runner-1"]
@@ -176,13 +176,13 @@ async def test_one_that_hangs_is_killed_at_its_deadline_and_cleaned_up_after(mak
 
 async def test_one_that_ignores_sigterm_is_killed(make: Make, config: Path) -> None:
     with pytest.raises(ProviderTimeout):
-        await make("ignores-sigterm", timeout_seconds=0.5).list(POOL, None)
+        await make("ignores-sigterm", timeout_seconds=1.5).list(POOL, None)
     assert is_gone(config.with_name("config.pid"))
 
 
 async def test_a_grandchild_that_holds_the_output_is_killed_at_the_deadline(make: Make, config: Path) -> None:
     with pytest.raises(ProviderTimeout, match="had ended with exit code 0, a process it left kept its output open"):
-        await make("leaves-grandchild", timeout_seconds=0.5).list(POOL, None)
+        await make("leaves-grandchild", timeout_seconds=1.5).list(POOL, None)
     assert is_gone(config.with_name("config.pid"))
 
 
@@ -190,8 +190,8 @@ async def test_a_grandchild_out_of_reach_holds_nobody_up(make: Make, config: Pat
     before = open_files()
     began = monotonic()
     with pytest.raises(ProviderTimeout):
-        await make("leaves-escaped-grandchild", timeout_seconds=1).list(POOL, None)
-    assert monotonic() - began < 4
+        await make("leaves-escaped-grandchild", timeout_seconds=1.5).list(POOL, None)
+    assert monotonic() - began < 8
     await asyncio.sleep(0)  # the loop closes files in its next round
     assert open_files() <= before
     os.kill(int(config.with_name("config.pid").read_text()), signal.SIGKILL)
