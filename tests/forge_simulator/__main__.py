@@ -61,6 +61,7 @@ async def run(given: argparse.Namespace) -> None:
     async with forge:
         if given.repository:
             set_up_repository(forge, given.repository, given.webhook_url)
+        await forge.saved()
         print(f"forge simulator: REST at {forge.api_url}, state in {given.state_file}", flush=True)
         await stopped.wait()
 

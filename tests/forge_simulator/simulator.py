@@ -78,14 +78,19 @@ class ForgeSimulator:
         self._port = self._runner.addresses[0][1]
         await self.webhooks.start()
         self._changed()
+        await self.saved()
 
     async def stop(self) -> None:
         self._forge.close()
         await self.webhooks.stop()
         if self._runner is not None:
             await self._runner.cleanup()
+        await self.saved()
+
+    async def saved(self) -> None:
+        """Wait until the state file, if there is one, is up to date."""
         if self._state_file is not None:
-            await self._state_file.close()
+            await self._state_file.written()
 
     async def __aenter__(self) -> Self:
         await self.start()

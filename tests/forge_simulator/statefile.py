@@ -33,7 +33,8 @@ class StateFile:
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._write())
 
-    async def close(self) -> None:
+    async def written(self) -> None:
+        """Wait until the file says all that was to be written so far."""
         if self._writer is not None:
             await self._writer
 

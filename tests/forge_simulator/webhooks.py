@@ -65,9 +65,7 @@ class Sender:
         self.answer_within_seconds = ANSWER_WITHIN_SECONDS
 
     async def start(self) -> None:
-        self._session = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=self.answer_within_seconds), skip_auto_headers=("Accept-Encoding",)
-        )
+        self._session = aiohttp.ClientSession(skip_auto_headers=("Accept-Encoding",))
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -169,9 +167,10 @@ class Sender:
 
     async def _post(self, message: Message, headers: dict[str, str]) -> tuple[str, int, str]:
         assert self._session is not None, "the sender is not started"
+        limit = aiohttp.ClientTimeout(total=self.answer_within_seconds)
         try:
             async with self._session.post(
-                message.hook.url, data=message.body, headers=headers, allow_redirects=False
+                message.hook.url, data=message.body, headers=headers, allow_redirects=False, timeout=limit
             ) as response:
                 text = await response.text(errors="replace")
         except TimeoutError:
