@@ -111,14 +111,23 @@ async def _start(
         ours.callback(os.close, stdout)
         stderr = await err.open(stack)
         ours.callback(os.close, stderr)
-        return await asyncio.create_subprocess_exec(
-            executable,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=stdout,
-            stderr=stderr,
-            env=dict(environment),
-            start_new_session=True,
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
+                executable,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=stdout,
+                stderr=stderr,
+                env=dict(environment),
+                start_new_session=True,
+            )
         )
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # It may run already, with children; cancelled by itself, asyncio would kill but the first process.
+            with contextlib.suppress(OSError):
+                await _kill_group(await starting)
+            raise
 
 
 async def _wait(

@@ -4,7 +4,6 @@ import asyncio
 import base64
 import json
 import os
-import select
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -71,22 +70,6 @@ def make(config: Path) -> Make:
 
 def calls(config: Path) -> list[str]:
     return config.with_name("config.calls").read_text().splitlines()
-
-
-def open_files() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
-def is_gone(pid_file: Path) -> bool:
-    """Whether the process dies within two seconds; one that only waits to be reaped by its parent is dead."""
-    try:
-        process = os.pidfd_open(int(pid_file.read_text()))
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([process], [], [], 2)[0])
-    finally:
-        os.close(process)
 
 
 @pytest.mark.parametrize("version", ["v0.1.0", "v0.1.1"])
@@ -174,53 +157,9 @@ async def test_one_that_hangs_is_killed_at_its_deadline_and_cleaned_up_after(mak
     assert calls(config) == ["CreateInstance ", "DeleteInstance runner-1"]
 
 
-async def test_one_that_ignores_sigterm_is_killed(make: Make, config: Path) -> None:
-    with pytest.raises(ProviderTimeout):
-        await make("ignores-sigterm", timeout_seconds=1.5).list(POOL, None)
-    assert is_gone(config.with_name("config.pid"))
-
-
-async def test_a_grandchild_that_holds_the_output_is_killed_at_the_deadline(make: Make, config: Path) -> None:
+async def test_a_grandchild_that_holds_the_output_is_told_of(make: Make) -> None:
     with pytest.raises(ProviderTimeout, match="had ended with exit code 0, a process it left kept its output open"):
         await make("leaves-grandchild", timeout_seconds=1.5).list(POOL, None)
-    assert is_gone(config.with_name("config.pid"))
-
-
-async def test_a_grandchild_out_of_reach_holds_nobody_up(make: Make, config: Path) -> None:
-    before = open_files()
-    began = monotonic()
-    with pytest.raises(ProviderTimeout):
-        await make("leaves-escaped-grandchild", timeout_seconds=1.5).list(POOL, None)
-    assert monotonic() - began < 8
-    await asyncio.sleep(0)  # the loop closes files in its next round
-    assert open_files() <= before
-    os.kill(int(config.with_name("config.pid").read_text()), signal.SIGKILL)
-
-
-async def test_a_cancelled_call_takes_its_processes_along(make: Make, config: Path) -> None:
-    pid_file = config.with_name("config.pid")
-    os.mkfifo(pid_file)  # opening it waits for the process to write its id
-    call = asyncio.create_task(make("leaves-grandchild").list(POOL, None))
-    pid = await asyncio.to_thread(pid_file.read_text)
-    call.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await call
-    pid_file.unlink()
-    pid_file.write_text(pid)
-    assert is_gone(pid_file)
-
-
-async def test_calls_leave_no_file_descriptor_open(make: Make) -> None:
-    cloud = make("prints", "[]")
-    slow = make("leaves-grandchild", "[]", timeout_seconds=0.2)
-    await cloud.list(POOL, None)
-    before = open_files()
-    for _ in range(3):
-        await cloud.list(POOL, None)
-        with pytest.raises(ProviderTimeout):
-            await slow.list(POOL, None)
-    await asyncio.sleep(0.05)
-    assert open_files() <= before
 
 
 async def test_a_flood_on_standard_output_is_stopped(make: Make) -> None:
