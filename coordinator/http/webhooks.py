@@ -15,6 +15,7 @@ import msgspec
 import structlog
 from litestar import Response, post
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
 
 from coordinator.domain.job import JobEvent, JobKey, JobStatus
 from coordinator.domain.labels import labels
@@ -150,7 +151,7 @@ class Webhooks:
             return await self.receive(request)
 
         @post("/webhooks/{controller_id:str}", status_code=200)
-        async def webhook_of_controller(request: AnyRequest, controller_id: str) -> Response[None]:
+        async def webhook_of_controller(request: AnyRequest, controller_id: FromPath[str]) -> Response[None]:
             if controller_id != self._controller_id:
                 return Response(None, status_code=200)
             return await self.receive(request)

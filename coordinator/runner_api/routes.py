@@ -6,6 +6,7 @@ from typing import Final, TypeVar
 import msgspec
 from litestar import get, post
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
 
 from coordinator.domain.fleet import Pool
 from coordinator.domain.instance import Instance, RunnerStatus, Status
@@ -20,7 +21,8 @@ from coordinator.store.store import Store
 from coordinator.tokens import InstanceTokens, TokenInvalid
 
 _BOOTING: Final = (RunnerStatus.PENDING, RunnerStatus.INSTALLING)
-_ALIVE: Final = (Status.CREATING, Status.RUNNING)
+# A quick guest may call before its host has said that the create was accepted.
+_ALIVE: Final = (Status.PENDING_CREATE, Status.CREATING, Status.RUNNING)
 _FILES: Final = ("runner", "credentials", "credentials_rsaparams")
 _USER: Final = re.compile(r"^[a-z_][a-z0-9_-]{0,31}$")
 _STATUSES: Final = frozenset(status.value for status in RunnerStatus)
@@ -171,7 +173,7 @@ class RunnerApi:
             await self.system_info(request)
 
         @get(f"{base}/metadata/credentials/{{name:str}}", media_type="application/octet-stream")
-        async def credentials(request: AnyRequest, name: str) -> bytes:
+        async def credentials(request: AnyRequest, name: FromPath[str]) -> bytes:
             return await self.credentials(request, name)
 
         @get(f"{base}/metadata/runner-metadata")

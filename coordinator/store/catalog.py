@@ -43,17 +43,30 @@ class Catalog:
         self._database = database
         self._sealer = sealer
         self._new_id = new_id
+        # What every webhook and every create asks for, until something is applied.
+        self._owners: dict[tuple[str, str, str], WebhookOwner] = {}
+        self._access: dict[str, ForgeAccess] = {}
 
     async def repository(self, base_url: str, owner: str, name: str) -> WebhookOwner | None:
         """The repository by its forge's address and its name, compared as forges do, without regard to case."""
+        key = (base_url.lower(), owner.lower(), name.lower())
+        if key not in self._owners:
+            found = await self._repository(key)
+            if found is None:
+                return None
+            self._owners[key] = found
+        return self._owners[key]
+
+    async def _repository(self, key: tuple[str, str, str]) -> WebhookOwner | None:
+        base_url, owner, name = key
         query = (
             sa.select(entities)
             .join(endpoints, endpoints.c.id == entities.c.endpoint_id)
             .where(
-                sa.func.lower(endpoints.c.base_url) == base_url.lower(),
+                sa.func.lower(endpoints.c.base_url) == base_url,
                 entities.c.kind == EntityKind.REPOSITORY,
-                sa.func.lower(entities.c.owner) == owner.lower(),
-                sa.func.lower(entities.c.name) == name.lower(),
+                sa.func.lower(entities.c.owner) == owner,
+                sa.func.lower(entities.c.name) == name,
             )
         )
         async with self._database.read() as connection:
@@ -63,6 +76,11 @@ class Catalog:
         return WebhookOwner(to_entity(row), self._sealer.open(row.webhook_secret, f"entity:{row.id}"))
 
     async def forge_access(self, entity_id: str) -> ForgeAccess:
+        if entity_id not in self._access:
+            self._access[entity_id] = await self._forge_access(entity_id)
+        return self._access[entity_id]
+
+    async def _forge_access(self, entity_id: str) -> ForgeAccess:
         async with self._database.read() as connection:
             entity = (await connection.execute(sa.select(entities).where(entities.c.id == entity_id))).one()
             endpoint = (
@@ -93,7 +111,10 @@ class Catalog:
             UnknownReference: nothing was changed.
         """
         async with self._database.write() as connection:
-            return await _Apply(connection, self._sealer, self._new_id, known_providers).run(declared)
+            changes = await _Apply(connection, self._sealer, self._new_id, known_providers).run(declared)
+        self._owners.clear()
+        self._access.clear()
+        return changes
 
 
 class _Apply:
