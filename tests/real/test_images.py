@@ -1,10 +1,12 @@
-"""The test guest image: built by its script, booted by QEMU alone, against a small runner API."""
+"""The guest images: built by their scripts and booted by QEMU alone, the test guest against a small runner API."""
 
 import asyncio
+import hashlib
 import secrets
 import subprocess
+import tarfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -17,6 +19,8 @@ pytestmark = pytest.mark.real
 
 IMAGES = Path(__file__).parents[2] / "packaging" / "images"
 
+MAC = "52:54:00:12:34:56"
+
 # Shows everything a job could look at; a token that is anywhere within its reach lands on the console.
 CURIOUS_RUNNER = """#!/bin/sh
 echo "runner of $(id -un) holds $(cat .runner) $(cat .credentials) $(cat .credentials_rsaparams)"
@@ -27,6 +31,27 @@ grep -r HOSTLER / --include='*' -s --exclude-dir=proc --exclude-dir=sys --exclud
 cat /seed/* 2>&1
 cat /dev/vdb 2>&1 | head -c 100000
 echo "the job says WORD"
+"""
+
+
+NETWORK_CONFIG = f"""version: 2
+ethernets:
+  main:
+    match: {{macaddress: "{MAC}"}}
+    addresses: [10.0.2.15/24]
+    routes: [{{to: 0.0.0.0/0, via: 10.0.2.2}}]
+    nameservers: {{addresses: [10.0.2.3]}}
+"""
+
+# Looks at the machine as a job would, once Docker answers, and powers it off.
+INSPECTION = """#cloud-config
+runcmd:
+  - "until docker info >/tmp/docker-info 2>/dev/null; do sleep 0.5; done"
+  - "echo docker up $(cut -d ' ' -f 1 /proc/uptime) $(grep 'Storage Driver' /tmp/docker-info) >/dev/ttyS0"
+  - "echo root of $(df --output=size -BG / | tail -n 1) on $(hostname) >/dev/ttyS0"
+  - "su - runner -c 'docker ps && sudo -n true && cd actions-runner && ./run.sh' >/dev/ttyS0 2>&1"
+  - "systemctl --failed --no-legend --plain | sed 's/^/unit failed: /' >/dev/ttyS0"
+  - "(cloud-init status --wait; echo finished $(cut -d ' ' -f 1 /proc/uptime); poweroff) >/dev/ttyS0 2>&1 &"
 """
 
 
@@ -123,22 +148,28 @@ HOSTLER_ADDRESS='10.0.2.15/24'
 HOSTLER_GATEWAY='10.0.2.2'
 HOSTLER_DNS='10.0.2.3'
 """
+    write_iso(path, {"hostler.env": environment})
+
+
+def write_iso(path: Path, files: dict[str, str]) -> None:
     iso = pycdlib.PyCdlib()
     iso.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident="cidata")
-    content = environment.encode()
-    iso.add_fp(BytesIO(content), len(content), "/HOSTLER.ENV;1", rr_name="hostler.env", joliet_path="/hostler.env")
+    for number, (name, text) in enumerate(files.items()):
+        content = text.encode()
+        iso.add_fp(BytesIO(content), len(content), f"/FILE{number}.;1", rr_name=name, joliet_path=f"/{name}")
     iso.write(str(path))
     iso.close()
 
 
-async def boot(image: Path, seed: Path | None, seconds: float = 60) -> Boot:
+async def boot(image: Path, seed: Path | None, *, vcpus: int = 1, memory_mib: int = 256, seconds: float = 60) -> Boot:
     drives = ["-drive", f"file={image},if=virtio,format=qcow2,snapshot=on"]
     if seed:
         drives += ["-drive", f"file={seed},if=virtio,format=raw,readonly=on"]
     powered_on = time.monotonic()
     machine = await asyncio.create_subprocess_exec(
-        *["qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "256", "-no-reboot"],
-        *["-nodefaults", "-display", "none", "-serial", "stdio", "-nic", "user,model=virtio", *drives],
+        *["qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-cpu", "max", "-no-reboot"],
+        *["-smp", str(vcpus), "-m", str(memory_mib)],
+        *["-nodefaults", "-display", "none", "-serial", "stdio", "-nic", f"user,model=virtio,mac={MAC}", *drives],
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
     )
@@ -233,3 +264,42 @@ def test_a_built_image_is_left_alone_until_an_input_changes(image: Path, tmp_pat
     build("--runner", str(runner), str(image))
     assert image.stat().st_ino != made.st_ino
     assert {path.name for path in tmp_path.iterdir()} == {"runner", "guest.qcow2", "guest.qcow2.inputs"}
+
+
+@pytest.fixture
+def runner_image(tmp_path: Path, word: str) -> Iterator[Path]:
+    script = tmp_path / "run.sh"
+    script.write_text(f"#!/bin/sh\necho runner of $(id -un) says {word}\n")
+    script.chmod(0o755)
+    tarball = tmp_path / "runner.tar.gz"
+    with tarfile.open(tarball, "w:gz") as archive:
+        archive.add(script, "./run.sh")
+    image = tmp_path / "runner.qcow2"
+    checked = ["--runner-tarball", str(tarball), "--sha256", hashlib.sha256(tarball.read_bytes()).hexdigest()]
+    subprocess.run([IMAGES / "build-runner-image", "--without-build-tools", *checked, str(image)], check=True)
+    # QEMU gives a machine its image as it is; a provider's overlay is as large as the flavor's disk.
+    subprocess.run(["qemu-img", "resize", "-q", str(image), "8G"], check=True)
+    yield image
+    image.unlink()
+
+
+async def test_a_runner_image_runs_cloud_init_docker_and_the_runner(
+    runner_image: Path, word: str, tmp_path: Path
+) -> None:
+    files = {
+        "meta-data": "instance-id: i-1\nlocal-hostname: hostler-guest-2\n",
+        "network-config": NETWORK_CONFIG,
+        "user-data": INSPECTION,
+    }
+    write_iso(tmp_path / "seed.iso", files)
+
+    life = await boot(runner_image, tmp_path / "seed.iso", vcpus=2, memory_mib=2048, seconds=180)
+
+    told = [line for line in life.console.splitlines() if "cloud-init[" not in line]
+    print(*told, f"powered off after {life.seconds:.1f} s", sep="\n")
+    assert any("docker up" in line and "Storage Driver: overlay2" in line for line in told), life.console
+    assert any(line.startswith("root of") and "8G on hostler-guest-2" in line for line in told)
+    assert f"runner of runner says {word}" in told
+    assert not [line for line in told if line.startswith("unit failed")]
+    assert "status: done" in "\n".join(told)
+    assert life.exit_code == 0

@@ -1,0 +1,73 @@
+"""What the image scripts refuse before they do anything."""
+
+import hashlib
+import subprocess
+from pathlib import Path
+
+import pytest
+
+IMAGES = Path(__file__).parents[2] / "packaging" / "images"
+
+
+def refused(script: str, *arguments: str) -> str:
+    """The error that the script ends with."""
+    done = subprocess.run([IMAGES / script, *arguments], check=False, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    return done.stderr
+
+
+@pytest.fixture
+def tarball(tmp_path: Path) -> Path:
+    tarball = tmp_path / "runner.tar.gz"
+    tarball.write_bytes(b"anything")
+    return tarball
+
+
+@pytest.mark.parametrize("script", ["build-test-guest", "build-runner-image"])
+def test_every_script_explains_itself(script: str) -> None:
+    done = subprocess.run([IMAGES / script, "--help"], check=True, capture_output=True, text=True)
+
+    assert done.stdout.startswith(f"usage: {script} ")
+
+
+@pytest.mark.parametrize("script", ["build-test-guest", "build-runner-image"])
+def test_an_image_needs_a_place(script: str, tmp_path: Path) -> None:
+    assert "where shall the image go?" in refused(script)
+    assert "does not exist" in refused(script, str(tmp_path / "missing" / "image.qcow2"))
+    assert "unknown option --fast" in refused(script, "--fast", str(tmp_path / "image.qcow2"))
+
+
+def test_a_test_guest_needs_a_readable_runner(tmp_path: Path) -> None:
+    error = refused("build-test-guest", "--runner", str(tmp_path / "missing"), str(tmp_path / "image.qcow2"))
+
+    assert f"the runner {tmp_path}/missing cannot be read" in error
+
+
+def test_a_runner_tarball_without_a_checksum_is_refused(tarball: Path, tmp_path: Path) -> None:
+    error = refused("build-runner-image", "--runner-tarball", str(tarball), str(tmp_path / "image.qcow2"))
+
+    assert "--runner-tarball needs --sha256" in error
+
+
+def test_a_runner_tarball_with_another_checksum_is_refused(tarball: Path, tmp_path: Path) -> None:
+    promised = hashlib.sha256(b"something else").hexdigest()
+
+    error = refused(
+        "build-runner-image", "--runner-tarball", str(tarball), "--sha256", promised, str(tmp_path / "image.qcow2")
+    )
+
+    assert hashlib.sha256(b"anything").hexdigest() in error
+    assert promised in error
+    assert list(tmp_path.iterdir()) == [tarball]
+
+
+def test_an_architecture_nobody_has_is_refused(tmp_path: Path) -> None:
+    assert "amd64 or arm64" in refused("build-runner-image", "--arch", "riscv64", str(tmp_path / "image.qcow2"))
+
+
+def test_the_guests_init_is_a_busybox_script() -> None:
+    init = IMAGES / "test-guest" / "init"
+
+    assert init.read_text().startswith("#!/bin/busybox sh\n")
+    subprocess.run(["sh", "-n", init], check=True)
