@@ -119,7 +119,7 @@ class Agent:
 
 
 async def check(config: AgentConfig, provider: HostProvider) -> None:
-    """Everything that must be well for an agent to start, without starting one or making anything.
+    """Everything that must be well for an agent to start. Opening a provider may prepare what it needs, as its network.
 
     Raises:
         HostlerError: what is not.

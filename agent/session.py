@@ -20,11 +20,12 @@ from providers.contract import InstanceSpec, Phase
 WELCOME_SECONDS: Final = 20.0
 _GOODBYE_SECONDS: Final = 2.0
 
-# A silent peer is noticed within the sum of the first two. The coordinator must allow such pings
+# A silent peer is noticed within the sum of the first two. gRPC (seen with 1.85) never arms keepalive_timeout_ms; what
+# ends the transport is the ping's own time-out, a minute by default. The coordinator must allow pings this often
 # (grpc.http2.min_ping_interval_without_data_ms), or it ends quiet connections with "too_many_pings".
 CHANNEL_OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 8_000),
+    ("grpc.http2.ping_timeout_ms", 8_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.use_local_subchannel_pool", 1),  # a new channel starts without the back-off of the one before
     ("grpc.enable_retries", 0),
@@ -89,22 +90,26 @@ class Session:
                 call.cancel()
 
     async def _serve(self, call: Any, hello: pb.Hello, stop: asyncio.Event) -> None:
-        await call.write(pb.AgentMessage(hello=hello))
-        welcome = await self._welcomed(call)
-        _log.info(
-            "connected",
-            coordinator=self._address,
-            version=welcome.coordinator_version,
-            controller=welcome.controller_id,
-            machines=len(hello.inventory.machines),
-        )
+        stopping = asyncio.create_task(stop.wait(), name="session stop")
+        greeting = asyncio.create_task(self._greet(call, hello), name="session greeting")
+        try:
+            await asyncio.wait({greeting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if greeting.done():
+                await self._converse(call, greeting.result(), stop, stopping)
+        finally:
+            for task in (stopping, greeting):
+                task.cancel()
+            await asyncio.gather(stopping, greeting, return_exceptions=True)
+
+    async def _converse(
+        self, call: Any, welcome: pb.Welcome, stop: asyncio.Event, stopping: asyncio.Task[bool]
+    ) -> None:
         reader = asyncio.create_task(self._read(call), name="session reader")
         writer = asyncio.create_task(self._write(call, stop), name="session writer")
         heart = asyncio.create_task(self._beat(min(max(welcome.heartbeat_seconds, 1), 300)), name="session heartbeat")
-        stopping = asyncio.create_task(stop.wait(), name="session stop")
-        tasks = {reader, writer, heart, stopping}
+        tasks = {reader, writer, heart}
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
             if stopping in done:
@@ -116,15 +121,23 @@ class Session:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _welcomed(self, call: Any) -> pb.Welcome:
+    async def _greet(self, call: Any, hello: pb.Hello) -> pb.Welcome:
         try:
             async with asyncio.timeout(WELCOME_SECONDS):
+                await call.write(pb.AgentMessage(hello=hello))
                 message = await call.read()
         except TimeoutError:
             raise SessionLost(f"{self._address}: no Welcome within {WELCOME_SECONDS:.0f} s") from None
         if message is grpc.aio.EOF or not message.HasField("welcome"):
             raise SessionLost(f"{self._address}: the coordinator did not begin with Welcome")
         welcome: pb.Welcome = message.welcome
+        _log.info(
+            "connected",
+            coordinator=self._address,
+            version=welcome.coordinator_version,
+            controller=welcome.controller_id,
+            machines=len(hello.inventory.machines),
+        )
         return welcome
 
     async def _read(self, call: Any) -> NoReturn:

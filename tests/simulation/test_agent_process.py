@@ -120,6 +120,25 @@ async def test_sigterm_ends_it_well_and_leaves_its_machines(tmp_path: Path) -> N
     assert [path.stem for path in (tmp_path / "data/instances").iterdir()] == [one]
 
 
+async def test_sigterm_ends_it_soon_though_the_coordinator_never_answers(tmp_path: Path) -> None:
+    dialled = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        dialled.set()
+        while await reader.read(4096):
+            continue
+        writer.close()
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with agent_process(write_config(tmp_path, port)) as process:
+            await dialled.wait()
+            process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(5):
+                await process.communicate()
+        assert process.returncode == 0
+
+
 async def test_two_agents_do_not_share_a_data_dir(tmp_path: Path) -> None:
     async with PlayedCoordinator() as coordinator:
         config = write_config(tmp_path, coordinator.port)
