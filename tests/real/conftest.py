@@ -1,0 +1,105 @@
+"""A running libvirt for the tests that need one, and tiny guests that need no operating system."""
+
+import subprocess
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import libvirt
+import pytest
+
+from providers.contract import Arch, Bootstrap, InstanceSpec, Resources
+from providers.libvirt import ImageFile, LibvirtProvider, LibvirtSettings
+
+ROOT = Path(__file__).parents[2]
+URI = "qemu:///system"
+SETTINGS = LibvirtSettings(acceleration="tcg", network="hostler-test", subnet="10.219.0.0/24")
+
+CONSOLE_TEXT = b"guest says hello\r\n"
+
+# Boot sectors, 16 bit: each writes CONSOLE_TEXT to the serial port and then does one thing.
+_GREETING = bytes.fromhex("31c0 8ed8 be147c baf803 ac 84c0 7403 ee ebf8 eb")
+ENDINGS = {
+    "halts": bytes.fromhex("fa f4 ebfd"),  # cli; hlt; again
+    "powers-off": bytes.fromhex("ba0406 b80020 ef f4 ebfd"),  # out 0x604, 0x2000: ACPI sleep state 5 of the q35 chipset
+    "resets": bytes.fromhex("b0fe e664 f4 ebfd"),  # out 0x64, 0xfe: the keyboard controller's reset line
+}
+
+
+def boot_sector(ending: str) -> bytes:
+    text = CONSOLE_TEXT + b"\0"
+    code = _GREETING + bytes([len(text)]) + text + ENDINGS[ending]
+    return (code.ljust(510, b"\0") + b"\x55\xaa").ljust(1 << 20, b"\0")
+
+
+def spec(image: str = "halts", *, url: str = "http://10.219.0.1:1", memory_mib: int = 64) -> InstanceSpec:
+    """A new instance of its own id and name."""
+    instance_id = str(uuid.uuid4())
+    return InstanceSpec(
+        instance_id=instance_id,
+        generation=1,
+        name=f"test-{instance_id[:8]}",
+        image=image,
+        resources=Resources(vcpus=1, memory_mib=memory_mib, disk_gib=1),
+        arch=Arch.AMD64,
+        pool_id="pool",
+        bootstrap=Bootstrap(f"{url}/metadata", f"{url}/callbacks", f"token-of-{instance_id}"),
+    )
+
+
+def start_libvirt() -> None:
+    subprocess.run([ROOT / "packaging" / "libvirt-up"], check=True, timeout=120)
+
+
+@pytest.fixture(scope="session")
+def libvirt_up() -> Iterator[None]:
+    """libvirt answers; the network that the tests made is gone afterwards, the daemon stays for whoever uses it."""
+    start_libvirt()
+    yield
+    conn = libvirt.open(URI)
+    for network in conn.listAllNetworks():
+        if network.name() == SETTINGS.network:
+            network.destroy()
+    conn.close()
+
+
+@pytest.fixture
+def conn(libvirt_up: None) -> Iterator[libvirt.virConnect]:  # noqa: ARG001 (pytest's way to order fixtures)
+    made = libvirt.open(URI)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[ImageFile]:
+    """One image per ending, by its name."""
+    for ending in ENDINGS:
+        (tmp_path / f"{ending}.img").write_bytes(boot_sector(ending))
+    return [ImageFile(ending, str(tmp_path / f"{ending}.img")) for ending in ENDINGS]
+
+
+Opener = Callable[..., Awaitable[LibvirtProvider]]
+
+
+@pytest.fixture
+async def open_provider(libvirt_up: None, images: list[ImageFile], tmp_path: Path) -> AsyncIterator[Opener]:  # noqa: ARG001
+    """Opens providers on one directory; what they hold at the end is destroyed."""
+    opened: list[LibvirtProvider] = []
+
+    async def open_one(
+        on_stopped: Callable[[str], None] = lambda _: None,
+        directory: Path = tmp_path / "instances",
+        extra: tuple[ImageFile, ...] = (),
+    ) -> LibvirtProvider:
+        provider = LibvirtProvider(SETTINGS, [*images, *extra], directory)
+        await provider.open(on_stopped)
+        opened.append(provider)
+        return provider
+
+    yield open_one
+    for provider in opened:
+        await provider.close()
+        await provider.open(lambda _: None)
+        for machine in await provider.inventory():
+            await provider.delete(machine.instance_id)
+        await provider.close()

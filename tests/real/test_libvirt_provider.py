@@ -1,0 +1,435 @@
+"""The libvirt provider against a real libvirt and real QEMU processes."""
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import libvirt
+import msgspec
+import pytest
+from aiohttp import web
+
+from providers.contract import (
+    Arch,
+    HypervisorUnavailable,
+    ImageUnavailable,
+    InstanceSpec,
+    Machine,
+    MachineState,
+    Phase,
+    ProviderError,
+)
+from providers.libvirt import ImageFile, LibvirtProvider, LibvirtSettings, acceleration
+from providers.libvirt.acceleration import Proof, choose, find_emulator, prove, run_guest
+from providers.libvirt.domain import Acceleration
+from providers.libvirt.network import ensure_network
+from providers.libvirt.store import Record, Store
+from tests.real.conftest import CONSOLE_TEXT, ROOT, SETTINGS, Opener, spec, start_libvirt
+
+pytestmark = pytest.mark.real
+
+MADE = [Phase.ACCEPTED, Phase.DISK, Phase.STARTED]
+
+
+class Ends:
+    """Waits for the provider's word that machines have ended."""
+
+    def __init__(self) -> None:
+        self.told: asyncio.Queue[str] = asyncio.Queue()
+
+    def __call__(self, instance_id: str) -> None:
+        self.told.put_nowait(instance_id)
+
+    async def next(self, seconds: float = 20) -> str:
+        return await asyncio.wait_for(self.told.get(), seconds)
+
+
+def ignore(_phase: Phase) -> None: ...
+
+
+def output(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def processes_with(text: str) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and text.encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def libvirtd() -> int:
+    return int(Path("/run/libvirtd.pid").read_text())
+
+
+def taps() -> set[str]:
+    return {path.name for path in Path("/sys/class/net").iterdir() if path.name.startswith("vnet")}
+
+
+def packet_rules() -> str:
+    return output("nft", "--stateless", "list", "ruleset")
+
+
+def directory_of(tmp_path: Path, wanted: InstanceSpec) -> Path:
+    return tmp_path / "instances" / wanted.instance_id
+
+
+async def state_of(provider: LibvirtProvider, instance_id: str) -> Machine:
+    return next(machine for machine in await provider.inventory() if machine.instance_id == instance_id)
+
+
+async def test_a_machine_is_made_in_three_phases_that_survive(
+    open_provider: Opener, conn: libvirt.virConnect, tmp_path: Path
+) -> None:
+    provider = await open_provider()
+    wanted = spec()
+    phases: list[Phase] = []
+    machine = await provider.create(wanted, phases.append)
+    assert phases == MADE
+    assert (machine.state, list(machine.phases)) == (MachineState.RUNNING, MADE)
+    assert await provider.inventory() == [machine]
+    assert conn.lookupByName(wanted.name).UUIDString() == wanted.instance_id
+    assert not conn.lookupByName(wanted.name).isPersistent()
+    for name in ("disk.qcow2", "seed.iso"):
+        assert (directory_of(tmp_path, wanted) / name).stat().st_mode & 0o077 == 0
+    assert wanted.bootstrap.token.encode() not in (directory_of(tmp_path, wanted) / "state.json").read_bytes()
+
+
+async def test_a_repeated_create_finds_the_same_machine(open_provider: Opener) -> None:
+    provider = await open_provider()
+    wanted = spec()
+    first = await provider.create(wanted, ignore)
+    processes = processes_with(wanted.instance_id)
+    again: list[Phase] = []
+    assert await provider.create(wanted, again.append) == first
+    assert processes_with(wanted.instance_id) == processes
+    assert again == []
+
+
+async def test_four_machines_are_made_at_once(open_provider: Opener, tmp_path: Path) -> None:
+    provider = await open_provider()
+    wanted = [spec() for _ in range(4)]
+    made = await asyncio.gather(*(provider.create(one, ignore) for one in wanted))
+    assert {machine.instance_id for machine in made} == {one.instance_id for one in wanted}
+    assert {machine.state for machine in await provider.inventory()} == {MachineState.RUNNING}
+    assert len({record.address for record in Store(tmp_path / "instances").records()}) == 4
+
+
+async def test_a_delete_leaves_nothing(open_provider: Opener, conn: libvirt.virConnect, tmp_path: Path) -> None:
+    provider = await open_provider()
+    before = (taps(), packet_rules(), conn.listDomainsID())
+    wanted = spec()
+    await provider.create(wanted, ignore)
+    assert processes_with(wanted.instance_id)
+    assert taps() != before[0]
+    await provider.delete(wanted.instance_id)
+    assert processes_with(wanted.instance_id) == []
+    assert (taps(), packet_rules(), conn.listDomainsID()) == before
+    assert list((tmp_path / "instances").iterdir()) == []
+    assert await provider.inventory() == []
+    await provider.delete(wanted.instance_id)
+
+
+async def test_a_half_made_machine_is_shown_and_made_anew(open_provider: Opener, tmp_path: Path) -> None:
+    provider = await open_provider()
+    wanted = spec()
+    Store(tmp_path / "instances").begin(wanted, SETTINGS.addresses)
+    (directory_of(tmp_path, wanted) / "disk.qcow2").write_bytes(b"cut off in the mid")
+    assert (await state_of(provider, wanted.instance_id)).state is MachineState.CREATING
+    assert (await provider.create(wanted, ignore)).state is MachineState.RUNNING
+
+
+async def test_a_domain_whose_directory_is_lost_is_shown_and_can_be_deleted(
+    open_provider: Opener, tmp_path: Path
+) -> None:
+    provider = await open_provider()
+    wanted = spec()
+    await provider.create(wanted, ignore)
+    directory_of(tmp_path, wanted).rename(tmp_path / "lost")
+    lost = await state_of(provider, wanted.instance_id)
+    assert (lost.generation, lost.name, lost.state) == (wanted.generation, wanted.name, MachineState.RUNNING)
+    await provider.delete(wanted.instance_id)
+    assert await provider.inventory() == []
+    assert processes_with(wanted.instance_id) == []
+
+
+async def test_another_agents_machines_are_not_ours(open_provider: Opener, tmp_path: Path) -> None:
+    ours = await open_provider()
+    theirs = await open_provider(directory=tmp_path / "theirs")
+    await theirs.create(spec(), ignore)
+    assert await ours.inventory() == []
+
+
+@pytest.mark.parametrize("image", ["powers-off", "resets"])
+async def test_a_machine_that_ends_by_itself_is_told_and_never_used_again(open_provider: Opener, image: str) -> None:
+    ends = Ends()
+    provider = await open_provider(ends)
+    wanted = spec(image)
+    phases: list[Phase] = []
+    await provider.create(wanted, phases.append)
+    assert await ends.next() == wanted.instance_id
+    assert phases == MADE
+    spent = await state_of(provider, wanted.instance_id)
+    assert (spent.state, list(spent.phases)) == (MachineState.STOPPED, [*MADE, Phase.STOPPED])
+    assert await provider.console(wanted.instance_id, 1000) == (CONSOLE_TEXT, False)
+    assert await provider.console(wanted.instance_id, 7) == (CONSOLE_TEXT[-7:], True)
+    assert await provider.create(wanted, ignore) == spent
+    assert ends.told.empty()
+
+
+async def test_a_machine_whose_process_dies_is_told(open_provider: Opener) -> None:
+    ends = Ends()
+    provider = await open_provider(ends)
+    wanted = spec()
+    await provider.create(wanted, ignore)
+    for process in processes_with(wanted.instance_id):
+        os.kill(process, signal.SIGKILL)
+    assert await ends.next() == wanted.instance_id
+
+
+async def test_a_machine_that_is_deleted_is_not_told_as_ended(open_provider: Opener) -> None:
+    ends = Ends()
+    provider = await open_provider(ends)
+    deleted, ended = spec(), spec("powers-off")
+    await provider.create(deleted, ignore)
+    await provider.delete(deleted.instance_id)
+    await provider.create(ended, ignore)
+    assert await ends.next() == ended.instance_id
+    assert ends.told.empty()
+
+
+async def test_a_new_provider_adopts_what_runs_and_sees_what_ended(open_provider: Opener) -> None:
+    before = await open_provider()
+    running, ending = spec(), spec()
+    machine = await before.create(running, ignore)
+    await before.create(ending, ignore)
+    await before.close()
+    for process in processes_with(ending.instance_id):
+        os.kill(process, signal.SIGKILL)
+    ends = Ends()
+    after = await open_provider(ends)
+    assert await state_of(after, running.instance_id) == machine
+    while (await state_of(after, ending.instance_id)).state is not MachineState.STOPPED:
+        await ends.next()  # libvirt itself noticed only after the provider was open
+    for process in processes_with(running.instance_id):
+        os.kill(process, signal.SIGKILL)
+    while await ends.next() != running.instance_id:
+        pass
+
+
+async def test_a_machine_started_just_before_a_crash_is_adopted_as_started(
+    open_provider: Opener, tmp_path: Path
+) -> None:
+    before = await open_provider()
+    wanted = spec()
+    await before.create(wanted, ignore)
+    await before.close()
+    state = directory_of(tmp_path, wanted) / "state.json"
+    record = msgspec.json.decode(state.read_bytes(), type=Record)
+    state.write_bytes(
+        msgspec.json.encode(msgspec.structs.replace(record, phases={Phase.ACCEPTED: record.phases[Phase.ACCEPTED]}))
+    )
+    after = await open_provider()
+    assert Phase.STARTED in (await state_of(after, wanted.instance_id)).phases
+
+
+async def test_machines_outlive_libvirt_and_are_known_when_it_is_back(open_provider: Opener) -> None:
+    ends = Ends()
+    provider = await open_provider(ends)
+    lives, dies = spec(), spec()
+    machine = await provider.create(lives, ignore)
+    await provider.create(dies, ignore)
+    processes = processes_with(lives.instance_id)
+    os.kill(libvirtd(), signal.SIGKILL)
+    try:
+        with pytest.raises(HypervisorUnavailable):
+            await provider.create(spec(), ignore)
+        with pytest.raises(HypervisorUnavailable):
+            await provider.delete(lives.instance_id)
+        for process in processes_with(dies.instance_id):
+            os.kill(process, signal.SIGKILL)
+    finally:
+        await asyncio.to_thread(start_libvirt)
+    assert await ends.next(30) == dies.instance_id
+    assert await state_of(provider, lives.instance_id) == machine
+    assert processes_with(lives.instance_id) == processes
+    for process in processes:
+        os.kill(process, signal.SIGKILL)
+    assert await ends.next() == lives.instance_id
+    assert (await provider.create(spec(), ignore)).state is MachineState.RUNNING
+
+
+async def test_a_cancelled_create_leaves_nothing(open_provider: Opener, tmp_path: Path) -> None:
+    provider = await open_provider()
+    wanted = spec()
+    accepted = asyncio.Event()
+    creating = asyncio.create_task(provider.create(wanted, lambda _: accepted.set()))
+    await accepted.wait()
+    creating.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await creating
+    assert await provider.inventory() == []
+    assert not directory_of(tmp_path, wanted).exists()
+    assert processes_with(wanted.instance_id) == []
+
+
+async def test_cancelling_a_repeated_create_keeps_the_machine(open_provider: Opener) -> None:
+    provider = await open_provider()
+    wanted = spec()
+    machine = await provider.create(wanted, ignore)
+    repeated = asyncio.create_task(provider.create(wanted, ignore))
+    await asyncio.sleep(0)
+    repeated.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await repeated
+    assert await provider.inventory() == [machine]
+
+
+async def test_an_image_that_cannot_be_had_is_said(open_provider: Opener, tmp_path: Path) -> None:
+    (tmp_path / "garbage.img").write_bytes(b"QFI\xfb garbage")
+    output(
+        "qemu-img",
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-b",
+        str(tmp_path / "halts.img"),
+        "-F",
+        "raw",
+        str(tmp_path / "overlay"),
+    )
+    extra = [ImageFile(name, str(tmp_path / name)) for name in ("gone.img", "garbage.img", "overlay")]
+    provider = await open_provider(extra=tuple(extra))
+    assert "gone.img" not in provider.images
+    for image, said in [
+        ("unknown", "not configured"),
+        ("gone.img", "No such file"),
+        ("garbage.img", "cannot be read"),
+        ("overlay", "is qcow2 on"),
+    ]:
+        with pytest.raises(ImageUnavailable, match=said):
+            await provider.create(spec(image), ignore)
+    with pytest.raises(ImageUnavailable, match="for arm64 is not configured"):
+        await provider.create(msgspec.structs.replace(spec(), arch=Arch.ARM64), ignore)
+    assert list((tmp_path / "instances").iterdir()) == []
+
+
+async def test_a_name_that_is_taken_or_wrong_is_said_and_nothing_is_left(open_provider: Opener, tmp_path: Path) -> None:
+    provider = await open_provider()
+    wanted = spec()
+    await provider.create(wanted, ignore)
+    with pytest.raises(ProviderError, match="already exists"):
+        await provider.create(msgspec.structs.replace(spec(), name=wanted.name), ignore)
+    with pytest.raises(ProviderError, match="no host name"):
+        await provider.create(msgspec.structs.replace(spec(), name="a/../b"), ignore)
+    with pytest.raises(ProviderError, match="not a UUID"):
+        await provider.create(msgspec.structs.replace(spec(), instance_id="../x"), ignore)
+    assert [path.name for path in (tmp_path / "instances").iterdir()] == [wanted.instance_id]
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for a record but not for a disk."""
+    path = tmp_path / "small"
+    path.mkdir()
+    output("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(path))
+    yield path
+    output("umount", str(path))
+
+
+@pytest.mark.usefixtures("libvirt_up")
+async def test_a_full_disk_is_said_and_nothing_is_left(full_disk: Path, images: list[ImageFile]) -> None:
+    provider = LibvirtProvider(SETTINGS, images, full_disk / "instances")
+    await provider.open(lambda _: None)
+    with pytest.raises(ProviderError, match="No space left"):
+        await provider.create(spec(), ignore)
+    assert list((full_disk / "instances").iterdir()) == []
+    await provider.close()
+
+
+async def test_a_directory_that_cannot_be_written_is_said_at_open(images: list[ImageFile]) -> None:
+    provider = LibvirtProvider(SETTINGS, images, Path("/proc/instances"))
+    with pytest.raises(ProviderError, match="/proc/instances"):
+        await provider.open(lambda _: None)
+
+
+async def test_a_libvirt_that_is_not_there_is_said_at_open(images: list[ImageFile], tmp_path: Path) -> None:
+    settings = msgspec.structs.replace(SETTINGS, uri=f"qemu+unix:///system?socket={tmp_path}/nobody")
+    provider = LibvirtProvider(settings, images, tmp_path / "instances")
+    with pytest.raises(HypervisorUnavailable, match="nobody"):
+        await provider.open(lambda _: None)
+
+
+def test_the_network_is_made_once_and_a_different_one_is_refused(conn: libvirt.virConnect) -> None:
+    assert ensure_network(conn, SETTINGS) == ensure_network(conn, SETTINGS) == IPv4Address("10.219.0.1")
+    with pytest.raises(HypervisorUnavailable, match=r"exists with 10\.219\.0\.1"):
+        ensure_network(conn, msgspec.structs.replace(SETTINGS, subnet="10.218.0.0/24"))
+    clash = LibvirtSettings(network="hostler-clash", subnet=SETTINGS.subnet)
+    with pytest.raises(HypervisorUnavailable, match="cannot be started"):
+        ensure_network(conn, clash)
+
+
+def test_the_proof_guest_runs_where_code_runs_and_only_there() -> None:
+    emulator = find_emulator()
+    assert emulator is not None
+    assert run_guest(emulator, Acceleration.TCG) == ""
+    assert "did not end in 0.01 s" in run_guest(emulator, Acceleration.TCG, time_limit_seconds=0.01)
+    assert "cannot be run" in run_guest("/nonexistent/qemu", Acceleration.TCG)
+
+
+def test_the_answer_about_kvm_is_remembered_for_this_boot_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remembered = tmp_path / "kvm-proof.json"
+    found = prove(remembered)
+    if not found.qemu:
+        pytest.skip(f"this machine has no KVM to ask: {found.detail}")
+    assert prove(remembered) == found
+    broken = msgspec.structs.replace(found, works=False, detail="it was decided so")
+    remembered.write_bytes(msgspec.json.encode(broken))
+    assert choose("auto", remembered) is Acceleration.TCG
+    with pytest.raises(HypervisorUnavailable, match="it was decided so"):
+        choose("kvm", remembered)
+    remembered.write_bytes(msgspec.json.encode(msgspec.structs.replace(broken, boot_id="another")))
+    monkeypatch.setattr(acceleration, "run_guest", lambda *_: "asked again")
+    assert prove(remembered).detail == "asked again"
+    assert msgspec.json.decode(remembered.read_bytes(), type=Proof).boot_id == found.boot_id
+
+
+async def test_a_guest_reads_its_seed_and_reaches_its_host(open_provider: Opener, tmp_path: Path) -> None:
+    """The whole way of a test guest: it calls back with its token, is refused, says so and powers off."""
+    image = tmp_path / "guest.qcow2"
+    output(str(ROOT / "packaging" / "images" / "build-test-guest"), str(image))
+    ends = Ends()
+    provider = await open_provider(ends, extra=(ImageFile("guest", str(image)),))
+    calls: list[tuple[str, str | None, str | None]] = []
+
+    async def refuse(request: web.Request) -> web.Response:
+        calls.append((request.path, request.headers.get("Authorization"), request.remote))
+        return web.Response(status=401)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", refuse)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, str(SETTINGS.gateway), 0)
+    await site.start()
+    try:
+        port = runner.addresses[0][1]
+        wanted = spec("guest", url=f"http://{SETTINGS.gateway}:{port}", memory_mib=256)
+        await provider.create(wanted, ignore)
+        assert await ends.next(120) == wanted.instance_id
+    finally:
+        await runner.cleanup()
+    address = Store(tmp_path / "instances").records()[0].address
+    assert calls[0] == ("/callbacks/status", f"Bearer {wanted.bootstrap.token}", address)
+    console, _ = await provider.console(wanted.instance_id, 1 << 20)
+    assert b"hostler-guest: " in console
+    assert wanted.bootstrap.token.encode() not in console

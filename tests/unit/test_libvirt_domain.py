@@ -1,0 +1,116 @@
+"""The XML of machines and of their network."""
+
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from providers.contract import Arch, Resources
+from providers.libvirt.domain import NAMESPACE, Acceleration, DomainPlan, Tag, domain_xml, mac_address, read_tag
+from providers.libvirt.network import lowest_free, network_xml
+from providers.libvirt.settings import LibvirtSettings
+
+ID = "0b8e7a52-7a53-4c0e-9d5b-0f6a1c2d3e4f"
+PLAN = DomainPlan(
+    tag=Tag(ID, 3, "/var/lib/hostler-agent/instances"),
+    name="hostler-1",
+    arch=Arch.AMD64,
+    resources=Resources(vcpus=4, memory_mib=8192, disk_gib=40),
+    acceleration=Acceleration.KVM,
+    disk=Path("/i/disk.qcow2"),
+    seed=Path("/i/seed.iso"),
+    console=Path("/i/console.log"),
+    firmware_variables=Path("/i/firmware.fd"),
+    network="hostler",
+    mac="52:54:00:d5:00:02",
+)
+
+
+def domain(**changes: object) -> ET.Element:
+    return ET.fromstring(domain_xml(msgspec.structs.replace(PLAN, **changes)))  # noqa: S314 (our own text)
+
+
+def attribute(root: ET.Element, path: str, name: str) -> str | None:
+    found = root.find(path)
+    return None if found is None else found.get(name)
+
+
+def test_a_machine_ends_with_its_guest() -> None:
+    root = domain()
+    assert [root.findtext(f"on_{event}") for event in ("poweroff", "reboot", "crash")] == ["destroy"] * 3
+
+
+def test_a_machine_has_what_its_flavor_says() -> None:
+    root = domain()
+    assert root.findtext("uuid") == ID
+    assert root.findtext("vcpu") == "4"
+    assert (root.findtext("memory"), attribute(root, "memory", "unit")) == ("8192", "MiB")
+
+
+@pytest.mark.parametrize(
+    ("acceleration", "kind", "cpu"),
+    [(Acceleration.KVM, "kvm", "host-passthrough"), (Acceleration.TCG, "qemu", "maximum")],
+)
+def test_acceleration_decides_type_and_cpu(acceleration: Acceleration, kind: str, cpu: str) -> None:
+    root = domain(acceleration=acceleration)
+    assert (root.get("type"), attribute(root, "cpu", "mode")) == (kind, cpu)
+
+
+def test_a_guest_is_cut_off_from_its_neighbours_and_from_devices_it_does_not_need() -> None:
+    devices = domain().find("devices")
+    assert devices is not None
+    assert attribute(devices, "interface/port", "isolated") == "yes"
+    assert attribute(devices, "controller[@type='usb']", "model") == "none"
+    assert {"graphics", "video", "sound", "filesystem", "hostdev"}.isdisjoint(child.tag for child in devices)
+
+
+def test_the_seed_is_read_only_and_the_overlay_is_not() -> None:
+    disks = {attribute(disk, "source", "file"): disk for disk in domain().iter("disk")}
+    assert disks["/i/seed.iso"].find("readonly") is not None
+    assert disks["/i/disk.qcow2"].find("readonly") is None
+
+
+def test_an_arm64_machine_keeps_its_firmware_variables_with_its_disk() -> None:
+    root = domain(arch=Arch.ARM64, acceleration=Acceleration.TCG)
+    assert (attribute(root, "os/type", "arch"), attribute(root, "os/type", "machine")) == ("aarch64", "virt")
+    assert root.findtext("os/nvram") == "/i/firmware.fd"
+
+
+@given(owner=st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs"])))
+def test_a_tag_is_read_as_it_was_written(owner: str) -> None:
+    tag = Tag(ID, 7, owner)
+    written = domain(tag=tag).find(f"metadata/{{{NAMESPACE}}}instance")
+    assert written is not None
+    assert read_tag(ET.tostring(written, encoding="unicode")) == tag
+
+
+def test_a_foreign_tag_is_not_ours() -> None:
+    assert read_tag("<instance id='x'/>") is None
+    assert read_tag("<instance id='x' generation='one' owner='/'/>") is None
+
+
+def test_addresses_of_one_subnet_have_different_macs() -> None:
+    subnet = IPv4Network("10.213.0.0/22")
+    assert len({mac_address(address) for address in subnet}) == subnet.num_addresses
+    assert mac_address(IPv4Address("10.213.0.2")) == "52:54:00:d5:00:02"
+
+
+def test_addresses_are_given_out_from_the_lowest_until_none_is_left() -> None:
+    subnet = IPv4Network("10.0.0.0/29")
+    taken: set[IPv4Address] = set()
+    while (address := lowest_free(subnet, taken)) is not None:
+        taken.add(address)
+    assert taken == {IPv4Address(f"10.0.0.{last}") for last in range(2, 7)}
+    assert lowest_free(subnet, taken - {IPv4Address("10.0.0.4")}) == IPv4Address("10.0.0.4")
+
+
+def test_the_network_has_dns_and_no_dhcp() -> None:
+    root = ET.fromstring(network_xml(LibvirtSettings(network="ci", subnet="10.9.0.0/24")))  # noqa: S314 (our own text)
+    assert attribute(root, "forward", "mode") == "nat"
+    assert (attribute(root, "ip", "address"), attribute(root, "ip", "prefix")) == ("10.9.0.1", "24")
+    assert attribute(root, "dns", "enable") == "yes"
+    assert root.find(".//dhcp") is None
