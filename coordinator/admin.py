@@ -67,6 +67,7 @@ class AdminService(AdminServicer):
         job = await self._store.history.job(request.id)
         if job is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no job '{request.id}'")
+        await self._store.notes.flush()
         answer = self._job(job, await self._entity_names())
         answer.timeline.extend(_entry(entry) for entry in await self._store.history.timeline(job))
         return answer

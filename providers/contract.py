@@ -1,6 +1,6 @@
 """The contract of every provider and the values that cross it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from enum import StrEnum
 from typing import ClassVar, Protocol
@@ -49,6 +49,10 @@ class Bootstrap(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"Bootstrap(metadata_url={self.metadata_url!r}, callback_url={self.callback_url!r})"
+
+    def __rich_repr__(self) -> Iterator[tuple[str, str]]:
+        yield "metadata_url", self.metadata_url
+        yield "callback_url", self.callback_url
 
 
 class InstanceSpec(msgspec.Struct, frozen=True):
