@@ -24,7 +24,7 @@ _OS_ARCH: Final = {Arch.AMD64: "x86_64", Arch.ARM64: "aarch64"}
 _OS_MACHINE: Final = {Arch.AMD64: "q35", Arch.ARM64: "virt"}
 # Debian's qemu-efi-aarch64; named outright, because firmware that libvirt picks itself gets its variable store outside
 # the instance's directory, where nothing would remove it.
-_ARM64_FIRMWARE: Final = Path("/usr/share/AAVMF/AAVMF_CODE.fd")
+ARM64_FIRMWARE: Final = Path("/usr/share/AAVMF/AAVMF_CODE.fd")
 _ARM64_VARIABLES: Final = Path("/usr/share/AAVMF/AAVMF_VARS.fd")
 
 
@@ -112,7 +112,7 @@ def _boot(plan: DomainPlan) -> ET.Element:
         "os", None, element("type", {"arch": _OS_ARCH[plan.arch], "machine": _OS_MACHINE[plan.arch]}, text="hvm")
     )
     if plan.arch is Arch.ARM64:
-        boot.append(element("loader", {"readonly": "yes", "type": "pflash"}, text=str(_ARM64_FIRMWARE)))
+        boot.append(element("loader", {"readonly": "yes", "type": "pflash"}, text=str(ARM64_FIRMWARE)))
         boot.append(element("nvram", {"template": str(_ARM64_VARIABLES)}, text=str(plan.firmware_variables)))
     boot.append(element("boot", {"dev": "hd"}))
     return boot

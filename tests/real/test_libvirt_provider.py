@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -24,9 +25,10 @@ from providers.contract import (
     ProviderError,
 )
 from providers.libvirt import ImageFile, LibvirtProvider, LibvirtSettings, acceleration
-from providers.libvirt.acceleration import Proof, choose, find_emulator, prove, run_guest
-from providers.libvirt.domain import Acceleration
+from providers.libvirt.acceleration import Proof, choose, prove, run_guest
+from providers.libvirt.domain import ARM64_FIRMWARE, Acceleration
 from providers.libvirt.network import ensure_network
+from providers.libvirt.proof_guest import GUESTS
 from providers.libvirt.store import Record, Store
 from tests.real.conftest import CONSOLE_TEXT, ROOT, SETTINGS, Opener, spec, start_libvirt
 
@@ -378,12 +380,30 @@ def test_the_network_is_made_once_and_a_different_one_is_refused(conn: libvirt.v
         ensure_network(conn, clash)
 
 
-def test_the_proof_guest_runs_where_code_runs_and_only_there() -> None:
-    emulator = find_emulator()
-    assert emulator is not None
-    assert run_guest(emulator, Acceleration.TCG) == ""
-    assert "did not end in 0.01 s" in run_guest(emulator, Acceleration.TCG, time_limit_seconds=0.01)
-    assert "cannot be run" in run_guest("/nonexistent/qemu", Acceleration.TCG)
+@pytest.mark.parametrize("machine", sorted(GUESTS))
+def test_a_proof_guest_runs_where_code_runs_and_only_there(machine: str) -> None:
+    emulator, guest = shutil.which(f"qemu-system-{machine}"), GUESTS[machine]
+    if emulator is None:
+        pytest.skip(f"qemu-system-{machine} is not installed")
+    assert run_guest(emulator, guest, Acceleration.TCG) == ""
+    assert "did not end in 0.01 s" in run_guest(emulator, guest, Acceleration.TCG, time_limit_seconds=0.01)
+    assert "cannot be run" in run_guest("/nonexistent/qemu", guest, Acceleration.TCG)
+
+
+@pytest.mark.skipif(
+    not ARM64_FIRMWARE.exists() or shutil.which("qemu-system-aarch64") is None,
+    reason="qemu-system-arm and qemu-efi-aarch64 are not installed",
+)
+async def test_an_arm64_machine_reaches_its_firmware_and_leaves_nothing(open_provider: Opener, tmp_path: Path) -> None:
+    provider = await open_provider(extra=(ImageFile("arm", str(tmp_path / "halts.img"), Arch.ARM64),))
+    wanted = msgspec.structs.replace(spec("arm", memory_mib=512), arch=Arch.ARM64)
+    await provider.create(wanted, ignore)
+    async with asyncio.timeout(60):
+        while b"UEFI" not in (await provider.console(wanted.instance_id, 10000))[0]:
+            await asyncio.sleep(0.2)
+    await provider.delete(wanted.instance_id)
+    assert list((tmp_path / "instances").iterdir()) == []
+    assert processes_with(wanted.instance_id) == []
 
 
 def test_the_answer_about_kvm_is_remembered_for_this_boot_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
