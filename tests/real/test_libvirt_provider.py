@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from ipaddress import IPv4Address
 from pathlib import Path
 
 import libvirt
@@ -24,11 +23,8 @@ from providers.contract import (
     Phase,
     ProviderError,
 )
-from providers.libvirt import ImageFile, LibvirtProvider, LibvirtSettings, acceleration
-from providers.libvirt.acceleration import Proof, choose, prove, run_guest
-from providers.libvirt.domain import ARM64_FIRMWARE, Acceleration
-from providers.libvirt.network import ensure_network
-from providers.libvirt.proof_guest import GUESTS
+from providers.libvirt import ImageFile, LibvirtProvider
+from providers.libvirt.domain import ARM64_FIRMWARE
 from providers.libvirt.store import Record, Store
 from tests.real.conftest import CONSOLE_TEXT, ROOT, SETTINGS, Opener, spec, start_libvirt
 
@@ -364,32 +360,6 @@ async def test_a_directory_that_cannot_be_written_is_said_at_open(images: list[I
         await provider.open(lambda _: None)
 
 
-async def test_a_libvirt_that_is_not_there_is_said_at_open(images: list[ImageFile], tmp_path: Path) -> None:
-    settings = msgspec.structs.replace(SETTINGS, uri=f"qemu+unix:///system?socket={tmp_path}/nobody")
-    provider = LibvirtProvider(settings, images, tmp_path / "instances")
-    with pytest.raises(HypervisorUnavailable, match="nobody"):
-        await provider.open(lambda _: None)
-
-
-def test_the_network_is_made_once_and_a_different_one_is_refused(conn: libvirt.virConnect) -> None:
-    assert ensure_network(conn, SETTINGS) == ensure_network(conn, SETTINGS) == IPv4Address("10.219.0.1")
-    with pytest.raises(HypervisorUnavailable, match=r"exists with 10\.219\.0\.1"):
-        ensure_network(conn, msgspec.structs.replace(SETTINGS, subnet="10.218.0.0/24"))
-    clash = LibvirtSettings(network="hostler-clash", subnet=SETTINGS.subnet)
-    with pytest.raises(HypervisorUnavailable, match="cannot be started"):
-        ensure_network(conn, clash)
-
-
-@pytest.mark.parametrize("machine", sorted(GUESTS))
-def test_a_proof_guest_runs_where_code_runs_and_only_there(machine: str) -> None:
-    emulator, guest = shutil.which(f"qemu-system-{machine}"), GUESTS[machine]
-    if emulator is None:
-        pytest.skip(f"qemu-system-{machine} is not installed")
-    assert run_guest(emulator, guest, Acceleration.TCG) == ""
-    assert "did not end in 0.01 s" in run_guest(emulator, guest, Acceleration.TCG, time_limit_seconds=0.01)
-    assert "cannot be run" in run_guest("/nonexistent/qemu", guest, Acceleration.TCG)
-
-
 @pytest.mark.skipif(
     not ARM64_FIRMWARE.exists() or shutil.which("qemu-system-aarch64") is None,
     reason="qemu-system-arm and qemu-efi-aarch64 are not installed",
@@ -404,23 +374,6 @@ async def test_an_arm64_machine_reaches_its_firmware_and_leaves_nothing(open_pro
     await provider.delete(wanted.instance_id)
     assert list((tmp_path / "instances").iterdir()) == []
     assert processes_with(wanted.instance_id) == []
-
-
-def test_the_answer_about_kvm_is_remembered_for_this_boot_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    remembered = tmp_path / "kvm-proof.json"
-    found = prove(remembered)
-    if not found.qemu:
-        pytest.skip(f"this machine has no KVM to ask: {found.detail}")
-    assert prove(remembered) == found
-    broken = msgspec.structs.replace(found, works=False, detail="it was decided so")
-    remembered.write_bytes(msgspec.json.encode(broken))
-    assert choose("auto", remembered) is Acceleration.TCG
-    with pytest.raises(HypervisorUnavailable, match="it was decided so"):
-        choose("kvm", remembered)
-    remembered.write_bytes(msgspec.json.encode(msgspec.structs.replace(broken, boot_id="another")))
-    monkeypatch.setattr(acceleration, "run_guest", lambda *_: "asked again")
-    assert prove(remembered).detail == "asked again"
-    assert msgspec.json.decode(remembered.read_bytes(), type=Proof).boot_id == found.boot_id
 
 
 async def test_a_guest_reads_its_seed_and_reaches_its_host(open_provider: Opener, tmp_path: Path) -> None:
