@@ -1,9 +1,9 @@
 """The contract of every provider and the values that cross it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 
@@ -50,9 +50,8 @@ class Bootstrap(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         return f"Bootstrap(metadata_url={self.metadata_url!r}, callback_url={self.callback_url!r})"
 
-    def __rich_repr__(self) -> Iterator[tuple[str, str]]:
-        yield "metadata_url", self.metadata_url
-        yield "callback_url", self.callback_url
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("metadata_url", self.metadata_url), ("callback_url", self.callback_url)]
 
 
 class InstanceSpec(msgspec.Struct, frozen=True):

@@ -48,12 +48,13 @@ def user_data(instance: Instance, where: Urls, token: str) -> bytes:
         "write_files": [
             {
                 "path": "/run/hostler/start",
-                "permissions": "0700",
+                "permissions": "0600",
                 "encoding": "b64",
                 "content": base64.b64encode(script.encode()).decode(),
             }
         ],
-        "runcmd": [["/run/hostler/start"]],
+        # /run may be mounted noexec, so a shell reads the script.
+        "runcmd": [["/bin/sh", "/run/hostler/start"]],
     }
     # JSON is YAML, and leaves nothing to quote.
     return b"#cloud-config\n" + msgspec.json.encode(document)

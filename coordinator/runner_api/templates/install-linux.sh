@@ -41,7 +41,9 @@ if ! as_root test -x "$folder/run.sh"; then
   as_root tar -xzf "$archive" -C "$folder"
   rm -f "$archive"
   as_root chown -R runner: "$folder"
-  as_root "$folder/bin/installdependencies.sh" >/dev/null
+  if as_root test -x "$folder/bin/installdependencies.sh"; then
+    as_root "$folder/bin/installdependencies.sh" >/dev/null
+  fi
 {% else %}
   echo "the image has no runner in $folder, and the forge offers none for this system" >&2
   exit 1

@@ -1,0 +1,51 @@
+"""Where the demo keeps what: a cache that outlives it, and one folder per run."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+CACHE: Final = Path(os.environ.get("HOSTLER_CACHE", "/var/cache/hostler"))
+ROOT: Final = Path(__file__).resolve().parent.parent.parent
+
+
+class Places(msgspec.Struct, frozen=True):
+    folder: Path
+
+    @property
+    def agent_data(self) -> Path:
+        return self.folder / "agent"
+
+    @property
+    def coordinator_config(self) -> Path:
+        return self.folder / "coordinator.toml"
+
+    @property
+    def agent_config(self) -> Path:
+        return self.folder / "agent.toml"
+
+    @property
+    def fleet(self) -> Path:
+        return self.folder / "fleet.toml"
+
+    @property
+    def forge_state(self) -> Path:
+        return self.folder / "forge.json"
+
+    def log(self, part: str) -> Path:
+        return self.folder / f"{part}.log"
+
+
+def new_places() -> Places:
+    """A fresh folder that only this user may look into: it holds tokens."""
+    return Places(Path(tempfile.mkdtemp(prefix="hostler-demo-", dir="/var/tmp")))
+
+
+def guest_image() -> Path:
+    return CACHE / "test-guest.qcow2"
+
+
+def kvm_proof() -> Path:
+    return CACHE / "kvm-proof.json"

@@ -1,0 +1,166 @@
+"""One run of the demo: start the farm, queue the jobs, watch them, check that all was real and nothing is left."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+import aiohttp
+import grpc
+import libvirt
+import msgspec
+
+from protos.hostler.v1 import admin_pb2
+from protos.hostler.v1.admin_pb2_grpc import AdminStub
+from providers.libvirt.network import ensure_network
+from providers.libvirt.settings import LibvirtSettings
+from tests.demo.farm import DemoFailed, Farm
+from tests.demo.forge import Control, QueuedJob
+from tests.demo.places import Places
+from tests.demo.show import SHOWN, Show
+from tests.demo.traces import URI, look
+
+if TYPE_CHECKING:
+    from protos.hostler.v1.admin_pb2_grpc import AdminAsyncStub
+
+_CONNECT_SECONDS: Final = 60.0
+
+
+class Asked(msgspec.Struct, frozen=True):
+    jobs: int
+    keep: bool
+    timeout_seconds: float
+
+
+class Run:
+    def __init__(self, settings: LibvirtSettings, places: Places, show: Show) -> None:
+        self._settings = settings
+        self._places = places
+        self._show = show
+
+    async def __call__(self, asked: Asked) -> None:
+        """Raises DemoFailed: something was not as it must be."""
+        await asyncio.to_thread(_bring_up_network, self._settings)
+        farm = Farm(self._places, self._settings, jobs=asked.jobs)
+        try:
+            await farm.start()
+            async with _admin(farm) as admin:
+                await self._connected(farm, admin)
+                before = await asyncio.to_thread(look, self._places.agent_data / "instances")
+                async with asyncio.timeout(asked.timeout_seconds):
+                    done = await self._run_jobs(farm, admin, asked.jobs)
+                left = (await asyncio.to_thread(look, self._places.agent_data / "instances")).more_than(before)
+            if left:
+                raise DemoFailed(f"the machines left behind: {', '.join(left)}")
+            self._sum_up(done)
+        except TimeoutError:
+            raise DemoFailed(
+                f"not done after {asked.timeout_seconds:g} s; see the logs in {self._places.folder}"
+            ) from None
+        finally:
+            if asked.keep:
+                self._say_where(farm)
+            else:
+                await farm.stop()
+
+    async def _connected(self, farm: Farm, admin: "AdminAsyncStub") -> None:
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                while True:
+                    farm.check_alive()
+                    status = await admin.FleetStatus(admin_pb2.FleetStatusRequest())
+                    if any(host.connected for host in status.hosts):
+                        return
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise DemoFailed(f"the agent does not connect; see {self._places.log('agent')}") from None
+
+    async def _run_jobs(self, farm: Farm, admin: "AdminAsyncStub", count: int) -> list[admin_pb2.Job]:
+        watching = asyncio.create_task(self._watch(admin))
+        try:
+            async with aiohttp.ClientSession() as session:
+                control = Control(session, farm.state())
+                await asyncio.sleep(0.1)  # the watch has no answer of its own that says it has begun
+                queued = await asyncio.gather(*(control.queue(number) for number in range(1, count + 1)))
+                done = [await self._finished(farm, admin, job) for job in queued]
+                await self._gone(admin)
+                for job, told in zip(queued, done, strict=True):
+                    await self._check(admin, job, told)
+                return [await _get(admin, job) for job in queued]
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+    async def _watch(self, admin: "AdminAsyncStub") -> None:
+        async for entry in admin.Watch(admin_pb2.WatchRequest()):
+            self._show.entry(entry)
+
+    async def _finished(self, farm: Farm, admin: "AdminAsyncStub", job: QueuedJob) -> admin_pb2.Job:
+        while True:
+            farm.check_alive()
+            try:
+                told = await _get(admin, job)
+            except grpc.RpcError:
+                told = admin_pb2.Job()  # its webhook is still on its way
+            if told.status == "completed":
+                return told
+            await asyncio.sleep(0.05)
+
+    async def _gone(self, admin: "AdminAsyncStub") -> None:
+        while (await admin.FleetStatus(admin_pb2.FleetStatusRequest())).instances:
+            await asyncio.sleep(0.05)
+
+    async def _check(self, admin: "AdminAsyncStub", job: QueuedJob, told: admin_pb2.Job) -> None:
+        """The machine was real: its console holds what only its shell can have printed."""
+        if told.conclusion != "success":
+            raise DemoFailed(f"job {job.number} ended with '{told.conclusion}'")
+        console = await admin.GetConsole(admin_pb2.GetConsoleRequest(instance=told.instance_id))
+        for needed in (f"secret {job.secret}", f"proof {job.proof}", f"job runs on {told.runner_name}"):
+            if needed.encode() not in console.data:
+                raise DemoFailed(f"job {job.number}: the console of {told.runner_name} does not hold '{needed}'")
+        steps = {entry.step for entry in (await _get(admin, job)).timeline}
+        if SHOWN - steps:
+            raise DemoFailed(f"job {job.number}: its timeline lacks {', '.join(sorted(SHOWN - steps))}")
+
+    def _sum_up(self, done: list[admin_pb2.Job]) -> None:
+        machines = {job.instance_id for job in done}
+        if len(machines) != len(done):
+            raise DemoFailed(f"{len(done)} jobs shared {len(machines)} machines")
+        for number, job in enumerate(done, start=1):
+            self._show.job(number, job)
+        seconds = max(
+            (job.timeline[-1].at.ToDatetime() - job.timeline[0].at.ToDatetime()).total_seconds() for job in done
+        )
+        jobs = "1 job" if len(done) == 1 else f"{len(done)} jobs"
+        self._show.summary(
+            f"{jobs} done, each in a machine of its own, nothing left behind; "
+            f"{seconds:.1f} s from webhook to destroyed, at most.",
+            ok=True,
+            jobs=len(done),
+            seconds=round(seconds, 3),
+        )
+
+    def _say_where(self, farm: Farm) -> None:
+        processes = " ".join(str(process.pid) for process in farm.processes.values())
+        self._show.note(
+            f"kept: configuration, logs and data in {self._places.folder}\n"
+            f"  look:  .venv/bin/hostler fleet status --coordinator {farm.grpc}\n"
+            f"  stop:  kill {processes}; virsh net-destroy {self._settings.network}; rm -r {self._places.folder}"
+        )
+
+
+def _bring_up_network(settings: LibvirtSettings) -> None:
+    conn = libvirt.open(URI)
+    ensure_network(conn, settings)
+    conn.close()
+
+
+@asynccontextmanager
+async def _admin(farm: Farm) -> AsyncIterator["AdminAsyncStub"]:
+    async with grpc.aio.insecure_channel(farm.grpc) as channel:
+        yield AdminStub(channel)
+
+
+async def _get(admin: "AdminAsyncStub", job: QueuedJob) -> admin_pb2.Job:
+    told: admin_pb2.Job = await admin.GetJob(admin_pb2.GetJobRequest(id=str(job.forge_id)))
+    return told
