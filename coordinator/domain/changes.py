@@ -77,6 +77,8 @@ def on_phase(instance: Instance, phase: Phase, now: datetime, detail: str = "") 
     A machine that stops or fails has no further use: it goes on to be deleted, and its job, if it had not begun,
     is free at once.
     """
+    if instance.status is Status.DELETED:
+        return Changed(instance)
     if phase is Phase.DELETED:
         return Changed(_deleted(instance, now))
     if phase is Phase.DELETE_FAILED:
@@ -92,8 +94,6 @@ def on_phase(instance: Instance, phase: Phase, now: datetime, detail: str = "") 
 
 
 def _deleted(instance: Instance, now: datetime) -> Instance:
-    if instance.status is Status.DELETED:
-        return instance
     if not can(instance, Status.DELETED):
         instance = advance(instance, now, status=Status.PENDING_DELETE)
     runner = RunnerStatus.TERMINATED if can_runner(instance, RunnerStatus.TERMINATED) else None
@@ -104,6 +104,8 @@ def finish(instance: Instance, now: datetime, fault: str = "") -> Instance:
     """The instance on its way to deletion; its runner has ended. No change when it is on its way already."""
     runner = RunnerStatus.TERMINATED if can_runner(instance, RunnerStatus.TERMINATED) else None
     status = Status.PENDING_DELETE if can(instance, Status.PENDING_DELETE) else None
+    if status is None and runner is None:
+        return instance
     return advance(instance, now, status=status, runner_status=runner, fault=fault)
 
 

@@ -41,7 +41,8 @@ class RunnerStatus(StrEnum):
 _DELETES: Final = frozenset({Status.PENDING_DELETE, Status.PENDING_FORCE_DELETE})
 
 NEXT: Final[Mapping[Status, frozenset[Status]]] = {
-    Status.PENDING_CREATE: frozenset({Status.CREATING, Status.ERROR}) | _DELETES,
+    # Phases may overtake each other: a machine may be heard of as running before it was heard of as begun.
+    Status.PENDING_CREATE: frozenset({Status.CREATING, Status.RUNNING, Status.STOPPED, Status.ERROR}) | _DELETES,
     Status.CREATING: frozenset({Status.RUNNING, Status.STOPPED, Status.ERROR}) | _DELETES,
     Status.RUNNING: frozenset({Status.STOPPED, Status.ERROR}) | _DELETES,
     Status.STOPPED: frozenset({Status.RUNNING, Status.ERROR}) | _DELETES,
@@ -124,7 +125,7 @@ def advance(
     runner_status: RunnerStatus | None = None,
     fault: str = "",
 ) -> Instance:
-    """The instance in its next state; the only way to change either status.
+    """The instance in its next state; the only way to change either status. `changed_at` moves only with a change.
 
     Raises:
         IllegalTransition: the tables do not know this step.
@@ -133,15 +134,15 @@ def advance(
     next_runner = _step(NEXT_RUNNER, instance.runner_status, runner_status or instance.runner_status, instance.name)
     becomes_idle = next_runner is RunnerStatus.IDLE and instance.runner_status is not RunnerStatus.IDLE
     begins_delete = next_status in _DELETES and instance.status not in _DELETES
-    return msgspec.structs.replace(
+    changed = msgspec.structs.replace(
         instance,
         status=next_status,
         runner_status=next_runner,
-        changed_at=now,
         idle_since=now if becomes_idle else instance.idle_since,
         generation=instance.generation + 1 if begins_delete else instance.generation,
         fault=fault or instance.fault,
     )
+    return instance if changed == instance else msgspec.structs.replace(changed, changed_at=now)
 
 
 def can(instance: Instance, status: Status) -> bool:

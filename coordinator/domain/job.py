@@ -81,14 +81,11 @@ def fold(job: Job | None, event: JobEvent, new_id: str) -> Job | None:
             conclusion=event.conclusion,
             html_url=event.html_url,
         )
-    if RANK[event.status] < RANK[job.status]:
-        return None
-    if event.status is job.status and (job.runner_name or not event.runner_name):
-        return None
-    return msgspec.structs.replace(
+    # A late event takes nothing back, but may tell what the ones before it left out.
+    told = msgspec.structs.replace(
         job,
-        status=event.status,
-        changed_at=event.received_at,
-        runner_name=event.runner_name or job.runner_name,
-        conclusion=event.conclusion or job.conclusion,
+        status=max(job.status, event.status, key=RANK.__getitem__),
+        runner_name=job.runner_name or event.runner_name,
+        conclusion=job.conclusion or event.conclusion,
     )
+    return None if told == job else msgspec.structs.replace(told, changed_at=event.received_at)

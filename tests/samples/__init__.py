@@ -1,0 +1,1 @@
+"""Values and open stores that many tests start from."""

@@ -1,0 +1,69 @@
+"""The table of what should be against what is: total, and every answer makes sense."""
+
+import itertools
+
+import pytest
+
+from coordinator.domain.instance import GOING, Status
+from coordinator.domain.reconcile import ACTION, Action, Seen, Wanted, reconcile, wanted
+from tests.samples.domain import instance
+
+PAIRS = list(itertools.product(Wanted, Seen))
+
+
+def test_every_pair_has_an_answer_and_every_answer_a_pair() -> None:
+    assert set(ACTION) == set(PAIRS)
+    assert set(ACTION.values()) == set(Action)
+
+
+@pytest.mark.parametrize(("should", "seen"), PAIRS)
+def test_an_answer_fits_its_pair(should: Wanted, seen: Seen) -> None:
+    action = ACTION[should, seen]
+    there = seen is not Seen.ABSENT
+    if action in (Action.DESTROY, Action.ORPHAN):
+        assert there
+    if action is Action.DESTROY:
+        assert should is Wanted.ABSENT
+    if action is Action.ORPHAN:
+        assert should is Wanted.UNKNOWN
+    if action is Action.CREATE:
+        assert should is Wanted.CREATED
+        assert seen in (Seen.ABSENT, Seen.CREATING)
+    if action is Action.ADOPT:
+        assert should in (Wanted.CREATED, Wanted.PRESENT)
+        assert seen in (Seen.RUNNING, Seen.STOPPED)
+    if action in (Action.FORGET, Action.NOTHING):
+        assert not there
+
+
+@pytest.mark.parametrize("status", Status)
+def test_every_status_is_wanted_somehow(status: Status) -> None:
+    what = wanted(instance(status=status))
+    if status in GOING or status is Status.DELETED:
+        assert what is Wanted.ABSENT
+    assert what is not Wanted.UNKNOWN
+
+
+def test_a_host_is_compared_machine_by_machine_and_agreement_is_silent() -> None:
+    known = [
+        instance(1, status=Status.RUNNING),
+        instance(2, status=Status.RUNNING),
+        instance(3, status=Status.DELETING),
+        instance(4, status=Status.DELETED),
+        instance(5),
+    ]
+    seen = {
+        "instance-1": Seen.RUNNING,
+        "instance-3": Seen.RUNNING,
+        "instance-4": Seen.STOPPED,
+        "a-stranger": Seen.RUNNING,
+    }
+    assert {d.instance_id: d.action for d in reconcile(known, seen)} == {
+        "a-stranger": Action.ORPHAN,
+        "instance-1": Action.ADOPT,
+        "instance-2": Action.GONE,
+        "instance-3": Action.DESTROY,
+        "instance-4": Action.DESTROY,
+        "instance-5": Action.CREATE,
+    }
+    assert reconcile([], {}) == []
