@@ -3,9 +3,9 @@
 import asyncio
 import random
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +20,7 @@ from coordinator.engine.engine import Engine
 from coordinator.engine.local import LocalExecutor
 from coordinator.engine.registrar import Registrar
 from coordinator.fleet.links import Links
-from coordinator.fleet.reconciler import Reconciler
+from coordinator.fleet.reconciler import ORPHAN_GRACE, Reconciler
 from coordinator.fleet.service import FleetService
 from coordinator.forges.forges import Forges
 from coordinator.http import app, server
@@ -64,7 +64,13 @@ def _new_id() -> str:
     return str(uuid.uuid4())
 
 
-async def run(config: CoordinatorConfig, stop: asyncio.Event) -> None:
+async def run(
+    config: CoordinatorConfig,
+    stop: asyncio.Event,
+    *,
+    clock: Callable[[], datetime] = _now,
+    orphan_grace: timedelta = ORPHAN_GRACE,
+) -> None:
     """Serve until `stop` is set.
 
     Raises:
@@ -72,11 +78,11 @@ async def run(config: CoordinatorConfig, stop: asyncio.Event) -> None:
     """
     async with AsyncExitStack() as stack:
         store = await open_store(
-            config.database_url, Path(config.data_dir), clock=_now, new_id=_new_id, chance=random.random
+            config.database_url, Path(config.data_dir), clock=clock, new_id=_new_id, chance=random.random
         )
         stack.push_async_callback(store.close)
         session = await stack.enter_async_context(aiohttp.ClientSession(timeout=_FORGE_TIMEOUT))
-        parts = _Parts(config, store, session)
+        parts = _Parts(config, store, session, clock, orphan_grace)
         await stack.enter_async_context(_grpc_server(config.grpc.bind, parts))
         await stack.enter_async_context(server.serve(parts.http, config.http.bind))
         engine = asyncio.create_task(parts.engine.run())
@@ -89,20 +95,27 @@ async def run(config: CoordinatorConfig, stop: asyncio.Event) -> None:
 class _Parts:
     """What serves: put together once, taken down in the reverse order."""
 
-    def __init__(self, config: CoordinatorConfig, store: Store, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self,
+        config: CoordinatorConfig,
+        store: Store,
+        session: aiohttp.ClientSession,
+        clock: Callable[[], datetime],
+        orphan_grace: timedelta,
+    ) -> None:
         where = scripts.urls(config.http.public_url)
-        tokens = InstanceTokens(store.instance_token_key, _now)
-        forges = Forges(store.catalog, session, _now)
+        tokens = InstanceTokens(store.instance_token_key, clock)
+        forges = Forges(store.catalog, session, clock)
         waiting = Waiting()
         clouds = {settings.name: ExecProvider(settings, store.controller_id) for settings in config.provider}
         links = Links()
-        local = LocalExecutor(store, links, tokens, where, _now)
-        cloud = CloudExecutor(store, forges, clouds, tokens, where, _now)
-        self.engine = Engine(store, links, local, cloud, Registrar(store, forges, waiting, _now), _now)
-        self.reconciler = Reconciler(store, local.resend)
+        local = LocalExecutor(store, links, tokens, where, clock)
+        cloud = CloudExecutor(store, forges, clouds, tokens, where, clock)
+        self.engine = Engine(store, links, local, cloud, Registrar(store, forges, waiting, clock), clock)
+        self.reconciler = Reconciler(store, local.resend, orphan_grace)
         self.fleet = FleetService(store, links, self.reconciler)
         self.admin = AdminService(store, links, self.engine, frozenset(clouds))
-        webhooks = Webhooks(store.catalog, store.ledger, store.controller_id, _now)
+        webhooks = Webhooks(store.catalog, store.ledger, store.controller_id, clock)
         self.http = app.build(webhooks, RunnerApi(store, forges, tokens, where, waiting))
 
 

@@ -18,7 +18,7 @@ class Errands:
         if key in self._running:
             work.close()
             return
-        self._running[key] = asyncio.create_task(self._run(key, work))
+        self._running[key] = asyncio.create_task(self._run(key, work), name=f"errand {key}")
 
     async def _run(self, key: str, work: Coroutine[Any, Any, None]) -> None:
         try:

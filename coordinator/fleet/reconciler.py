@@ -22,9 +22,10 @@ _NO_GENERATION: Final = 2**63
 
 
 class Reconciler:
-    def __init__(self, store: Store, resend: Callable[[str], None]) -> None:
+    def __init__(self, store: Store, resend: Callable[[str], None], orphan_grace: timedelta) -> None:
         self._store = store
         self._resend = resend  # forget that commands for this instance were sent
+        self._orphan_grace = orphan_grace
         self._graces: set[asyncio.Task[None]] = set()
 
     async def compare(self, link: Link, inventory: pb.Inventory) -> None:
@@ -76,7 +77,7 @@ class Reconciler:
 
     async def _destroy_orphan(self, link: Link, instance_id: str) -> None:
         """A machine that nobody knows is destroyed, unless it becomes known within the grace."""
-        await asyncio.sleep(ORPHAN_GRACE.total_seconds())
+        await asyncio.sleep(self._orphan_grace.total_seconds())
         if link.closed.is_set() or await self._store.instances.get(instance_id) is not None:
             return
         log.warning("destroying an orphaned machine", host=link.host, instance=instance_id)

@@ -1,0 +1,5 @@
+"""Set-up of all simulations."""
+
+from hostler import logs
+
+logs.configure("warning")

@@ -1,0 +1,68 @@
+"""Coordinator and agents as processes of their own, to be killed as by a power cut."""
+
+import asyncio
+import socket
+import sys
+from pathlib import Path
+
+from coordinator.config import CoordinatorConfig
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Process:
+    def __init__(self, process: asyncio.subprocess.Process, errors: Path) -> None:
+        self._process = process
+        self._errors = errors
+
+    def check(self) -> None:
+        """Fail when it has ended by itself."""
+        assert self._process.returncode is None, f"it ended: {self.errors()}"
+
+    def errors(self) -> str:
+        return self._errors.read_text()
+
+    async def kill(self) -> str:
+        if self._process.returncode is None:
+            self._process.kill()
+        await self._process.wait()
+        return self.errors()
+
+
+async def _start(module: str, config: Path) -> Process:
+    errors = config.with_suffix(".stderr")
+    with errors.open("ab") as file:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", module, "--config", str(config), stdin=asyncio.subprocess.DEVNULL, stderr=file
+        )
+    return Process(process, errors)
+
+
+async def start_coordinator(directory: Path, config: CoordinatorConfig) -> Process:
+    clouds = "".join(
+        f'[[provider]]\nname = "{one.name}"\nexecutable = "{one.executable}"\nconfig_file = "{one.config_file}"\n'
+        f'environment = ["PATH"]\ntimeout_seconds = {one.timeout_seconds}\n'
+        for one in config.provider
+    )
+    path = directory / "coordinator.toml"
+    path.write_text(
+        f'data_dir = "{config.data_dir}"\nlog_level = "warning"\n'
+        f'[http]\nbind = "{config.http.bind}"\npublic_url = "{config.http.public_url}"\n'
+        f'[grpc]\nbind = "{config.grpc.bind}"\n[database]\nurl = "{config.database_url}"\n{clouds}'
+    )
+    return await _start("coordinator.main", path)
+
+
+async def start_agent(directory: Path, host: str, grpc_port: int) -> Process:
+    path = directory / f"{host}.toml"
+    path.write_text(
+        f'data_dir = "{directory / host}"\nlog_level = "warning"\n[host]\nname = "{host}"\n'
+        f'[coordinator]\naddress = "127.0.0.1:{grpc_port}"\n'
+        "[capacity]\nreserved_memory_mib = 0\nreserved_disk_gib = 0\ncpu_overcommit = 16.0\n"
+        "[simulated]\ndisk_seconds = 0\nstart_seconds = 0\n"
+    )
+    return await _start("agent.main", path)
