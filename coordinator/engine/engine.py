@@ -91,7 +91,9 @@ class Engine:
         instances = {instance.id: instance for instance in world.instances}
         for retire in decided.retires:
             self._errands.ensure(f"retire {retire.instance_id}", self._retire(instances[retire.instance_id], retire))
-        self._local.forget(instances.keys() | {instance.id for instance in made})
+        alive = instances.keys() | {instance.id for instance in made}
+        self._local.forget(alive)
+        self._registrar.keep_only(alive)
 
     def _act_on(self, instance: Instance, pool: Pool) -> None:
         in_cloud = instance.provider in self._cloud.clouds
@@ -102,14 +104,9 @@ class Engine:
         if instance.status in COMING and needs_runner and not instance.forge_runner_id:
             self._errands.ensure(f"configure {instance.id}", self._registrar.configure(instance, pool))
         if instance.status in _DELETES:
-            self._errands.ensure(f"delete {instance.id}", self._delete(instance, pool))
-
-    async def _delete(self, instance: Instance, pool: Pool) -> None:
-        if instance.provider in self._cloud.clouds:
-            delete = self._cloud.delete(instance, pool)
-        else:
-            delete = self._local.delete(instance)
-        await asyncio.gather(delete, self._registrar.forget(instance))
+            delete = self._cloud.delete(instance, pool) if in_cloud else self._local.delete(instance)
+            self._errands.ensure(f"delete {instance.id}", delete)
+            self._errands.ensure(f"forget {instance.id}", self._registrar.forget(instance))
 
     async def _retire(self, instance: Instance, retire: Retire) -> None:
         if await self._registrar.may_go(instance):

@@ -25,6 +25,8 @@ from coordinator.store.store import Store
 log = structlog.get_logger()
 
 _LONGEST_WAIT: Final = timedelta(seconds=30)
+_GHOST_LIVES: Final = timedelta(hours=1)
+"""How long the forge is asked to remove a runner. GitHub itself removes ephemeral ones that are offline for a day."""
 
 
 class Registrar:
@@ -33,6 +35,7 @@ class Registrar:
         self._forges = forges
         self._waiting = waiting
         self._clock = clock
+        self._forgotten: set[str] = set()  # instances whose runners are known to be gone
 
     async def configure(self, instance: Instance, pool: Pool) -> None:
         """Get the just-in-time configuration of an instance and keep it for its guest.
@@ -47,12 +50,12 @@ class Registrar:
         except (ForgeRefused, ForgeUnavailable) as error:
             await self._store.instances.retire(instance.id, f"no runner configuration: {error}", failed=True)
             return
-        now = await self._store.instances.get(instance.id)
-        if now is None or now.status not in COMING:
-            await self._remove_ghost(instance, configuration.runner_id)
-            return
         await self._store.instances.configure_runner(instance.id, configuration.runner_id, configuration.files)
         self._waiting.notify(instance.id)
+        now = await self._store.instances.get(instance.id)
+        if now is None or now.status not in COMING:
+            # It was sent away meanwhile, perhaps by one who did not see that it had a runner.
+            await self._remove_ghost(instance, configuration.runner_id)
 
     async def _configuration(self, instance: Instance, pool: Pool) -> RunnerConfiguration:
         left = max(instance.bootstrap_deadline - self._clock(), timedelta(seconds=1))
@@ -89,13 +92,28 @@ class Registrar:
             return False
         return True
 
-    async def _remove_ghost(self, instance: Instance, runner_id: int) -> None:
-        try:
-            await (await self._forges.of(instance.entity_id)).remove_runner(runner_id)
-        except ForgeError as error:
-            log.warning("a runner without a machine is left at the forge", runner=instance.name, error=str(error))
-
     async def forget(self, instance: Instance) -> None:
         """The machine is no more: remove its runner from the forge, if it is there."""
-        if instance.forge_runner_id and not instance.job_id:
-            await self._remove_ghost(instance, instance.forge_runner_id)
+        if instance.id in self._forgotten or instance.job_id:
+            return  # the forge itself removes a runner whose job has ended
+        await self._remove_ghost(instance, instance.forge_runner_id)
+        self._forgotten.add(instance.id)
+
+    def keep_only(self, alive: set[str]) -> None:
+        """Drop what is kept of instances that are no more."""
+        self._forgotten &= alive
+
+    async def _remove_ghost(self, instance: Instance, runner_id: int) -> None:
+        """Remove a runner without a machine; 0: the one of the instance's name, if a lost answer has left one."""
+        try:
+            async for attempt in stamina.retry_context(
+                on=ForgeUnavailable, attempts=None, timeout=_GHOST_LIVES, wait_initial=0.5, wait_max=_LONGEST_WAIT
+            ):
+                with attempt:
+                    forge = await self._forges.of(instance.entity_id)
+                    if runner_id:
+                        await forge.remove_runner(runner_id)
+                    else:
+                        await self._clear(forge, instance)
+        except ForgeError as error:
+            log.warning("a runner without a machine is left at the forge", runner=instance.name, error=str(error))
