@@ -4,10 +4,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+import sqlalchemy as sa
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _LARGEST = 500
+_DATABASE_DOWN = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError, OSError)
 
 
 class Batcher(Generic[Item, Result]):
@@ -38,6 +41,11 @@ class Batcher(Generic[Item, Result]):
         try:
             results = await self._write([item for item, _ in batch])
         except Exception as error:  # noqa: BLE001 (each submitter gets the error)
+            if len(batch) > 1 and not isinstance(error, _DATABASE_DOWN):
+                # One item that cannot be written must not take the others with it.
+                for one in batch:
+                    await self._commit([one])
+                return
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)

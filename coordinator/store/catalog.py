@@ -7,7 +7,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from coordinator.declare import Declaration, PoolDeclaration
+from coordinator.declare import Declaration, EndpointDeclaration, PoolDeclaration
 from coordinator.domain.fleet import Endpoint, Entity, EntityKind, Pool
 from coordinator.domain.labels import labels
 from coordinator.store.database import Database
@@ -23,6 +23,12 @@ class UnknownReference(HostlerError):
     code = "unknown_reference"
 
 
+class Clash(HostlerError):
+    """A declared object cannot be beside what is there."""
+
+    code = "clash"
+
+
 class ForgeAccess(NamedTuple):
     """What is needed to speak to a forge for an entity. Holds a secret."""
 
@@ -30,12 +36,18 @@ class ForgeAccess(NamedTuple):
     entity: Entity
     token: str
 
+    def __repr__(self) -> str:
+        return f"ForgeAccess({self.endpoint.name}, {self.entity.full_name})"
+
 
 class WebhookOwner(NamedTuple):
     """Whose webhook it is. Holds a secret."""
 
     entity: Entity
     secret: bytes
+
+    def __repr__(self) -> str:
+        return f"WebhookOwner({self.entity.full_name})"
 
 
 class Catalog:
@@ -108,7 +120,7 @@ class Catalog:
         """Create or update what is declared, all or nothing; a line for each object that changed.
 
         Raises:
-            UnknownReference: nothing was changed.
+            UnknownReference, Clash: nothing was changed.
         """
         async with self._database.write() as connection:
             changes = await _Apply(connection, self._sealer, self._new_id, known_providers).run(declared)
@@ -132,21 +144,20 @@ class _Apply:
     async def run(self, declared: Declaration) -> list[str]:
         for endpoint in declared.endpoint:
             values = {"kind": endpoint.kind, "base_url": endpoint.base_url, "api_base_url": endpoint.api_base_url}
+            await self._alone(endpoint)
             await self._upsert("endpoint", endpoints, {"name": endpoint.name}, values)
         for secret in declared.credentials:
             key = {"name": secret.name}
             values = {"endpoint_id": await self._endpoint(secret.endpoint)}
+            await self._stays(secret.name, values["endpoint_id"])
             await self._upsert("credentials", credentials, key, values, {"token": secret.token})
         for flavor in declared.flavor:
             await self._upsert("flavor", flavors, {"name": flavor.name}, msgspec.structs.asdict(flavor.resources))
         for repository in declared.repository:
-            key = {
-                "endpoint_id": await self._endpoint(repository.endpoint),
-                "kind": EntityKind.REPOSITORY.value,
-                "owner": repository.owner,
-                "name": repository.name,
-            }
-            values = {"credentials_id": await self._credentials(repository.credentials, key["endpoint_id"])}
+            endpoint_id = await self._endpoint(repository.endpoint)
+            owner, name = await self._spelled(endpoint_id, repository.owner, repository.name)
+            key = {"endpoint_id": endpoint_id, "kind": EntityKind.REPOSITORY.value, "owner": owner, "name": name}
+            values = {"credentials_id": await self._credentials(repository.credentials, endpoint_id)}
             await self._upsert("repository", entities, key, values, {"webhook_secret": repository.webhook_secret})
         for pool in declared.pool:
             await self._pool(pool)
@@ -173,27 +184,49 @@ class _Apply:
         }
         await self._upsert("pool", pools, key, values)
 
+    async def _alone(self, endpoint: EndpointDeclaration) -> None:
+        """A webhook names its forge by address alone, so no two endpoints may have the same."""
+        same = (sa.func.lower(endpoints.c.base_url) == endpoint.base_url.lower()) & (endpoints.c.name != endpoint.name)
+        other = (await self._connection.execute(sa.select(endpoints.c.name).where(same))).scalar()
+        if other is not None:
+            raise Clash(
+                f"endpoint '{endpoint.name}': the base_url '{endpoint.base_url}' is that of endpoint '{other}'",
+                hint="use that endpoint, or correct the base_url of one of them",
+            )
+
+    async def _stays(self, name: str, endpoint_id: str) -> None:
+        """Credentials that moved would send one forge's token to another."""
+        query = sa.select(credentials.c.endpoint_id).where(credentials.c.name == name)
+        known = (await self._connection.execute(query)).scalar()
+        if known not in (None, endpoint_id):
+            raise Clash(f"the credentials '{name}' are of another endpoint", hint="give the new ones another name")
+
+    async def _spelled(self, endpoint_id: str, owner: str, name: str) -> tuple[str, str]:
+        """As it is in the database, where it is there in another spelling: forges do not regard case."""
+        where = _is_repository(endpoint_id, owner, name)
+        row = (await self._connection.execute(sa.select(entities.c.owner, entities.c.name).where(where))).first()
+        return (row.owner, row.name) if row else (owner, name)
+
     async def _endpoint(self, name: str) -> str:
         return await self._find("endpoint", name, endpoints, endpoints.c.name == name)
 
     async def _credentials(self, name: str, endpoint_id: str) -> str:
         mine = (credentials.c.name == name) & (credentials.c.endpoint_id == endpoint_id)
-        return await self._find("credentials", name, credentials, mine)
+        return await self._find("credentials", name, credentials, mine, " of its endpoint")
 
     async def _flavor(self, name: str, pool: str) -> str:
-        return await self._find("flavor", f"{name} (of pool {pool})", flavors, flavors.c.name == name)
+        return await self._find("flavor", name, flavors, flavors.c.name == name, f", which pool '{pool}' names")
 
     async def _entity(self, pool: PoolDeclaration) -> str:
         owner, _, name = pool.repository.partition("/")
-        mine = (entities.c.owner == owner) & (entities.c.name == name)
-        mine &= entities.c.endpoint_id == await self._endpoint(pool.endpoint)
+        mine = _is_repository(await self._endpoint(pool.endpoint), owner, name)
         return await self._find("repository", pool.repository, entities, mine)
 
-    async def _find(self, kind: str, name: str, table: sa.Table, where: sa.ColumnElement[bool]) -> str:
+    async def _find(self, kind: str, name: str, table: sa.Table, where: sa.ColumnElement[bool], among: str = "") -> str:
         row = (await self._connection.execute(sa.select(table.c.id).where(where))).first()
         if row is None:
             raise UnknownReference(
-                f"there is no {kind} '{name}'", hint=f"declare it in a [[{kind}]] table, or check its name"
+                f"there is no {kind} '{name}'{among}", hint=f"declare it in a [[{kind}]] table, or check its name"
             )
         return str(row.id)
 
@@ -221,6 +254,15 @@ class _Apply:
         elif changed:
             await self._connection.execute(sa.update(table).where(table.c.id == row_id).values(**values))
             self._changes.append(f"{label}: updated ({', '.join(changed)})")
+
+
+def _is_repository(endpoint_id: str, owner: str, name: str) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        entities.c.endpoint_id == endpoint_id,
+        entities.c.kind == EntityKind.REPOSITORY,
+        sa.func.lower(entities.c.owner) == owner.lower(),
+        sa.func.lower(entities.c.name) == name.lower(),
+    )
 
 
 _SEAL_OWNER = {"repository": "entity"}

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -26,13 +27,14 @@ def driver_url(url: str) -> URL:
     """
     try:
         parsed = make_url(url)
-    except sa.exc.ArgumentError as error:
-        raise DatabaseUnusable(f"'{url}' is not a database URL", hint=_URL_HINT) from error
-    if parsed.drivername == "sqlite" and parsed.database:
+    except (sa.exc.ArgumentError, ValueError):
+        # Neither the URL nor the library's error is shown: either may hold the password.
+        raise DatabaseUnusable("this is not a database URL", hint=_URL_HINT) from None
+    if parsed.drivername == "sqlite" and Path(parsed.database or "").is_absolute():
         return parsed.set(drivername="sqlite+aiosqlite")
     if parsed.drivername in ("postgresql", "postgres"):
         return parsed.set(drivername="postgresql+asyncpg")
-    raise DatabaseUnusable(f"'{parsed.render_as_string()}' is no database Hostler knows", hint=_URL_HINT)
+    raise DatabaseUnusable(f"'{parsed.render_as_string()}' names no database Hostler knows", hint=_URL_HINT)
 
 
 _URL_HINT = "allowed: sqlite:////absolute/path.db or postgresql://user:password@host/name"

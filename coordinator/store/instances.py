@@ -1,6 +1,6 @@
 """What happens to instances after they are planned: phases, calls from their guests, what the forge gave them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -81,6 +81,7 @@ class Instances:
                     seen.add((instance.id, step))
                     entries.append(Entry(step, fact.at, "", instance.id, fact.detail))
             await instance_rows.save(connection, known.values())
+            await _forget_files(connection, [i.id for i in known.values() if i.status is Status.DELETED])
             await timelines.append(connection, entries)
         self._feed.publish(entries)
         return [None] * len(facts)
@@ -117,8 +118,8 @@ class Instances:
                 instance = advance(instance, now, runner_status=status)
             await instance_rows.save(connection, [instance])
             await timelines.append(connection, entries)
-            if status is RunnerStatus.IDLE:
-                await _forget_files(connection, instance_id)
+            if status in (RunnerStatus.IDLE, RunnerStatus.FAILED):
+                await _forget_files(connection, [instance_id])
         self._feed.publish(entries)
         return instance
 
@@ -220,5 +221,6 @@ async def _steps_seen(connection: AsyncConnection, ids: Iterable[str]) -> set[tu
     return {(row.instance_id, Step(row.step)) for row in rows}
 
 
-async def _forget_files(connection: AsyncConnection, instance_id: str) -> None:
-    await connection.execute(sa.update(instances).where(instances.c.id == instance_id).values(runner_files=None))
+async def _forget_files(connection: AsyncConnection, ids: Collection[str]) -> None:
+    if ids:
+        await connection.execute(sa.update(instances).where(instances.c.id.in_(ids)).values(runner_files=None))

@@ -110,6 +110,8 @@ async def _bind(connection: AsyncConnection, known: dict[JobKey, Job], keys: set
         if job.entity_id != instance.entity_id:
             continue
         bound = on_job(instance, job, job.changed_at)
+        if bound.job_id != job.id:
+            continue  # it took another job: one machine, one job
         if bound != instance:
             changed.append(bound)
         known[job.key] = msgspec.structs.replace(job, instance_id=instance.id)

@@ -37,6 +37,16 @@ class Names(TypeDecorator[frozenset[str]]):
         return None if value is None else frozenset(msgspec.json.decode(value, type=list[str]))
 
 
+class Plain(TypeDecorator[str]):
+    """Text from outside, without the NUL characters that PostgreSQL refuses."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Any) -> str | None:
+        return None if value is None else value.replace("\0", "")
+
+
 metadata = sa.MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -56,7 +66,7 @@ def _ref(name: str, table: str) -> sa.Column[str]:
 
 
 def _text(name: str) -> sa.Column[str]:
-    return sa.Column(name, sa.Text, nullable=False)
+    return sa.Column(name, Plain, nullable=False)
 
 
 def _count(name: str) -> sa.Column[int]:
@@ -197,8 +207,8 @@ instances = sa.Table(
     _text("provider_id"),
     sa.Column("forge_runner_id", sa.BigInteger, nullable=False),
     _text("fault"),
-    sa.Column("os_name", sa.Text, nullable=False, server_default=""),
-    sa.Column("os_version", sa.Text, nullable=False, server_default=""),
+    sa.Column("os_name", Plain, nullable=False, server_default=""),
+    sa.Column("os_version", Plain, nullable=False, server_default=""),
     # Sealed; emptied when the runner is up.
     sa.Column("runner_files", sa.LargeBinary, nullable=True),
     sa.Column("runner_files_taken", Names, nullable=False),

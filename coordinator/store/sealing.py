@@ -2,6 +2,8 @@
 
 import os
 import secrets
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -44,29 +46,38 @@ class Sealer:
         Raises:
             SealBroken: another key, another owner, or damaged.
         """
-        nonce, body = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
+        version, nonce, body = sealed[:1], sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
+        broken = SealBroken(f"the secret of {belongs_to} cannot be opened")
+        if version != _VERSION or len(nonce) != _NONCE_BYTES:
+            raise broken
         try:
             return self._aead.decrypt(nonce, body, belongs_to.encode())
         except InvalidTag:
-            raise SealBroken(f"the secret of {belongs_to} cannot be opened") from None
+            raise broken from None
 
 
 def load_or_make_key(path: Path) -> bytes:
     """Read the key, or make it (mode 0600) where there is none.
 
     Raises:
-        KeyFileUnusable: of a wrong length, or others may read it.
+        KeyFileUnusable: of a wrong length, others may read it, or it can be neither read nor made.
     """
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
+        if not path.exists():
+            _make_key(path)
         return _read_key(path)
-    with os.fdopen(descriptor, "wb") as file:
-        key = secrets.token_bytes(_KEY_BYTES)
-        file.write(key)
+    except OSError as error:
+        raise KeyFileUnusable(f"{path}: {error.strerror}", hint="the coordinator must own its data_dir") from error
+
+
+def _make_key(path: Path) -> None:
+    """Whole or not at all: a crash leaves no half key, and of two processes that start together both use one."""
+    # Where another process made it first, its key stays.
+    with tempfile.NamedTemporaryFile(dir=path.parent) as file, suppress(FileExistsError):  # mode 0600
+        file.write(secrets.token_bytes(_KEY_BYTES))
         file.flush()
         os.fsync(file.fileno())
-    return key
+        path.hardlink_to(file.name)
 
 
 def _read_key(path: Path) -> bytes:

@@ -8,7 +8,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from coordinator.store.catalog import Catalog
-from coordinator.store.database import Database
+from coordinator.store.database import Database, DatabaseUnusable
 from coordinator.store.feed import Feed
 from coordinator.store.history import History
 from coordinator.store.hosts import Hosts
@@ -19,6 +19,7 @@ from coordinator.store.planning import Planning
 from coordinator.store.schema import controller
 from coordinator.store.sealing import Sealer, load_or_make_key
 from coordinator.store.timelines import Notes
+from hostler.errors import HostlerError
 
 KEY_FILE = "secrets.key"
 
@@ -85,8 +86,17 @@ async def open_store(
     Raises:
         HostlerError: key file or database cannot be used.
     """
-    store = Store(
-        Database(url), Sealer(load_or_make_key(data_dir / KEY_FILE)), clock=clock, new_id=new_id, chance=chance
-    )
-    await store.open()
+    database = Database(url)
+    store = Store(database, Sealer(load_or_make_key(data_dir / KEY_FILE)), clock=clock, new_id=new_id, chance=chance)
+    try:
+        await store.open()
+    except (sa.exc.SQLAlchemyError, OSError) as error:
+        await store.close()
+        reason = getattr(error, "orig", None) or error
+        raise DatabaseUnusable(
+            f"{database.url.render_as_string()}: {reason}", hint="check database.url, and that this user may use it"
+        ) from error
+    except HostlerError:
+        await store.close()
+        raise
     return store

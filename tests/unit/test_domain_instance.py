@@ -57,7 +57,7 @@ def test_a_runner_takes_the_steps_of_the_table_and_no_other(old: RunnerStatus, n
     [(NEXT, Status.PENDING_CREATE, Status.DELETED), (NEXT_RUNNER, RunnerStatus.PENDING, RunnerStatus.TERMINATED)],
 )
 def test_every_state_is_reached_and_the_end_is_reached_from_it(table: Mapping[Any, Any], first: Any, last: Any) -> None:
-    assert set(table) == set(type(first))
+    assert set(table) == set(type(first).__members__.values())
     assert _reached(table, first) == set(table)
     assert all(last in _reached(table, state) for state in table)
     assert table[last] == frozenset()

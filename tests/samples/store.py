@@ -1,0 +1,156 @@
+"""An open store on SQLite in a temporary directory, with a clock that a test moves and a declared repository."""
+
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from coordinator.declare import Declaration
+from coordinator.domain.fleet import Pool
+from coordinator.domain.instance import Instance
+from coordinator.domain.job import Job, JobEvent, JobKey, JobStatus
+from coordinator.domain.labels import labels
+from coordinator.domain.resources import Resources
+from coordinator.domain.world import Create, Plan
+from coordinator.store.hosts import HostRecord
+from coordinator.store.rows import DriverInfo
+from coordinator.store.store import Store, open_store
+from hostler import config
+from tests.samples.domain import NOW
+
+FORGE_TOKEN: Final = "ghp_planted-forge-token-3141592653"
+WEBHOOK_SECRET: Final = "planted-webhook-secret-2718281828"
+DOCUMENT: Final = f"""
+[[endpoint]]
+name = "forge"
+base_url = "https://forge.example"
+api_base_url = "https://forge.example/api/v3"
+
+[[credentials]]
+name = "token"
+endpoint = "forge"
+token = "{FORGE_TOKEN}"
+
+[[repository]]
+endpoint = "forge"
+owner = "Octo"
+name = "Widgets"
+credentials = "token"
+webhook_secret = "{WEBHOOK_SECRET}"
+
+[[flavor]]
+name = "small"
+vcpus = 2
+memory_mib = 2048
+disk_gib = 10
+
+[[pool]]
+name = "linux"
+endpoint = "forge"
+repository = "Octo/Widgets"
+provider = "libvirt"
+image = "debian"
+flavor = "small"
+labels = ["self-hosted", "linux"]
+max_runners = 3
+"""
+
+
+class Clock:
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def move(self, **amount: float) -> None:
+        self.now += timedelta(**amount)
+
+
+class Ids:
+    """UUID-shaped, in order, never twice."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+
+    def __call__(self) -> str:
+        return f"00000000-0000-4000-8000-{next(self._numbers):012x}"
+
+
+class Sample:
+    """The store with one repository, one pool and one host in it."""
+
+    def __init__(self, store: Store, clock: Clock, directory: Path) -> None:
+        self.store = store
+        self.clock = clock
+        self.directory = directory
+        self.entity_id = ""
+        self.endpoint_id = ""
+        self.pool: Pool
+
+    async def fill(self) -> None:
+        await self.apply(DOCUMENT)
+        entity = (await self.store.catalog.entities())[0]
+        self.entity_id, self.endpoint_id = entity.id, entity.endpoint_id
+        self.pool = (await self.store.catalog.pools())[0]
+        await self.store.hosts.present(
+            HostRecord(
+                name="host-1",
+                arch="amd64",
+                capacity=Resources(16, 32768, 500),
+                drivers={"libvirt": DriverInfo("tcg", ["debian"])},
+                agent_version="0",
+                last_seen=self.clock(),
+            )
+        )
+
+    async def apply(self, document: str) -> list[str]:
+        return await self.store.catalog.apply(config.parse(document, Declaration, "document"), frozenset({"cloud"}))
+
+    def event(self, status: JobStatus, number: int = 1, **more: str) -> JobEvent:
+        return JobEvent(
+            key=JobKey(self.endpoint_id, number, 1),
+            entity_id=self.entity_id,
+            status=status,
+            labels=labels(["linux"]),
+            name="build",
+            workflow="ci",
+            run_id=1,
+            received_at=self.clock(),
+            runner_name=more.get("runner_name", ""),
+            conclusion=more.get("conclusion", ""),
+        )
+
+    async def queue(self, number: int = 1) -> Job:
+        return await self.store.ledger.record(self.event(JobStatus.QUEUED, number))
+
+    async def instance(self, number: int = 1) -> Instance:
+        """One that is planned for a queued job."""
+        job = await self.queue(number)
+        made = await self.store.planning.commit(Plan(creates=(Create(self.pool, "host-1", job.id),)))
+        assert len(made) == 1
+        return made[0]
+
+    async def now(self, instance: Instance) -> Instance:
+        """The instance as it is in the database."""
+        found = await self.store.instances.get(instance.id)
+        assert found is not None
+        return found
+
+
+@asynccontextmanager
+async def open_sample(directory: Path) -> AsyncIterator[Sample]:
+    clock = Clock()
+    store = await open_store(
+        f"sqlite:///{directory}/hostler.db", directory, clock=clock, new_id=Ids(), chance=lambda: 0.0
+    )
+    try:
+        sample = Sample(store, clock, directory)
+        await sample.fill()
+        yield sample
+    finally:
+        await store.close()
