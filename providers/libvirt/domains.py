@@ -1,8 +1,15 @@
 """The calls on libvirt domains that the provider makes. Blocks; errors are libvirt's own."""
 
+import contextlib
+from pathlib import Path
+from typing import Final
+
 import libvirt
 
 from providers.libvirt.domain import NAMESPACE, Tag, read_tag
+
+# Where the system daemon keeps what QEMU said: a file per domain name, which nothing would ever remove.
+_LOGS: Final = Path("/var/log/libvirt/qemu")
 
 
 def is_active(conn: libvirt.virConnect, instance_id: str) -> bool:
@@ -30,6 +37,19 @@ def destroy(conn: libvirt.virConnect, instance_id: str) -> None:
     except libvirt.libvirtError:
         if is_active(conn, instance_id):
             raise
+
+
+def name(conn: libvirt.virConnect, instance_id: str) -> str:
+    """Empty when there is no such domain."""
+    domain = _look_up(conn, instance_id)
+    return domain.name() if domain is not None else ""
+
+
+def remove_logs(domain_name: str) -> None:
+    """What libvirt logged of a domain that is gone. An agent without root's rights leaves it to the operator."""
+    with contextlib.suppress(OSError):
+        for log in [_LOGS / f"{domain_name}.log", *_LOGS.glob(f"{domain_name}.log.*")]:
+            log.unlink(missing_ok=True)
 
 
 def tagged(conn: libvirt.virConnect, owner: str) -> dict[str, tuple[Tag, str]]:

@@ -55,9 +55,12 @@ class Machines:
     def clear(self, conn: libvirt.virConnect, instance_id: str) -> None:
         """Destroy whatever there is of an instance, and see that it is gone."""
         folder = self._store.folder(instance_id)
+        name = self._name(conn, instance_id)
         domains.destroy(conn, instance_id)
         if domains.is_active(conn, instance_id):
             raise ProviderError(f"the domain {instance_id} is still there after it was destroyed")
+        if name:
+            domains.remove_logs(name)
         self._store.remove(instance_id)
         if folder.path.exists():
             raise ProviderError(f"{folder.path} is still there after it was removed")
@@ -102,6 +105,10 @@ class Machines:
 
     def ids(self) -> list[str]:
         return self._store.ids()
+
+    def _name(self, conn: libvirt.virConnect, instance_id: str) -> str:
+        record = self._store.record(instance_id)
+        return record.name if record is not None else domains.name(conn, instance_id)
 
     def _find(self, conn: libvirt.virConnect, instance_id: str) -> Machine | None:
         record = self._store.record(instance_id)

@@ -30,6 +30,7 @@ from tests.real.conftest import CONSOLE_TEXT, ROOT, SETTINGS, Opener, spec, star
 
 pytestmark = pytest.mark.real
 
+LIBVIRT_LOGS = Path("/var/log/libvirt/qemu")
 MADE = [Phase.ACCEPTED, Phase.DISK, Phase.STARTED]
 
 
@@ -128,10 +129,12 @@ async def test_a_delete_leaves_nothing(open_provider: Opener, conn: libvirt.virC
     await provider.create(wanted, ignore)
     assert processes_with(wanted.instance_id)
     assert taps() != before[0]
+    assert (LIBVIRT_LOGS / f"{wanted.name}.log").exists()
     await provider.delete(wanted.instance_id)
     assert processes_with(wanted.instance_id) == []
     assert (taps(), packet_rules(), conn.listDomainsID()) == before
     assert list((tmp_path / "instances").iterdir()) == []
+    assert [path.name for path in LIBVIRT_LOGS.iterdir() if wanted.name in path.name] == []
     assert await provider.inventory() == []
     await provider.delete(wanted.instance_id)
 
