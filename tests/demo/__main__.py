@@ -2,10 +2,14 @@
 
 import argparse
 import asyncio
+import fcntl
+import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -14,11 +18,13 @@ import libvirt
 from hostler.errors import HostlerError
 from providers.libvirt.acceleration import prove
 from tests.demo.farm import DemoFailed
-from tests.demo.places import CACHE, ROOT, guest_image, kvm_proof, new_places
+from tests.demo.places import CACHE, ROOT, TEST_GUEST, kvm_proof, new_places
 from tests.demo.run import Asked, Run
 from tests.demo.show import Show
-from tests.demo.traces import URI, settings
+from tests.demo.stop import clear
+from tests.demo.traces import settings
 
+_STOP_SECONDS: Final = 20.0
 _GITHUB: Final = """\
 The same with a real GitHub repository: copy docs/examples/ (coordinator.toml, agent.toml, fleet.toml), put the
 repository's name, a token with 'Administration: read and write' and the webhook's secret into fleet.toml, and
@@ -27,37 +33,63 @@ follow "Point it at GitHub" in README.md.
 
 
 def main() -> None:
-    """Exit codes: 0 all went well, 1 it did not, 2 wrong usage."""
+    """Exit codes: 0 all went well, 1 it did not, 2 wrong usage, 130 interrupted."""
     asked = _arguments()
     show = Show(json=asked.json)
+    libvirt.registerErrorHandler(lambda _opaque, _error: None, None)  # errors are raised; not printed as well
     try:
         _run(asked, show)
     except (DemoFailed, HostlerError) as error:
         show.summary(f"the demo failed: {error}", ok=False)
         sys.exit(1)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        show.summary("the demo was interrupted", ok=False)
+        sys.exit(130)
     show.hints(_GITHUB)
 
 
 def _run(asked: argparse.Namespace, show: Show) -> None:
     began = time.monotonic()
-    _build_guest()
-    started_libvirt = not _libvirt_answers()
-    _checked([str(ROOT / "packaging" / "libvirt-up")])
-    # An agent proves this itself; asked once here, the answer outlives the demo's folder.
-    acceleration = "auto" if prove(kvm_proof()).works else "tcg"
-    mode = "KVM" if acceleration == "auto" else "emulation (TCG)"
-    show.note(f"set up in {time.monotonic() - began:.1f} s; machines run with {mode}")
-    places = new_places()
-    network = settings(acceleration)
-    try:
-        asyncio.run(Run(network, places, show)(Asked(asked.jobs, asked.keep, asked.timeout)))
-        if not asked.keep:
-            shutil.rmtree(places.folder)
-    finally:
-        if not asked.keep:
-            _remove_network(network.network)
-        if started_libvirt and not asked.keep:
-            _stop_libvirt()
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with _the_only_one() as lock:
+        _build_guest()
+        started_libvirt = not _libvirt_answers()
+        _checked([str(ROOT / "packaging" / "libvirt-up")])
+        # An agent proves this itself; asked once here, the answer outlives the demo's folder.
+        acceleration = "auto" if prove(kvm_proof()).works else "tcg"
+        mode = "KVM" if acceleration == "auto" else "emulation (TCG)"
+        show.note(f"set up in {time.monotonic() - began:.1f} s; machines run with {mode}")
+        places = new_places()
+        os.write(lock, str(places.folder).encode())
+        went_well = False
+        try:
+            asyncio.run(Run(settings(acceleration), places, show, lock)(Asked(asked.jobs, asked.keep, asked.timeout)))
+            went_well = True
+        finally:
+            if not asked.keep:
+                clear(places, settings(acceleration))
+            if started_libvirt and not asked.keep:
+                _stop_libvirt()
+            if went_well and not asked.keep:
+                shutil.rmtree(places.folder)
+            elif not went_well:
+                show.note(f"see the logs in {places.folder}")
+
+
+@contextmanager
+def _the_only_one() -> Iterator[int]:
+    """Two demos would be in each other's network. The lock is held as long as a part of the demo lives."""
+    with (CACHE / "demo.lock").open("a+b", buffering=0) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            folder = lock.read().decode().strip() or "FOLDER"
+            raise DemoFailed(
+                f"another demo is up in {folder}; to end it: .venv/bin/python -m tests.demo.stop {folder}"
+            ) from None
+        lock.truncate(0)
+        yield lock.fileno()
 
 
 def _arguments() -> argparse.Namespace:
@@ -68,7 +100,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=_count, default=1, metavar="N", help="run N jobs at once (default 1)")
     parser.add_argument("--json", action="store_true", help="print the timeline as JSON lines")
     parser.add_argument("--keep", action="store_true", help="leave everything up, and say where")
-    parser.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="for all jobs (default 300)")
+    parser.add_argument("--timeout", type=_seconds, default=300.0, metavar="SECONDS", help="for all jobs (default 300)")
     return parser.parse_args()
 
 
@@ -78,10 +110,20 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds from 1 to 86400")
+    return seconds
+
+
 def _build_guest() -> None:
-    CACHE.mkdir(parents=True, exist_ok=True)
     runner = ROOT / "tests" / "forge_simulator" / "runner.sh"
-    _checked([str(ROOT / "packaging" / "images" / "build-test-guest"), "--runner", str(runner), str(guest_image())])
+    build = ROOT / "packaging" / "images" / "build-test-guest"
+    _checked([str(build), "--runner", str(runner), str(TEST_GUEST.path)])
 
 
 def _checked(command: list[str]) -> None:
@@ -95,16 +137,8 @@ def _libvirt_answers() -> bool:
     return subprocess.run(command, capture_output=True, check=False, timeout=20).returncode == 0
 
 
-def _remove_network(name: str) -> None:
-    conn = libvirt.open(URI)
-    for network in conn.listAllNetworks():
-        if network.name() == name and network.isActive():
-            network.destroy()
-    conn.close()
-
-
 def _stop_libvirt() -> None:
-    """Only where the demo has started it and no machine of anybody runs."""
+    """Only where the demo has started it. Returns when it is gone, so that the next demo does not meet a dying one."""
     if Path("/run/systemd/system").exists():
         subprocess.run(["systemctl", "stop", "libvirtd"], check=False, capture_output=True)
         return
@@ -112,6 +146,9 @@ def _stop_libvirt() -> None:
         pid = Path(f"/run/{name}.pid")
         if pid.exists():
             subprocess.run(["kill", pid.read_text().strip()], check=False, capture_output=True)
+            deadline = time.monotonic() + _STOP_SECONDS
+            while pid.exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
 
 
 if __name__ == "__main__":

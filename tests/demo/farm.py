@@ -14,7 +14,8 @@ from typing import Any, Final
 import msgspec
 
 from providers.libvirt.settings import LibvirtSettings
-from tests.demo.places import ROOT, Places, guest_image
+from tests.demo import configs
+from tests.demo.places import ROOT, TEST_GUEST, Guest, Places
 
 REPOSITORY: Final = "octo-org/widgets"
 LABELS: Final = ("self-hosted", "linux")
@@ -34,13 +35,24 @@ class Ports(msgspec.Struct, frozen=True):
 class Farm:
     """The parts as processes. `start` each, then `stop` all."""
 
-    def __init__(self, places: Places, settings: LibvirtSettings, *, jobs: int) -> None:
+    def __init__(
+        self,
+        places: Places,
+        settings: LibvirtSettings,
+        *,
+        guest: Guest = TEST_GUEST,
+        jobs: int = 1,
+        lock: int | None = None,
+    ) -> None:
+        """`lock`: a file descriptor that all parts inherit, so that what it locks is locked while any of them lives."""
         self.places = places
         self.settings = settings
+        self.guest = guest
+        self.most_runners = max(jobs, 4)
         self.address = str(settings.gateway)
         self.ports = Ports(_free_port(self.address), _free_port(self.address), _free_port("127.0.0.1"))
         self.processes: dict[str, asyncio.subprocess.Process] = {}
-        self._jobs = jobs
+        self._inherited = () if lock is None else (lock,)
 
     @property
     def grpc(self) -> str:
@@ -108,8 +120,15 @@ class Farm:
     async def _start(self, part: str, command: list[str]) -> None:
         with self.places.log(part).open("ab") as log:
             self.processes[part] = await asyncio.create_subprocess_exec(
-                *command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, start_new_session=True
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
+                start_new_session=True,
+                pass_fds=self._inherited,
             )
+        self.places.remember(part, self.processes[part].pid)
 
     async def _until(self, part: str, holds: Callable[[], bool]) -> None:
         try:
@@ -122,12 +141,11 @@ class Farm:
 
     def _write_configs(self) -> None:
         state = self.state()
-        owner, name = REPOSITORY.split("/")
-        _write(self.places.coordinator_config, _coordinator_toml(self))
-        _write(self.places.agent_config, _agent_toml(self))
+        _write(self.places.coordinator_config, configs.coordinator_toml(self))
+        _write(self.places.agent_config, configs.agent_toml(self))
         _write(self.places.folder / "token", state["tokens"][0]["value"])
         _write(self.places.folder / "webhook-secret", state["hooks"][0]["secret"])
-        _write(self.places.fleet, _fleet_toml(state["base_url"], state["api_url"], owner, name, self._jobs))
+        _write(self.places.fleet, configs.fleet_toml(self, REPOSITORY, LABELS))
 
     async def _apply(self) -> None:
         process = await asyncio.create_subprocess_exec(
@@ -138,85 +156,6 @@ class Farm:
         said, _ = await process.communicate()
         if process.returncode != 0:
             raise DemoFailed(f"hostler apply {self.places.fleet}: {said.decode()}")
-
-
-def _coordinator_toml(farm: Farm) -> str:
-    http = f"{farm.address}:{farm.ports.http}"
-    return f"""\
-data_dir = "{farm.places.folder}/coordinator"
-
-[http]
-bind = "{http}"
-public_url = "http://{http}"
-
-[grpc]
-bind = "{farm.grpc}"
-
-[database]
-url = "sqlite:///{farm.places.folder}/coordinator/hostler.db"
-"""
-
-
-def _agent_toml(farm: Farm) -> str:
-    return f"""\
-data_dir = "{farm.places.agent_data}"
-
-[host]
-name = "demo-host"
-
-[coordinator]
-address = "{farm.grpc}"
-
-[capacity]
-reserved_disk_gib = 1
-cpu_overcommit = 8.0
-
-[libvirt]
-acceleration = "{farm.settings.acceleration}"
-network = "{farm.settings.network}"
-subnet = "{farm.settings.subnet}"
-
-[[image]]
-name = "test-guest"
-path = "{guest_image()}"
-"""
-
-
-def _fleet_toml(base_url: str, api_url: str, owner: str, name: str, jobs: int) -> str:
-    return f"""\
-[[endpoint]]
-name = "forge"
-base_url = "{base_url}"
-api_base_url = "{api_url}"
-
-[[credentials]]
-name = "demo"
-endpoint = "forge"
-token_file = "token"
-
-[[repository]]
-endpoint = "forge"
-owner = "{owner}"
-name = "{name}"
-credentials = "demo"
-webhook_secret_file = "webhook-secret"
-
-[[flavor]]
-name = "small"
-vcpus = 1
-memory_mib = 256
-disk_gib = 1
-
-[[pool]]
-name = "small"
-endpoint = "forge"
-repository = "{owner}/{name}"
-provider = "libvirt"
-image = "test-guest"
-flavor = "small"
-labels = ["self-hosted", "linux"]
-max_runners = {max(jobs, 4)}
-"""
 
 
 def _program(name: str) -> str:

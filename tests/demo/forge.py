@@ -37,12 +37,16 @@ class Control:
 
     async def queue(self, number: int) -> QueuedJob:
         secret = new_secret()
-        body = {"repository": REPOSITORY, "labels": list(LABELS), "script": script(secret), "name": f"demo {number}"}
+        return QueuedJob(number, await self.queue_script(script(secret), name=f"job {number}"), secret)
+
+    async def queue_script(self, text: str, *, name: str = "build", labels: tuple[str, ...] = LABELS) -> int:
+        """Queue a job; returns the forge's id of it."""
+        body = {"repository": REPOSITORY, "labels": list(labels), "script": text, "name": name}
         async with self._session.post(f"{self._url}/jobs", json=body, headers=self._headers) as answer:
             if answer.status != 201:
                 raise DemoFailed(f"the forge simulator did not queue a job: {await answer.text()}")
             told = await answer.json()
-        return QueuedJob(number, int(told["jobs"][0]["id"]), secret)
+        return int(told["jobs"][0]["id"])
 
     async def job(self, forge_id: int) -> dict[str, Any]:
         async with self._session.get(f"{self._url}/jobs/{forge_id}", headers=self._headers) as answer:

@@ -11,6 +11,19 @@ CACHE: Final = Path(os.environ.get("HOSTLER_CACHE", "/var/cache/hostler"))
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 
 
+class Guest(msgspec.Struct, frozen=True):
+    """An image, and the size of the machines that boot it."""
+
+    image: str
+    path: Path
+    vcpus: int = 1
+    memory_mib: int = 256
+    disk_gib: int = 1
+
+
+TEST_GUEST: Final = Guest("test-guest", CACHE / "test-guest.qcow2")
+
+
 class Places(msgspec.Struct, frozen=True):
     folder: Path
 
@@ -37,14 +50,17 @@ class Places(msgspec.Struct, frozen=True):
     def log(self, part: str) -> Path:
         return self.folder / f"{part}.log"
 
+    def remember(self, part: str, pid: int) -> None:
+        """So that who comes later can end the parts."""
+        (self.folder / f"{part}.pid").write_text(f"{pid}\n")
+
+    def remembered(self) -> list[int]:
+        return [int(path.read_text()) for path in sorted(self.folder.glob("*.pid"))]
+
 
 def new_places() -> Places:
     """A fresh folder that only this user may look into: it holds tokens."""
     return Places(Path(tempfile.mkdtemp(prefix="hostler-demo-", dir="/var/tmp")))
-
-
-def guest_image() -> Path:
-    return CACHE / "test-guest.qcow2"
 
 
 def kvm_proof() -> Path:

@@ -1,6 +1,7 @@
 """One run of the demo: start the farm, queue the jobs, watch them, check that all was real and nothing is left."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
@@ -33,15 +34,18 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class Run:
-    def __init__(self, settings: LibvirtSettings, places: Places, show: Show) -> None:
+    def __init__(self, settings: LibvirtSettings, places: Places, show: Show, lock: int) -> None:
         self._settings = settings
         self._places = places
         self._show = show
+        self._lock = lock
+        self._named: set[str] = {""}  # jobs and instances that have been given a name for people
 
     async def __call__(self, asked: Asked) -> None:
         """Raises DemoFailed: something was not as it must be."""
-        await asyncio.to_thread(_bring_up_network, self._settings)
-        farm = Farm(self._places, self._settings, jobs=asked.jobs)
+        _cancelled_by_signals()
+        await asyncio.to_thread(bring_up_network, self._settings)
+        farm = Farm(self._places, self._settings, jobs=asked.jobs, lock=self._lock)
         try:
             await farm.start()
             async with _admin(farm) as admin:
@@ -54,9 +58,7 @@ class Run:
                 raise DemoFailed(f"the machines left behind: {', '.join(left)}")
             self._sum_up(done)
         except TimeoutError:
-            raise DemoFailed(
-                f"not done after {asked.timeout_seconds:g} s; see the logs in {self._places.folder}"
-            ) from None
+            raise DemoFailed(f"not done after {asked.timeout_seconds:g} s") from None
         finally:
             if asked.keep:
                 self._say_where(farm)
@@ -93,7 +95,19 @@ class Run:
 
     async def _watch(self, admin: "AdminAsyncStub") -> None:
         async for entry in admin.Watch(admin_pb2.WatchRequest()):
+            await self._name(admin, entry)
             self._show.entry(entry)
+
+    async def _name(self, admin: "AdminAsyncStub", entry: admin_pb2.TimelineEntry) -> None:
+        """Ids say nothing to people."""
+        if entry.job_id not in self._named:
+            self._named.add(entry.job_id)
+            job = await admin.GetJob(admin_pb2.GetJobRequest(id=entry.job_id))
+            self._show.name(entry.job_id, job.name)
+        if entry.instance_id not in self._named:
+            self._named.add(entry.instance_id)
+            for instance in (await admin.FleetStatus(admin_pb2.FleetStatusRequest())).instances:
+                self._show.name(instance.id, instance.name)
 
     async def _finished(self, farm: Farm, admin: "AdminAsyncStub", job: QueuedJob) -> admin_pb2.Job:
         while True:
@@ -141,15 +155,23 @@ class Run:
         )
 
     def _say_where(self, farm: Farm) -> None:
-        processes = " ".join(str(process.pid) for process in farm.processes.values())
         self._show.note(
             f"kept: configuration, logs and data in {self._places.folder}\n"
             f"  look:  .venv/bin/hostler fleet status --coordinator {farm.grpc}\n"
-            f"  stop:  kill {processes}; virsh net-destroy {self._settings.network}; rm -r {self._places.folder}"
+            f"  stop:  .venv/bin/python -m tests.demo.stop {self._places.folder}"
         )
 
 
-def _bring_up_network(settings: LibvirtSettings) -> None:
+def _cancelled_by_signals() -> None:
+    """However the demo is told to end, it clears up."""
+    task = asyncio.current_task()
+    if task is not None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+
+
+def bring_up_network(settings: LibvirtSettings) -> None:
+    """Before the parts start: they listen on its gateway."""
     conn = libvirt.open(URI)
     ensure_network(conn, settings)
     conn.close()

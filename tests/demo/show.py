@@ -56,8 +56,9 @@ class Show:
                 }
             )
             return
-        subject = " ".join(self._short(i) for i in (entry.job_id, entry.instance_id) if i)
-        sys.stdout.write(f"{milliseconds:10.1f} ms  {entry.step:<18} {subject:<22} {entry.detail}\n")
+        job, machine = self._short(entry.job_id), self._short(entry.instance_id)
+        sys.stdout.write(f"{milliseconds:10.1f} ms  {entry.step:<17} {job:<6}  {machine:<20}  {entry.detail}".rstrip())
+        sys.stdout.write("\n")
         sys.stdout.flush()
 
     def job(self, number: int, job: admin_pb2.Job) -> None:

@@ -1,0 +1,87 @@
+"""The configuration files of the demo's parts."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.demo.farm import Farm
+
+
+def coordinator_toml(farm: "Farm") -> str:
+    http = f"{farm.address}:{farm.ports.http}"
+    return f"""\
+data_dir = "{farm.places.folder}/coordinator"
+
+[http]
+bind = "{http}"
+public_url = "http://{http}"
+
+[grpc]
+bind = "{farm.grpc}"
+
+[database]
+url = "sqlite:///{farm.places.folder}/coordinator/hostler.db"
+"""
+
+
+def agent_toml(farm: "Farm") -> str:
+    return f"""\
+data_dir = "{farm.places.agent_data}"
+
+[host]
+name = "demo-host"
+
+[coordinator]
+address = "{farm.grpc}"
+
+[capacity]
+reserved_disk_gib = 1
+cpu_overcommit = 8.0
+
+[libvirt]
+acceleration = "{farm.settings.acceleration}"
+network = "{farm.settings.network}"
+subnet = "{farm.settings.subnet}"
+
+[[image]]
+name = "{farm.guest.image}"
+path = "{farm.guest.path}"
+"""
+
+
+def fleet_toml(farm: "Farm", repository: str, labels: tuple[str, ...]) -> str:
+    forge, guest = farm.state(), farm.guest
+    owner, name = repository.split("/")
+    return f"""\
+[[endpoint]]
+name = "forge"
+base_url = "{forge["base_url"]}"
+api_base_url = "{forge["api_url"]}"
+
+[[credentials]]
+name = "demo"
+endpoint = "forge"
+token_file = "token"
+
+[[repository]]
+endpoint = "forge"
+owner = "{owner}"
+name = "{name}"
+credentials = "demo"
+webhook_secret_file = "webhook-secret"
+
+[[flavor]]
+name = "small"
+vcpus = {guest.vcpus}
+memory_mib = {guest.memory_mib}
+disk_gib = {guest.disk_gib}
+
+[[pool]]
+name = "small"
+endpoint = "forge"
+repository = "{repository}"
+provider = "libvirt"
+image = "{guest.image}"
+flavor = "small"
+labels = {list(labels)}
+max_runners = {farm.most_runners}
+"""

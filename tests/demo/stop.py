@@ -1,0 +1,93 @@
+"""Ending a demo that was kept, or one that died: `python -m tests.demo.stop FOLDER`. Leaves nothing of it."""
+
+import argparse
+import asyncio
+import os
+import select
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Final
+
+import libvirt
+import msgspec
+
+from hostler.errors import HostlerError
+from providers.libvirt import LibvirtProvider, LibvirtSettings
+from tests.demo.places import Places
+from tests.demo.traces import URI, settings
+
+_GRACE_MILLISECONDS: Final = 15_000
+_CONSOLE_BYTES: Final = 1 << 20
+
+
+def main() -> None:
+    """Exit codes: 0 nothing is left, 1 something could not be removed, 2 wrong usage."""
+    parser = argparse.ArgumentParser(prog="python -m tests.demo.stop", description=__doc__)
+    parser.add_argument("folder", type=Path, help="what the demo said that it keeps")
+    folder: Path = parser.parse_args().folder
+    if not folder.name.startswith("hostler-demo-") or not folder.is_dir():
+        parser.error(f"{folder} is not the folder of a demo")
+    places = Places(folder.resolve())
+    try:
+        for pid in places.remembered():
+            _end(pid, places.folder)
+        clear(places, settings("tcg"))
+    except HostlerError as error:
+        sys.stderr.write(f"the demo in {folder} could not be ended: {error}\n")
+        sys.exit(1)
+    shutil.rmtree(places.folder)
+
+
+def clear(places: Places, network: LibvirtSettings) -> None:
+    """Remove the machines and the network of a demo whose parts have ended; consoles are kept beside the logs.
+
+    Raises:
+        ProviderError: something resists.
+    """
+    asyncio.run(_destroy_machines(places, network))
+    conn = libvirt.open(URI)
+    for found in conn.listAllNetworks():
+        if found.name() == network.network and found.isActive():
+            found.destroy()
+    conn.close()
+
+
+async def _destroy_machines(places: Places, network: LibvirtSettings) -> None:
+    instances = places.agent_data / "instances"
+    if not instances.exists():
+        return
+    # Nothing is started here, so nothing has to be found out about KVM.
+    provider = LibvirtProvider(msgspec.structs.replace(network, acceleration="tcg"), [], instances)
+    await provider.open(lambda _: None)
+    try:
+        for machine in await provider.inventory():
+            console, _ = await provider.console(machine.instance_id, _CONSOLE_BYTES)
+            (places.folder / f"console-{machine.name}.log").write_bytes(console)
+            await provider.delete(machine.instance_id)
+    finally:
+        await provider.close()
+
+
+def _end(pid: int, folder: Path) -> None:
+    """End one of the demo's own processes: its command line names the folder, another's with that number does not."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        if str(folder) not in Path(f"/proc/{pid}/cmdline").read_text():
+            return
+        signal.pidfd_send_signal(handle, signal.SIGTERM)
+        waiting = select.poll()
+        waiting.register(handle, select.POLLIN)
+        if not waiting.poll(_GRACE_MILLISECONDS):
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            waiting.poll()
+    finally:
+        os.close(handle)
+
+
+if __name__ == "__main__":
+    main()
