@@ -1,0 +1,1 @@
+"""Benchmarks: how fast and how small the coordinator is, measured from outside on the real program."""

@@ -1,0 +1,69 @@
+"""`python -m tests.bench [--json] [--strict] [NAME…]`: run benchmarks and print what they measured."""
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+from hostler import logs
+from tests.bench.machine import this_machine
+from tests.bench.registry import ALL
+from tests.bench.results import Benchmark, Result
+from tests.bench.show import Show
+
+EXIT_FAILED = 1
+
+
+def main() -> int:
+    """Exit codes: 0 all ran, 1 one failed to run or, with --strict, missed a goal, 2 wrong arguments."""
+    asked = _arguments()
+    logs.configure("warning")
+    show = Show(as_json=asked.json)
+    # /tmp is in memory on many machines, where durable commits cost nothing.
+    place = os.environ.get("TMPDIR", "/var/tmp")
+    with tempfile.TemporaryDirectory(prefix="hostler-bench-", dir=place) as folder:
+        machine = this_machine(Path(folder))
+        if not machine.has_real_disk:
+            sys.stderr.write(f"{place} is in memory ({machine.filesystem}): set TMPDIR to a folder on a real disk\n")
+            return EXIT_FAILED
+        show.machine(machine)
+        chosen = [benchmark for benchmark in ALL if not asked.names or benchmark.name in asked.names]
+        failed = [benchmark.name for benchmark in chosen if not _run(benchmark, Path(folder), show)]
+    show.end()
+    if failed:
+        sys.stderr.write(f"failed to run: {', '.join(failed)}\n")
+    return EXIT_FAILED if failed or (asked.strict and show.missed) else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one object a line instead of a table")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 when a goal is missed")
+    names = [benchmark.name for benchmark in ALL]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}; all without one")
+    asked = parser.parse_args()
+    for name in asked.names:
+        if name not in names:
+            parser.error(f"there is no benchmark '{name}': choose from {', '.join(names)}")
+    return asked
+
+
+def _run(benchmark: Benchmark, folder: Path, show: Show) -> bool:
+    show.begin(benchmark.name)
+    mine = folder / benchmark.name
+    mine.mkdir()
+    results: list[Result]
+    try:
+        results = asyncio.run(benchmark.run(mine))
+    except Exception:  # noqa: BLE001 - the loop's edge: told, and the others go on
+        traceback.print_exc()
+        return False
+    show.results(results)
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""The fleet that benchmarks declare: repositories of one forge, and their pools."""
+
+from typing import Final
+
+import msgspec
+
+SECRET: Final = "a-webhook-secret-of-the-benchmarks"
+TOKEN: Final = "a-token-of-the-benchmarks"
+DRIVER: Final = "simulated"
+IMAGE: Final = "bench"
+OWNER: Final = "octo"
+LABELS: Final = ("self-hosted", "linux")
+
+
+class Fleet(msgspec.Struct, frozen=True):
+    repositories: int = 1
+    pools_each: int = 1
+    forge_url: str = "http://forge.invalid"
+    max_runners: int = 10_000
+
+    def names(self) -> list[str]:
+        """OWNER/NAME of each repository."""
+        return [f"{OWNER}/{name}" for name in self._names()]
+
+    def _names(self) -> list[str]:
+        return [f"widgets-{number:03}" for number in range(self.repositories)]
+
+    def document(self) -> str:
+        """What `hostler apply` would read. The first pool of a repository serves LABELS, the others more."""
+        parts = [
+            f'[[endpoint]]\nname = "forge"\nbase_url = "{self.forge_url}"\napi_base_url = "{self.forge_url}"',
+            f'[[credentials]]\nname = "token"\nendpoint = "forge"\ntoken = "{TOKEN}"',
+            '[[flavor]]\nname = "small"\nvcpus = 2\nmemory_mib = 4096\ndisk_gib = 20',
+        ]
+        for name in self._names():
+            parts.append(
+                f'[[repository]]\nendpoint = "forge"\nowner = "{OWNER}"\nname = "{name}"\ncredentials = "token"\n'
+                f'webhook_secret = "{SECRET}"'
+            )
+            parts += [self._pool(name, number) for number in range(self.pools_each)]
+        return "\n".join(parts)
+
+    def _pool(self, repository: str, number: int) -> str:
+        labels = msgspec.json.encode([*LABELS, f"kind-{number}"] if number else LABELS).decode()
+        return (
+            f'[[pool]]\nname = "pool-{number:02}"\nendpoint = "forge"\nrepository = "{OWNER}/{repository}"\n'
+            f'provider = "{DRIVER}"\nimage = "{IMAGE}"\nflavor = "small"\nlabels = {labels}\n'
+            f"max_runners = {self.max_runners}\npriority = {-number}"
+        )

@@ -1,0 +1,105 @@
+"""The system under test: the real coordinator as a process, with its data on a real disk, and its forge."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import grpc
+
+from protos.hostler.v1 import admin_pb2 as pb
+from protos.hostler.v1.admin_pb2_grpc import AdminStub
+from tests.bench.fleet import TOKEN, Fleet
+from tests.bench.processes import Processes, answers, free_port, program, python
+
+if TYPE_CHECKING:
+    from protos.hostler.v1.admin_pb2_grpc import AdminAsyncStub
+
+# A proxy of the environment must not be asked for this machine's own ports.
+CHANNEL_OPTIONS: Final = (("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", -1))
+_COORDINATOR: Final = "coordinator"
+
+
+class Site:
+    """A coordinator in a folder. It may be stopped, killed and started again."""
+
+    def __init__(self, folder: Path, processes: Processes) -> None:
+        self._processes = processes
+        self._config = folder / "coordinator.toml"
+        self._folder = folder
+        self.http_port, self.grpc_port = free_port(), free_port()
+        self.pid = 0
+
+    @property
+    def grpc(self) -> str:
+        return f"127.0.0.1:{self.grpc_port}"
+
+    async def start(self) -> None:
+        self._config.write_text(self._toml())
+        command = [program("hostler-coordinator"), "--config", str(self._config)]
+        ports = (self.http_port, self.grpc_port)
+        self.pid = await self._processes.start(_COORDINATOR, command, lambda: all(map(answers, ports)))
+
+    async def stop(self) -> None:
+        await self._processes.stop(_COORDINATOR)
+
+    async def kill(self) -> None:
+        await self._processes.kill(_COORDINATOR)
+
+    def check(self) -> None:
+        self._processes.check(_COORDINATOR)
+
+    @asynccontextmanager
+    async def admin(self) -> AsyncIterator["AdminAsyncStub"]:
+        async with grpc.aio.insecure_channel(self.grpc, options=CHANNEL_OPTIONS) as channel:
+            yield AdminStub(channel)
+
+    async def declare(self, fleet: Fleet) -> None:
+        async with self.admin() as admin:
+            await admin.Apply(pb.ApplyRequest(document=fleet.document()))
+
+    def _toml(self) -> str:
+        return f"""\
+data_dir = "{self._folder}/coordinator"
+log_level = "warning"
+
+[http]
+bind = "127.0.0.1:{self.http_port}"
+public_url = "http://127.0.0.1:{self.http_port}"
+
+[grpc]
+bind = "{self.grpc}"
+
+[database]
+url = "sqlite:///{self._folder}/coordinator/hostler.db"
+"""
+
+
+@asynccontextmanager
+async def site(folder: Path, fleet: Fleet) -> AsyncIterator[Site]:
+    """A coordinator that knows the fleet."""
+    await asyncio.to_thread(folder.mkdir, exist_ok=True)
+    async with Processes(folder) as processes:
+        one = Site(folder, processes)
+        await one.start()
+        await one.declare(fleet)
+        yield one
+
+
+@asynccontextmanager
+async def forge(folder: Path, repository: str) -> AsyncIterator[str]:
+    """A forge simulator in a process of its own, which answers as fast as it can; its address. It sends no webhooks."""
+    state = folder / "forge.json"
+    port = free_port()
+    command = [*python("tests.forge_simulator"), "--bind", f"127.0.0.1:{port}", "--state-file", str(state)]
+    async with Processes(folder) as processes:
+        environment = {"FORGE_TOKEN": TOKEN}
+        await processes.start(
+            "forge",
+            [*command, "--repository", repository],
+            lambda: state.exists() and answers(port),
+            environment,
+        )
+        yield str(json.loads(state.read_text())["base_url"])
