@@ -1,5 +1,6 @@
 """What instances are made from and where: entities, flavors, pools and hosts."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -15,6 +16,20 @@ class ForgeKind(StrEnum):
 
 class EntityKind(StrEnum):
     REPOSITORY = "repository"
+
+
+class Balancer(StrEnum):
+    """How an entity's pools are used (GARM: pool balancer type)."""
+
+    ROUNDROBIN = "roundrobin"  # each in its turn
+    PACK = "pack"  # always the first that has room
+
+
+class Placement(StrEnum):
+    """Which of the hosts that fit is taken."""
+
+    SPREAD = "spread"  # the emptiest
+    PACK = "pack"  # the fullest
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -36,6 +51,11 @@ class Entity(msgspec.Struct, frozen=True):
     owner: str
     name: str
     credentials_id: str
+    weight: float = 1.0  # its fair share against others'
+    quota: int | None = None  # at most that many machines at once
+    priority: int = 0  # class of its jobs: higher goes first
+    label_priorities: Mapping[str, int] = {}  # of jobs with such a label, instead
+    balancer: Balancer = Balancer.ROUNDROBIN
 
     @property
     def full_name(self) -> str:
@@ -60,6 +80,10 @@ class Pool(msgspec.Struct, frozen=True):
     runner_group: str
     bootstrap_timeout: timedelta
     extra_specs: str = "{}"  # JSON, opaque but to the provider
+    min_idle: int = 0  # idle runners kept beyond what jobs need
+    generation: int = 0  # counts changes of what its machines are made of
+    placement: Placement = Placement.SPREAD
+    share_hosts: bool = True  # whether its machines may be beside those of other entities
     failures: int = 0  # machines in a row that came to nothing
     cool_until: datetime | None = None
 

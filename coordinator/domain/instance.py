@@ -71,6 +71,9 @@ GOING: Final = frozenset({Status.ERROR, Status.PENDING_DELETE, Status.PENDING_FO
 """The machine is on its way out; its place is still taken."""
 
 COMING: Final = frozenset({Status.PENDING_CREATE, Status.CREATING, Status.RUNNING})
+BOOTING: Final = frozenset({RunnerStatus.PENDING, RunnerStatus.INSTALLING})
+"""Its runner is not up yet."""
+
 UNTAKEN: Final = frozenset({RunnerStatus.PENDING, RunnerStatus.INSTALLING, RunnerStatus.IDLE, RunnerStatus.OFFLINE})
 
 
@@ -101,11 +104,18 @@ class Instance(msgspec.Struct, frozen=True):
     provider_id: str = ""
     forge_runner_id: int = 0
     fault: str = ""
+    pool_generation: int = 0  # its pool's when it was made
+    for_job: str = ""  # whose demand caused it; it may run another
 
     @property
     def serves_demand(self) -> bool:
         """Its runner is idle or coming and may take any job that its labels serve."""
         return self.status in COMING and self.runner_status in UNTAKEN and not self.job_id
+
+    @property
+    def is_idle(self) -> bool:
+        """Its runner is up and waits for a job."""
+        return self.status is Status.RUNNING and self.runner_status is RunnerStatus.IDLE and not self.job_id
 
 
 State = TypeVar("State", Status, RunnerStatus)

@@ -58,6 +58,9 @@ class Job(msgspec.Struct, frozen=True):
     instance_id: str = ""  # set from in_progress on, when the runner is ours
     conclusion: str = ""
     html_url: str = ""
+    tries: int = 0  # machines made for it that came to nothing
+    retry_at: datetime | None = None  # after too many, no machine is made for it before
+    fault: str = ""  # why the last one came to nothing
 
 
 def fold(job: Job | None, event: JobEvent, new_id: str) -> Job | None:

@@ -1,6 +1,10 @@
 """Amounts of CPU, memory and disk."""
 
+from typing import Final
+
 import msgspec
+
+_PLENTY: Final = 1_000_000
 
 
 class Resources(msgspec.Struct, frozen=True):
@@ -16,6 +20,19 @@ class Resources(msgspec.Struct, frozen=True):
 
     def holds(self, other: "Resources") -> bool:
         return other.vcpus <= self.vcpus and other.memory_mib <= self.memory_mib and other.disk_gib <= self.disk_gib
+
+    def times(self, need: "Resources") -> int:
+        """How many of `need` fit."""
+        fits = [
+            have // wanted
+            for have, wanted in (
+                (self.vcpus, need.vcpus),
+                (self.memory_mib, need.memory_mib),
+                (self.disk_gib, need.disk_gib),
+            )
+            if wanted > 0
+        ]
+        return max(min(fits, default=_PLENTY), 0)
 
     def short_of(self, other: "Resources") -> str:
         """Which amounts are too small for `other`, for people."""

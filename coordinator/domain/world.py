@@ -1,13 +1,36 @@
 """The snapshot that the planner decides on, and the plan that it returns."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
-from coordinator.domain.fleet import Host, Pool
+from coordinator.domain.fleet import Entity, Host, Pool
 from coordinator.domain.instance import Instance
 from coordinator.domain.job import Job
+from coordinator.domain.planning.waiting import JobClass, Place
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """Settings of the planner."""
+
+    starvation_bound: timedelta = timedelta(minutes=30)  # who waits longer goes before everybody
+    idle_grace: timedelta = timedelta(minutes=2)  # a late webhook may be about to give an idle runner a job
+    creates_per_host: int = 16  # machines that one host makes at once
+
+
+class Budget(msgspec.Struct, frozen=True):
+    """How many runners a forge lets one credential register now, and when it lets more."""
+
+    calls: int
+    refill_at: datetime
+
+
+class Moment(msgspec.Struct, frozen=True):
+    """What changes by itself: the time, and what the forges' rate limits leave. Credentials not named have no limit."""
+
+    now: datetime
+    budgets: Mapping[str, Budget] = {}
 
 
 class World(msgspec.Struct, frozen=True):
@@ -18,20 +41,31 @@ class World(msgspec.Struct, frozen=True):
     pools: tuple[Pool, ...]
     hosts: tuple[Host, ...]
     clouds: Mapping[str, int]  # configured cloud providers and how many instances each may be making at once
+    entities: tuple[Entity, ...] = ()
+    policy: Policy = Policy()
 
 
 class Create(msgspec.Struct, frozen=True):
     pool: Pool
     host: str  # empty: the pool's provider is a cloud
-    for_job: str  # whose demand caused it; any job it serves may get it
+    for_job: str  # whose demand caused it, empty for an idle runner to keep; any job it serves may get it
 
 
 class Waits(msgspec.Struct, frozen=True):
-    """Why no machine is coming for a job."""
+    """Why no machine is coming for the jobs of a class."""
 
-    job_id: str
+    first: Place  # of them in their class; those before it have machines coming
+    job_class: JobClass
     code: str
     reason: str
+    count: int = 1
+
+    @property
+    def job_id(self) -> str:
+        return self.first[1]
+
+    def of(self, count: int) -> "Waits":
+        return msgspec.structs.replace(self, count=count)
 
 
 class Retire(msgspec.Struct, frozen=True):
@@ -39,6 +73,7 @@ class Retire(msgspec.Struct, frozen=True):
 
     instance_id: str
     reason: str
+    failed: bool = False  # it came to nothing, and counts against its pool
 
 
 class Plan(msgspec.Struct, frozen=True):

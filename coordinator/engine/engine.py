@@ -1,7 +1,7 @@
 """The loop: wake, snapshot, plan, commit, act. Everything that it starts can be started again."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -9,8 +9,9 @@ import structlog
 
 from coordinator.domain.fleet import Pool
 from coordinator.domain.instance import COMING, Instance, RunnerStatus, Status
-from coordinator.domain.planner import plan
-from coordinator.domain.world import Plan, Retire, World
+from coordinator.domain.planner import plan_on, why_waiting
+from coordinator.domain.planning.board import Board
+from coordinator.domain.world import Moment, Plan, Policy, Retire, World
 from coordinator.engine.cloud import CloudExecutor
 from coordinator.engine.errands import Errands
 from coordinator.engine.local import LocalExecutor
@@ -44,11 +45,12 @@ class Engine:
         self._registrar = registrar
         self._clock = clock
         self._errands = Errands()
-        self._waits: Mapping[str, str] = {}
+        self._board = Board(Policy(), {})  # of the newest plan
+        self._decided = Plan()
 
     def waiting_reason(self, job_id: str) -> str:
         """Why no machine is coming for a job, of the newest plan; empty when one is."""
-        return self._waits.get(job_id, "")
+        return why_waiting(self._board, self._decided, job_id)
 
     async def run(self) -> None:
         """For ever. Failures are logged and tried again; a wake during a pass leads to one more pass."""
@@ -78,10 +80,11 @@ class Engine:
     async def _pass(self) -> datetime | None:
         clouds = {name: cloud.settings.max_concurrent for name, cloud in self._cloud.clouds.items()}
         world = await self._store.planning.world(self._links.hosts(), clouds)
-        decided = plan(world, self._clock())
+        board = Board.of(world)
+        decided = plan_on(board, Moment(self._clock()))
         made = await self._store.planning.commit(decided)
         self._act(world, made, decided)
-        self._waits = {wait.job_id: wait.reason for wait in decided.waits}
+        self._board, self._decided = board, decided
         return decided.wake_at
 
     def _act(self, world: World, made: list[Instance], decided: Plan) -> None:
@@ -110,7 +113,6 @@ class Engine:
 
     async def _retire(self, instance: Instance, retire: Retire) -> None:
         if await self._registrar.may_go(instance):
-            overdue = instance.runner_status is not RunnerStatus.IDLE
-            await self._store.instances.retire(instance.id, retire.reason, failed=overdue)
+            await self._store.instances.retire(instance.id, retire.reason, failed=retire.failed)
         else:
             await self._store.instances.mark_busy(instance.id)

@@ -13,14 +13,15 @@ from coordinator.domain.fleet import Host, Pool
 from coordinator.domain.instance import COMING, Instance, RunnerStatus, Status
 from coordinator.domain.job import Job
 from coordinator.domain.labels import serve
-from coordinator.domain.planner import IDLE_GRACE, demand, plan
+from coordinator.domain.planner import plan
 from coordinator.domain.resources import Resources
-from coordinator.domain.world import Create, World
+from coordinator.domain.world import Create, Plan, Policy, World
 from tests.samples.domain import NOW, SMALL, calm, host, idle, instance, job, pool, world
 
 LABELS = ("linux", "x64", "gpu")
 ENTITIES = ("entity-1", "entity-2")
 CLOUD = "cloud"
+IDLE_GRACE = Policy().idle_grace
 
 some_labels = st.frozensets(st.sampled_from(LABELS), min_size=1)
 entity = st.sampled_from(ENTITIES)
@@ -89,6 +90,18 @@ def _instances(draw: st.DrawFn, pools: Sequence[Pool], hosts: Sequence[Host]) ->
     return made
 
 
+def waiting_jobs(seen: World, decided: Plan) -> list[str]:
+    """The jobs that the plan says are waiting: of each class, so many from the first named on."""
+    found = []
+    for wait in decided.waits:
+        alike = [one for one in seen.jobs if (one.entity_id, one.labels) == wait.job_class[:2]]
+        alike.sort(key=lambda one: (one.queued_at, one.id))
+        first = next(n for n, one in enumerate(alike) if one.id == wait.job_id)
+        found += [one.id for one in alike[first:]]
+        assert len(alike) - first == wait.count
+    return found
+
+
 @calm
 @given(worlds())
 def test_no_pool_and_no_host_is_ever_overfilled(seen: World) -> None:
@@ -129,7 +142,7 @@ def test_a_machine_is_made_only_where_it_can_be_and_for_whom_it_may(seen: World)
 def test_every_job_has_a_machine_coming_or_a_reason(seen: World) -> None:
     decided = plan(seen, NOW)
     made = [create.for_job for create in decided.creates]
-    waiting = [wait.job_id for wait in decided.waits]
+    waiting = waiting_jobs(seen, decided)
     assert len(set(made + waiting)) == len(made + waiting)
     assert all(wait.code and wait.reason for wait in decided.waits)
     covered = [one for one in seen.jobs if one.id not in {*made, *waiting}]
@@ -139,7 +152,9 @@ def test_every_job_has_a_machine_coming_or_a_reason(seen: World) -> None:
 @calm
 @given(worlds())
 def test_no_machine_is_made_while_a_runner_that_could_do_it_has_nothing_to_do(seen: World) -> None:
-    left = demand(seen.jobs, seen.instances)
+    decided = plan(seen, NOW)
+    ids = {create.for_job for create in decided.creates} | set(waiting_jobs(seen, decided))
+    left = [one for one in seen.jobs if one.id in ids]
     covered = [one for one in seen.jobs if one not in left]
     serving = [i for i in seen.instances if i.serves_demand]
     # Each runner that could have had a job that is left has another.
@@ -186,14 +201,15 @@ def test_the_same_world_gives_the_same_plan_in_whatever_order_it_is_told(seen: W
 def test_of_equal_jobs_the_oldest_gets_the_machine(seen: World) -> None:
     decided = plan(seen, NOW)
     jobs = {one.id: one for one in seen.jobs}
-    for wait in decided.waits:
-        waits = jobs[wait.job_id]
+    for waits in (jobs[job_id] for job_id in waiting_jobs(seen, decided)):
         for create in decided.creates:
             gets = jobs[create.for_job]
             if (gets.entity_id, gets.labels) == (waits.entity_id, waits.labels):
                 assert (gets.queued_at, gets.id) < (waits.queued_at, waits.id)
-    order = [(jobs[create.for_job].queued_at, create.for_job) for create in decided.creates]
-    assert order == sorted(order)
+    for entity_id in ENTITIES:
+        creates = [create.for_job for create in decided.creates if create.pool.entity_id == entity_id]
+        order = [(jobs[job_id].queued_at, job_id) for job_id in creates]
+        assert order == sorted(order)
 
 
 @calm

@@ -1,0 +1,246 @@
+"""Everything that the planner knows, indexed, and kept in step one fact at a time.
+
+A board that was told the facts in any order equals one that was made of them at once.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from heapq import heappop, heappush
+
+from coordinator.domain.fleet import Entity, EntityKind, Host, Pool
+from coordinator.domain.instance import BOOTING, COMING, Instance, Status
+from coordinator.domain.job import Job
+from coordinator.domain.labels import Labels, serve
+from coordinator.domain.planning.demand import Cover, cover
+from coordinator.domain.planning.hosts import HostIndex, Kind
+from coordinator.domain.planning.waiting import Waiting
+from coordinator.domain.resources import Resources
+from coordinator.domain.world import Policy, World
+
+_MAKING = (Status.PENDING_CREATE, Status.CREATING)
+
+
+class Board:
+    def __init__(self, policy: Policy, clouds: Mapping[str, int]) -> None:
+        self.policy = policy
+        self.clouds = clouds
+        self.now = datetime.min.replace(tzinfo=UTC)
+        self.pools: dict[str, Pool] = {}
+        self.entities: dict[str, Entity] = {}
+        self.hosts: dict[str, Host] = {}
+        self.instances: dict[str, Instance] = {}
+        self.waiting = Waiting()
+        self.held: dict[str, Job] = {}  # queued jobs that failed too often and rest
+        # Tallies of the instances.
+        self.in_pool: Counter[str] = Counter()
+        self.of_entity: Counter[str] = Counter()
+        self.making: Counter[str] = Counter()  # by host, and by cloud
+        self.free: dict[str, Resources] = {}
+        self.strangers: defaultdict[str, Counter[str]] = defaultdict(Counter)  # host to entities
+        self.serving: defaultdict[str, Counter[Labels]] = defaultdict(Counter)  # entity to labels
+        self.serving_pool: defaultdict[str, dict[str, Instance]] = defaultdict(dict)
+        self.newest: dict[str, tuple[datetime, str, str]] = {}  # entity to its newest instance's time, id, pool
+        self.overdue: set[str] = set()  # instances whose deadline has passed
+        self.outdated: set[str] = set()  # idle instances of an older generation of their pool
+        self.keepers: set[str] = set()  # pools that keep idle runners
+        self._timers: list[tuple[datetime, str, str]] = []
+        self._covers: dict[str, Cover] = {}
+        self._matches: dict[tuple[str, Labels], list[Pool]] = {}
+        self._indexes: dict[Kind, HostIndex] = {}
+        self._touched: dict[Kind, set[str]] = {}
+
+    # --- facts ---
+
+    @classmethod
+    def of(cls, world: World) -> "Board":
+        board = cls(world.policy, world.clouds)
+        for entity in world.entities:
+            board.put_entity(entity)
+        for host in world.hosts:
+            board.put_host(host)
+        for pool in world.pools:
+            board.put_pool(pool)
+        for instance in world.instances:
+            board.put_instance(instance)
+        for job in world.jobs:
+            board.put_job(job)
+        return board
+
+    def put_entity(self, entity: Entity) -> None:
+        self.entities[entity.id] = entity
+
+    def put_pool(self, pool: Pool) -> None:
+        self.pools[pool.id] = pool
+        self._matches.clear()
+        if pool.min_idle > 0:
+            self.keepers.add(pool.id)
+        else:
+            self.keepers.discard(pool.id)
+        for instance in self.serving_pool[pool.id].values():
+            self._date(instance)
+        if pool.cool_until is not None:
+            heappush(self._timers, (pool.cool_until, "pool", pool.id))
+
+    def put_host(self, host: Host) -> None:
+        old = self.hosts.get(host.name)
+        self.hosts[host.name] = host
+        self.free[host.name] = (
+            self.free.get(host.name, Resources()) + host.capacity - (old.capacity if old else Resources())
+        )
+        if host.cool_until is not None:
+            heappush(self._timers, (host.cool_until, "host", host.name))
+        self.touch(host.name)
+
+    def put_job(self, job: Job) -> None:
+        """A job that is queued, or was."""
+        self.drop_job(job.id)
+        if job.retry_at is not None and self.now < job.retry_at:
+            self.held[job.id] = job
+            heappush(self._timers, (job.retry_at, "job", job.id))
+            return
+        self._covers.pop(self.waiting.put(job, self._priority(job)), None)
+
+    def drop_job(self, job_id: str) -> None:
+        self.held.pop(job_id, None)
+        entity_id = self.waiting.drop(job_id)
+        if entity_id is not None:
+            self._covers.pop(entity_id, None)
+
+    def put_instance(self, instance: Instance) -> None:
+        self.drop_instance(instance.id)
+        if instance.status is Status.DELETED:
+            return
+        self.instances[instance.id] = instance
+        self._tally(instance, 1)
+        self._date(instance)
+        newest = (instance.created_at, instance.id, instance.pool_id)
+        self.newest[instance.entity_id] = max(newest, self.newest.get(instance.entity_id, newest))
+        deadline = self._deadline(instance)
+        if deadline is not None:
+            heappush(self._timers, (deadline, "instance", instance.id))
+
+    def drop_instance(self, instance_id: str) -> None:
+        old = self.instances.pop(instance_id, None)
+        self.overdue.discard(instance_id)
+        self.outdated.discard(instance_id)
+        if old is not None:
+            self._tally(old, -1)
+
+    # --- what follows from the facts ---
+
+    def advance(self, now: datetime) -> None:
+        """Time goes on: rests end, deadlines pass."""
+        self.now = max(self.now, now)
+        while self._timers and self._timers[0][0] <= self.now:
+            _, kind, name = heappop(self._timers)
+            if kind == "host":
+                self.touch(name)
+            elif kind == "job" and name in self.held:
+                self.put_job(self.held[name])
+            elif kind == "instance" and name in self.instances:
+                deadline = self._deadline(self.instances[name])
+                if deadline is not None and deadline <= self.now:
+                    self.overdue.add(name)
+
+    def next_change(self) -> datetime | None:
+        """The earliest moment at which time alone may change the plan."""
+        return self._timers[0][0] if self._timers else None
+
+    def cover_of(self, entity_id: str) -> Cover:
+        if entity_id not in self._covers:
+            self._covers[entity_id] = cover(self.waiting.of(entity_id), +self.serving[entity_id])
+        return self._covers[entity_id]
+
+    def matching(self, entity_id: str, labels: Labels) -> list[Pool]:
+        """The entity's pools that have all the labels, the highest priority first."""
+        key = (entity_id, labels)
+        if key not in self._matches:
+            fit = [p for p in self.pools.values() if p.entity_id == entity_id and serve(p.labels, labels)]
+            self._matches[key] = sorted(fit, key=lambda p: (-p.priority, p.name, p.id))
+        return self._matches[key]
+
+    def index(self, kind: Kind) -> HostIndex:
+        """The hosts for one kind of machine, up to date."""
+        if kind not in self._indexes:
+            self._indexes[kind] = HostIndex(lambda host: self._places(kind, host))
+            self._touched[kind] = set(self.hosts)
+        for host in sorted(self._touched[kind]):
+            self._indexes[kind].refresh(host)
+        self._touched[kind].clear()
+        return self._indexes[kind]
+
+    def touch(self, host: str) -> None:
+        for touched in self._touched.values():
+            touched.add(host)
+
+    def share(self, entity_id: str) -> float:
+        """How much of the fleet the entity has, against its weight."""
+        return self.of_entity[entity_id] / self.entity(entity_id).weight
+
+    def entity(self, entity_id: str) -> Entity:
+        return self.entities.get(entity_id) or Entity(entity_id, "", EntityKind.REPOSITORY, "", "", "")
+
+    def resting(self, until: datetime | None) -> bool:
+        return until is not None and self.now < until
+
+    def take(self, pool: Pool, host: str, count: int = 1) -> None:
+        """Count a machine that a plan wants; with -1, take it back."""
+        self.in_pool[pool.id] += count
+        self.of_entity[pool.entity_id] += count
+        self.making[host or pool.provider] += count
+        if host:
+            change = pool.resources if count > 0 else Resources() - pool.resources
+            self.free[host] -= change
+            self.strangers[host][pool.entity_id] += count
+            self.touch(host)
+
+    def _tally(self, instance: Instance, count: int) -> None:
+        self.in_pool[instance.pool_id] += count
+        self.of_entity[instance.entity_id] += count
+        if instance.status in _MAKING:
+            self.making[instance.host or instance.provider] += count
+        if instance.host:
+            free = self.free.get(instance.host, Resources())
+            self.free[instance.host] = free - instance.resources if count > 0 else free + instance.resources
+            self.strangers[instance.host][instance.entity_id] += count
+            self.touch(instance.host)
+        if instance.serves_demand:
+            self.serving[instance.entity_id][instance.labels] += count
+            self._covers.pop(instance.entity_id, None)
+            if count > 0:
+                self.serving_pool[instance.pool_id][instance.id] = instance
+            else:
+                self.serving_pool[instance.pool_id].pop(instance.id, None)
+
+    def _date(self, instance: Instance) -> None:
+        pool = self.pools.get(instance.pool_id)
+        if pool is not None and instance.is_idle and instance.pool_generation < pool.generation:
+            self.outdated.add(instance.id)
+
+    def _deadline(self, instance: Instance) -> datetime | None:
+        """When time alone makes this instance one to look at."""
+        if instance.status not in COMING:
+            return None
+        if instance.runner_status in BOOTING:
+            return instance.bootstrap_deadline
+        if instance.serves_demand and instance.idle_since is not None:
+            return instance.idle_since + self.policy.idle_grace
+        return None
+
+    def _places(self, kind: Kind, name: str) -> int:
+        host = self.hosts.get(name)
+        if host is None or not host.connected or host.arch != kind.arch or self.resting(host.cool_until):
+            return 0
+        if kind.image not in host.drivers.get(kind.driver, frozenset()):
+            return 0
+        return self.free[name].times(kind.resources)
+
+    def _priority(self, job: Job) -> int:
+        entity = self.entity(job.entity_id)
+        named = [entity.label_priorities[label] for label in job.labels if label in entity.label_priorities]
+        return max(named, default=entity.priority)
+
+
+def oldest_first(instances: Iterable[Instance]) -> list[Instance]:
+    return sorted(instances, key=lambda i: (i.pool_generation, i.created_at, i.id))

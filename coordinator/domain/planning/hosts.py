@@ -1,0 +1,65 @@
+"""Which host takes one more machine of given resources: an index per kind of machine, kept in step lazily."""
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import NamedTuple
+
+from coordinator.domain.resources import Resources
+
+
+class Kind(NamedTuple):
+    """What a machine needs of a host."""
+
+    driver: str
+    arch: str
+    image: str
+    resources: Resources
+
+
+class HostIndex:
+    """The hosts that fit one kind, by how many more of it they take. The same facts give the same answers, whatever
+    the order in which they came: among equals the first name wins.
+    """
+
+    def __init__(self, places: Callable[[str], int]) -> None:
+        self._places = places  # how many more of this kind a host takes now; 0 for one that may not
+        self._of_host: dict[str, int] = {}
+        self._levels: dict[int, list[str]] = {}  # heaps of names; stale names are dropped when they surface
+
+    def refresh(self, host: str) -> None:
+        """Something about the host has changed."""
+        now = self._places(host)
+        if self._of_host.get(host) == now:
+            return
+        if now == 0:
+            self._of_host.pop(host, None)
+            return
+        self._of_host[host] = now
+        heappush(self._levels.setdefault(now, []), host)
+
+    def pick(self, *, pack: bool, suits: Callable[[str], bool]) -> str | None:
+        """The emptiest host that suits, or the fullest when packing; None when there is none."""
+        for level in sorted(self._levels, reverse=not pack):
+            found = self._pick_at(level, suits)
+            if found is not None:
+                return found
+        return None
+
+    def _pick_at(self, level: int, suits: Callable[[str], bool]) -> str | None:
+        heap = self._levels[level]
+        passed_over: list[str] = []
+        found = None
+        while heap:
+            host = heap[0]
+            if self._of_host.get(host) != level or (passed_over and passed_over[-1] == host):
+                heappop(heap)  # stale, or there twice
+            elif suits(host):
+                found = host
+                break
+            else:
+                passed_over.append(heappop(heap))
+        for host in passed_over:
+            heappush(heap, host)
+        if not heap:
+            del self._levels[level]
+        return found
