@@ -40,7 +40,9 @@ class Board:
         self.strangers: defaultdict[str, Counter[str]] = defaultdict(Counter)  # host to entities
         self.serving: defaultdict[str, Counter[Labels]] = defaultdict(Counter)  # entity to labels
         self.serving_pool: defaultdict[str, dict[str, Instance]] = defaultdict(dict)
-        self.newest: dict[str, tuple[datetime, str, str]] = {}  # entity to its newest instance's time, id, pool
+        self._made: defaultdict[str, list[tuple[float, str]]] = defaultdict(
+            list
+        )  # entity to its instances, newest first
         self.overdue: set[str] = set()  # instances whose deadline has passed
         self.outdated: set[str] = set()  # idle instances of an older generation of their pool
         self.keepers: set[str] = set()  # pools that keep idle runners
@@ -114,8 +116,7 @@ class Board:
         self.instances[instance.id] = instance
         self._tally(instance, 1)
         self._date(instance)
-        newest = (instance.created_at, instance.id, instance.pool_id)
-        self.newest[instance.entity_id] = max(newest, self.newest.get(instance.entity_id, newest))
+        heappush(self._made[instance.entity_id], (-instance.created_at.timestamp(), instance.id))
         deadline = self._deadline(instance)
         if deadline is not None:
             heappush(self._timers, (deadline, "instance", instance.id))
@@ -146,6 +147,13 @@ class Board:
     def next_change(self) -> datetime | None:
         """The earliest moment at which time alone may change the plan."""
         return self._timers[0][0] if self._timers else None
+
+    def last_pool(self, entity_id: str) -> str | None:
+        """The pool of the entity's newest instance that is still there."""
+        made = self._made[entity_id]
+        while made and made[0][1] not in self.instances:
+            heappop(made)
+        return self.instances[made[0][1]].pool_id if made else None
 
     def cover_of(self, entity_id: str) -> Cover:
         if entity_id not in self._covers:

@@ -36,7 +36,7 @@ class Draft:
         self.retry_at: datetime | None = None  # when a budget lets more through
         self._moment = moment
         self._calls = {credentials: budget.calls for credentials, budget in moment.budgets.items()}
-        self._last_pool = {entity: newest[2] for entity, newest in board.newest.items()}
+        self._last_pool: dict[str, str] = {}  # of those that this plan has used
         self._starved_before = moment.now - board.policy.starvation_bound
 
     def serve(self) -> None:
@@ -121,7 +121,7 @@ class Draft:
         """The pools as they are tried: always from the first, or from the one after the last that was used."""
         if self.board.entity(entity_id).balancer is Balancer.PACK:
             return pools
-        last = self._last_pool.get(entity_id)
+        last = self._last_pool.get(entity_id) or self.board.last_pool(entity_id)
         after = next((n + 1 for n, pool in enumerate(pools) if pool.id == last), 0)
         return [*pools[after:], *pools[:after]]
 
