@@ -6,7 +6,7 @@ A board that was told the facts in any order equals one that was made of them at
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from coordinator.domain.fleet import Entity, EntityKind, Host, Pool
 from coordinator.domain.instance import BOOTING, COMING, Instance, Status
@@ -110,13 +110,15 @@ class Board:
             self._covers.pop(entity_id, None)
 
     def put_instance(self, instance: Instance) -> None:
+        known = instance.id in self.instances
         self.drop_instance(instance.id)
         if instance.status is Status.DELETED:
             return
         self.instances[instance.id] = instance
         self._tally(instance, 1)
         self._date(instance)
-        heappush(self._made[instance.entity_id], (-instance.created_at.timestamp(), instance.id))
+        if not known:
+            self._remember(instance)
         deadline = self._deadline(instance)
         if deadline is not None:
             heappush(self._timers, (deadline, "instance", instance.id))
@@ -220,6 +222,13 @@ class Board:
                 self.serving_pool[instance.pool_id][instance.id] = instance
             else:
                 self.serving_pool[instance.pool_id].pop(instance.id, None)
+
+    def _remember(self, instance: Instance) -> None:
+        made = self._made[instance.entity_id]
+        if len(made) > 2 * self.of_entity[instance.entity_id] + 64:
+            made[:] = [entry for entry in made if entry[1] in self.instances]
+            heapify(made)
+        heappush(made, (-instance.created_at.timestamp(), instance.id))
 
     def _date(self, instance: Instance) -> None:
         pool = self.pools.get(instance.pool_id)
