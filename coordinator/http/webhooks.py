@@ -8,7 +8,7 @@ import hashlib
 import hmac
 from collections.abc import Callable
 from datetime import datetime
-from typing import Final
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -39,12 +39,17 @@ class _Repository(msgspec.Struct, frozen=True):
     owner: _Owner
 
 
+# What the database's columns hold.
+_Int64 = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_Int32 = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+
+
 class _WorkflowJob(msgspec.Struct, frozen=True):
-    id: int
-    run_id: int
+    id: _Int64
+    run_id: _Int64
     html_url: str
     labels: list[str]
-    run_attempt: int = 1
+    run_attempt: _Int32 = 1
     name: str = ""
     workflow_name: str | None = None
     conclusion: str | None = None
@@ -74,7 +79,7 @@ def parse(body: bytes) -> WorkflowJobPayload:
     """Raises ApiError 400: not JSON, or not a workflow_job event."""
     try:
         return _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ApiError(400, f"the body is no workflow_job event: {error}") from None
 
 

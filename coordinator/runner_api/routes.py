@@ -24,8 +24,9 @@ _BOOTING: Final = (RunnerStatus.PENDING, RunnerStatus.INSTALLING)
 # A quick guest may call before its host has said that the create was accepted.
 _ALIVE: Final = (Status.PENDING_CREATE, Status.CREATING, Status.RUNNING)
 _FILES: Final = ("runner", "credentials", "credentials_rsaparams")
-_USER: Final = re.compile(r"^[a-z_][a-z0-9_-]{0,31}$")
-_STATUSES: Final = frozenset(status.value for status in RunnerStatus)
+_USER: Final = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+# What a machine that boots can know of itself. Whether its runner is taken, offline or gone is for others to say.
+_SAID: Final = (RunnerStatus.INSTALLING, RunnerStatus.IDLE, RunnerStatus.FAILED)
 _CONFIGURATION_SECONDS: Final = 25.0
 
 T = TypeVar("T")
@@ -53,12 +54,14 @@ class RunnerApi:
         tokens: InstanceTokens,
         where: Urls,
         waiting: Waiting,
+        configuration_seconds: float = _CONFIGURATION_SECONDS,
     ) -> None:
         self._store = store
         self._forges = forges
         self._tokens = tokens
         self._where = where
         self._waiting = waiting
+        self._configuration_seconds = configuration_seconds
 
     async def _caller(self, request: AnyRequest) -> tuple[Instance, str]:
         """The instance whose token this is.
@@ -82,8 +85,8 @@ class RunnerApi:
     async def status(self, request: AnyRequest) -> None:
         instance, _ = await self._caller(request)
         report = _decode(await request.body(), StatusReport)
-        if report.status not in _STATUSES:
-            raise ApiError(400, f"status: '{report.status}' is none of {', '.join(sorted(_STATUSES))}")
+        if report.status not in _SAID:
+            raise ApiError(400, f"status: '{report.status[:100]}' is none of {', '.join(_SAID)}")
         if report.agent_id and instance.forge_runner_id not in (0, report.agent_id):
             raise ApiError(400, "agent_id: this runner was registered with another")
         taken = await self._store.instances.runner_said(instance.id, RunnerStatus(report.status), report.message[:500])
@@ -104,7 +107,7 @@ class RunnerApi:
             content = await self._waiting.until(
                 instance.id,
                 lambda: self._store.instances.take_runner_file(instance.id, f".{name}"),
-                _CONFIGURATION_SECONDS,
+                self._configuration_seconds,
             )
         except AlreadyTakenError:
             raise ApiError(410, f"'{name}' was handed out already") from None
@@ -127,6 +130,10 @@ class RunnerApi:
         instance, _ = await self._caller(request)
         pool: Pool = await self._store.catalog.pool(instance.pool_id)
         access = await self._store.catalog.forge_access(instance.entity_id)
+        try:
+            tools = await self._forges.tools(instance.entity_id)
+        except ForgeError:
+            raise ApiError(503, "the forge does not say where its runner program is; ask again") from None
         return {
             "metadata_access": {
                 "callback_url": self._where.callback,
@@ -142,7 +149,7 @@ class RunnerApi:
             "agent_mode": False,
             "agent_shell_enabled": False,
             "jit_enabled": True,
-            "runner_tools": msgspec.to_builtins(scripts.tool_for(pool, await self._forges.tools(pool.entity_id))),
+            "runner_tools": msgspec.to_builtins(scripts.tool_for(pool, tools)),
         }
 
     async def service_name(self, request: AnyRequest) -> str:
@@ -153,8 +160,8 @@ class RunnerApi:
     async def unit_file(self, request: AnyRequest) -> str:
         await self._caller(request)
         user = request.query_params.get("runAsUser", "runner")
-        if not _USER.match(user):
-            raise ApiError(400, f"runAsUser: '{user}' is no user name")
+        if not _USER.fullmatch(user):
+            raise ApiError(400, f"runAsUser: '{user[:100]}' is no user name")
         return scripts.unit_file(user)
 
     async def registration_token(self, request: AnyRequest) -> None:
@@ -210,5 +217,5 @@ class RunnerApi:
 def _decode(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ApiError(400, f"the body is not what this path takes: {error}") from None

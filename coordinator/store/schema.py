@@ -94,9 +94,9 @@ endpoints = sa.Table(
     "endpoints",
     metadata,
     _id(),
-    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("name", Plain, nullable=False, unique=True),
     _text("kind"),
-    sa.Column("base_url", sa.Text, nullable=False, unique=True),
+    sa.Column("base_url", Plain, nullable=False, unique=True),
     _text("api_base_url"),
 )
 
@@ -104,7 +104,7 @@ credentials = sa.Table(
     "credentials",
     metadata,
     _id(),
-    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("name", Plain, nullable=False, unique=True),
     _ref("endpoint_id", "endpoints"),
     sa.Column("token", sa.LargeBinary, nullable=False),  # sealed
 )
@@ -122,7 +122,7 @@ entities = sa.Table(
     sa.UniqueConstraint("endpoint_id", "kind", "owner", "name"),
 )
 
-flavors = sa.Table("flavors", metadata, _id(), sa.Column("name", sa.Text, nullable=False, unique=True), *_resources())
+flavors = sa.Table("flavors", metadata, _id(), sa.Column("name", Plain, nullable=False, unique=True), *_resources())
 
 pools = sa.Table(
     "pools",
@@ -151,7 +151,7 @@ pools = sa.Table(
 hosts = sa.Table(
     "hosts",
     metadata,
-    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("name", Plain, primary_key=True),
     _text("arch"),
     *_resources(),
     _text("drivers"),  # JSON: driver to {acceleration, images}
@@ -188,7 +188,7 @@ instances = sa.Table(
     "instances",
     metadata,
     _id(),
-    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("name", Plain, nullable=False, unique=True),
     _ref("pool_id", "pools"),
     _ref("entity_id", "entities"),
     _text("provider"),

@@ -1,0 +1,126 @@
+"""The HTTP side of the coordinator on a store with a repository in it, with and without a real socket."""
+
+import hashlib
+import hmac
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+from litestar import Litestar
+
+from coordinator.domain.fleet import Entity
+from coordinator.domain.instance import Instance
+from coordinator.forges.contract import ForgeUnavailable
+from coordinator.forges.forges import Forges
+from coordinator.http import app
+from coordinator.http.webhooks import Webhooks
+from coordinator.runner_api import scripts
+from coordinator.runner_api.routes import RunnerApi
+from coordinator.runner_api.waiting import Waiting
+from coordinator.tokens import InstanceTokens
+from providers.exec.spec import Tool
+from tests.samples.store import WEBHOOK_SECRET, Sample, open_sample
+
+PUBLIC_URL = "http://coordinator.example:9997"
+
+
+def payload(action: str = "queued", number: int = 1, **more: Any) -> dict[str, Any]:
+    """A `workflow_job` event of the sample's repository."""
+    job: dict[str, Any] = {
+        "id": number,
+        "run_id": 10,
+        "run_attempt": 1,
+        "html_url": f"https://forge.example/octo/widgets/actions/runs/10/job/{number}",
+        "labels": ["self-hosted", "linux"],
+        "name": "build",
+        "workflow_name": "ci",
+        "conclusion": None,
+        "runner_name": None,
+    }
+    repository = {"name": "widgets", "owner": {"login": "octo"}}
+    return {"action": action, "workflow_job": job | more, "repository": repository}
+
+
+def body(action: str = "queued", number: int = 1, **more: Any) -> bytes:
+    return json.dumps(payload(action, number, **more)).encode()
+
+
+def signature(content: bytes, secret: str = WEBHOOK_SECRET) -> str:
+    return "sha256=" + hmac.new(secret.encode(), content, hashlib.sha256).hexdigest()
+
+
+def headers(content: bytes, event: str = "workflow_job") -> dict[str, str]:
+    return {
+        "X-GitHub-Event": event,
+        "X-Hub-Signature-256": signature(content),
+        "Content-Type": "application/json",
+    }
+
+
+class SaidTools(Forges):
+    """Answers with what a test says the forge offers; no forge is asked."""
+
+    def __init__(self, offered: list[Tool] | None) -> None:
+        self.offered = offered
+
+    async def tools(self, entity_id: str) -> list[Tool]:
+        if self.offered is None:
+            raise ForgeUnavailable("the forge is down")
+        return self.offered
+
+
+class Site:
+    """The application and what is behind it."""
+
+    def __init__(self, sample: Sample, *, configuration_seconds: float = 25.0) -> None:
+        self.sample = sample
+        self.store = sample.store
+        self.forges = SaidTools([])
+        self.tokens = InstanceTokens(self.store.instance_token_key, sample.clock)
+        self.waiting = Waiting()
+        self.where = scripts.urls(PUBLIC_URL)
+        self.runner_api = RunnerApi(
+            self.store, self.forges, self.tokens, self.where, self.waiting, configuration_seconds
+        )
+        self.webhooks = Webhooks(self.store.catalog, self.store.ledger, self.store.controller_id, clock=sample.clock)
+        self.app: Litestar = app.build(self.webhooks, self.runner_api)
+        self.client: httpx.AsyncClient
+
+    async def post(self, content: bytes, path: str = "/webhooks", **changed: str | None) -> httpx.Response:
+        """Deliver a webhook; `changed` replaces headers (underscores for hyphens) or takes them away (None)."""
+        sent: dict[str, str | None] = {name.lower(): value for name, value in headers(content).items()}
+        sent |= {name.replace("_", "-"): value for name, value in changed.items()}
+        kept = {name: value for name, value in sent.items() if value is not None}
+        return await self.client.post(path, content=content, headers=kept)
+
+    async def jobs(self) -> int:
+        return len(await self.store.history.jobs(completed=True))
+
+    async def token(self, instance: Instance) -> str:
+        return self.tokens.mint(instance, await self._entity(instance))
+
+    async def _entity(self, instance: Instance) -> Entity:
+        return (await self.store.catalog.forge_access(instance.entity_id)).entity
+
+    async def call(
+        self, method: str, path: str, instance: Instance, said: object = None, **more: Any
+    ) -> httpx.Response:
+        """Call the runner API as the machine."""
+        content = None if said is None else msgspec.json.encode(said)
+        authorization = {"Authorization": f"Bearer {await self.token(instance)}"}
+        return await self.client.request(method, f"/api/v1{path}", content=content, headers=authorization, **more)
+
+
+@asynccontextmanager
+async def open_site(directory: Path, *, configuration_seconds: float = 25.0) -> AsyncIterator[Site]:
+    async with open_sample(directory) as sample:
+        site = Site(sample, configuration_seconds=configuration_seconds)
+        asgi: Any = site.app  # the two libraries spell the same protocol differently
+        transport = httpx.ASGITransport(asgi, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://coordinator.example") as client:
+            site.client = client
+            yield site

@@ -1,0 +1,157 @@
+"""The server on a real socket: sizes, framing and broken clients."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from coordinator.http.server import CannotListen, serve
+from coordinator.http.webhooks import LARGEST_BODY
+from tests.samples.http import Site, body, headers, open_site
+
+HUGE = 30 * 1024 * 1024
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Wire:
+    """A client that sends exactly what it is told."""
+
+    def __init__(self, site: Site, port: int) -> None:
+        self.site = site
+        self.port = port
+
+    async def send(self, *parts: bytes, path: str = "/webhooks", **sent: str) -> tuple[int, dict[str, str]]:
+        """Send a head and parts of a body; the answer is read without ending the body.
+
+        A status of 0: the connection was closed without an answer.
+        """
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            lines = [
+                f"POST {path} HTTP/1.1",
+                "Host: coordinator",
+                *(f"{k.replace('_', '-')}: {v}" for k, v in sent.items()),
+            ]
+            writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
+            return await self._exchange(reader, writer, parts)
+        finally:
+            writer.close()
+
+    async def _exchange(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, parts: tuple[bytes, ...]
+    ) -> tuple[int, dict[str, str]]:
+        async def push() -> None:
+            for part in parts:
+                writer.write(part)
+                await writer.drain()
+
+        pushing = asyncio.create_task(push())
+        async with asyncio.timeout(20):
+            try:
+                head = await reader.readuntil(b"\r\n\r\n")
+            except (asyncio.IncompleteReadError, ConnectionError):
+                return 0, {}
+            finally:
+                pushing.cancel()
+                await asyncio.gather(pushing, return_exceptions=True)
+            length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+            content = await reader.readexactly(length)
+        status = int(head.split()[1])
+        return status, json.loads(content) if content and status >= 400 and content[:1] == b"{" else {}
+
+
+@pytest.fixture
+async def wire(tmp_path: Path) -> AsyncIterator[Wire]:
+    port = _free_port()
+    async with open_site(tmp_path) as site, serve(site.app, f"127.0.0.1:{port}"):
+        wire = Wire(site, port)
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
+                except ConnectionError:
+                    await asyncio.sleep(0.01)
+                else:
+                    writer.close()
+                    break
+        yield wire
+
+
+def _signed(content: bytes) -> dict[str, str]:
+    return {name.replace("-", "_"): value for name, value in headers(content).items()}
+
+
+async def test_a_delivery_over_a_socket_is_taken(wire: Wire) -> None:
+    content = body()
+    assert (await wire.send(content, Content_Length=str(len(content)), **_signed(content)))[0] == 200
+    assert await wire.site.jobs() == 1
+
+
+async def test_a_delivery_in_chunks_is_taken(wire: Wire) -> None:
+    content = body()
+    chunks = b"".join(b"%x\r\n%s\r\n" % (1, bytes([byte])) for byte in content) + b"0\r\n\r\n"
+    assert (await wire.send(chunks, Transfer_Encoding="chunked", **_signed(content)))[0] == 200
+    assert await wire.site.jobs() == 1
+
+
+@pytest.mark.parametrize("path", ["/webhooks", "/webhooks/", "/webhooks/{controller}"])
+async def test_a_body_that_is_announced_too_large_is_refused_before_it_is_sent(wire: Wire, path: str) -> None:
+    path = path.format(controller=wire.site.store.controller_id)
+    told = {"Content_Length": str(HUGE), "X_GitHub_Event": "workflow_job"}
+    status, answer = await wire.send(b"{" * 1000, path=path, **told)
+    assert status == 413
+    assert answer == {"error": "Request Entity Too Large", "details": f"the body is larger than {LARGEST_BODY} bytes"}
+
+
+async def test_a_body_that_grows_too_large_is_refused_wherever_it_ends(wire: Wire) -> None:
+    chunk = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
+    sent = {"Transfer_Encoding": "chunked", "X_GitHub_Event": "workflow_job"}
+    status, answer = await wire.send(*[chunk] * 30, b"0\r\n\r\n", **sent)
+    assert status == 413
+    assert answer["error"] == "Request Entity Too Large"
+
+
+async def test_the_largest_body_is_read_whole(wire: Wire) -> None:
+    content = b'{"padding":"' + b"x" * (LARGEST_BODY - 14) + b'"}'
+    assert len(content) == LARGEST_BODY
+    status, answer = await wire.send(content, Content_Length=str(len(content)), **_signed(content))
+    assert status == 400
+    assert "missing required field" in answer["details"]
+
+
+@pytest.mark.parametrize("length", ["-1", "1e9", "9" * 30, "9" * 5000, "x", "", "10, 20"])
+async def test_a_length_that_is_none_is_refused(wire: Wire, length: str) -> None:
+    status, _ = await wire.send(b"{}", Content_Length=length, X_GitHub_Event="workflow_job")
+    assert status in (0, 400, 413, 431)
+    assert await wire.site.jobs() == 0
+
+
+async def test_a_client_that_leaves_in_the_middle_leaves_nothing(wire: Wire) -> None:
+    content = body()
+    for _ in range(5):
+        _, writer = await asyncio.open_connection("127.0.0.1", wire.port)
+        lines = ["POST /webhooks HTTP/1.1", "Host: x", f"Content-Length: {len(content)}"]
+        lines += [f"{name}: {value}" for name, value in headers(content).items()]
+        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + content[:50])
+        await writer.drain()
+        writer.close()
+    assert (await wire.send(content, Content_Length=str(len(content)), **_signed(content)))[0] == 200
+    assert await wire.site.jobs() == 1
+
+
+async def test_health_is_told(wire: Wire) -> None:
+    assert (await wire.site.client.get("/healthz")).text == "ok\n"
+
+
+async def test_an_address_in_use_is_said_with_its_key(wire: Wire) -> None:
+    with pytest.raises(CannotListen, match=rf"http\.bind: cannot listen on 127\.0\.0\.1:{wire.port}: Address already"):
+        async with serve(wire.site.app, f"127.0.0.1:{wire.port}"):
+            pytest.fail("it listens twice")
