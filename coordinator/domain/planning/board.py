@@ -110,7 +110,8 @@ class Board:
             self._covers.pop(entity_id, None)
 
     def put_instance(self, instance: Instance) -> None:
-        known = instance.id in self.instances
+        old = self.instances.get(instance.id)
+        known = old is not None and (old.entity_id, old.created_at) == (instance.entity_id, instance.created_at)
         self.drop_instance(instance.id)
         if instance.status is Status.DELETED:
             return
@@ -153,7 +154,7 @@ class Board:
     def last_pool(self, entity_id: str) -> str | None:
         """The pool of the entity's newest instance that is still there."""
         made = self._made[entity_id]
-        while made and made[0][1] not in self.instances:
+        while made and not self._is_of(made[0][1], entity_id):
             heappop(made)
         return self.instances[made[0][1]].pool_id if made else None
 
@@ -226,9 +227,12 @@ class Board:
     def _remember(self, instance: Instance) -> None:
         made = self._made[instance.entity_id]
         if len(made) > 2 * self.of_entity[instance.entity_id] + 64:
-            made[:] = [entry for entry in made if entry[1] in self.instances]
+            made[:] = [entry for entry in made if self._is_of(entry[1], instance.entity_id)]
             heapify(made)
         heappush(made, (-instance.created_at.timestamp(), instance.id))
+
+    def _is_of(self, instance_id: str, entity_id: str) -> bool:
+        return instance_id in self.instances and self.instances[instance_id].entity_id == entity_id
 
     def _date(self, instance: Instance) -> None:
         pool = self.pools.get(instance.pool_id)
