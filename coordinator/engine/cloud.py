@@ -1,5 +1,6 @@
 """The executor for cloud pools: create and delete through provider executables."""
 
+import asyncio
 import base64
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
@@ -46,9 +47,18 @@ class CloudExecutor:
         self._tokens = tokens
         self._where = where
         self._clock = clock
+        self._making: dict[str, asyncio.Event] = {}
 
     async def create(self, instance: Instance, pool: Pool) -> None:
         """Make the instance. One that a former life of this process may have begun is looked for first."""
+        ended = self._making[instance.id] = asyncio.Event()
+        try:
+            await self._make(instance, pool)
+        finally:
+            del self._making[instance.id]
+            ended.set()
+
+    async def _make(self, instance: Instance, pool: Pool) -> None:
         begun_before = instance.status is Status.CREATING
         if await self._store.instances.begin(instance.id, Status.CREATING) is None:
             return
@@ -115,6 +125,10 @@ class CloudExecutor:
 
     async def delete(self, instance: Instance, pool: Pool) -> None:
         """Destroy the instance; asked again, slower each time, until the provider has done it."""
+        making = self._making.get(instance.id)
+        if making is not None:
+            # A delete that overtakes its create finds nothing, and what is then made stays for ever.
+            await making.wait()
         if await self._store.instances.begin(instance.id, Status.DELETING) is None:
             return
         cloud = self.clouds[instance.provider]

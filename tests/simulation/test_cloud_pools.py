@@ -1,0 +1,150 @@
+"""Cloud pools: instances made and destroyed by a provider executable, through all its failures."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.farm import FILE_CLOUD, REPOSITORY, Farm, farm, pool
+
+ON_CLOUD = pool("clouds", provider="cloud")
+both_ways = pytest.mark.parametrize("killed", [False, True], ids=["stopped", "killed"])
+
+
+def failing(one: Farm, command: str, times: int) -> None:
+    """From now on the executable fails so often at one command."""
+    left = one.directory / "left"
+    left.write_text("x" * times)
+    one.executable(
+        f"""#!/bin/sh
+if [ "$GARM_COMMAND" = {command} ] && [ -s {left} ]; then
+  truncate -s -1 {left}
+  echo "$GARM_COMMAND" "$GARM_INSTANCE_ID" failed >> {one.cloud.directory}/calls.log
+  echo "the cloud is having a day off" >&2
+  exit 1
+fi
+exec {FILE_CLOUD}
+"""
+    )
+
+
+def waiting(one: Farm, command: str) -> Path:
+    """From now on the executable waits at one command until the returned file is there."""
+    go = one.directory / "go"
+    one.executable(
+        f"""#!/bin/sh
+if [ "$GARM_COMMAND" = {command} ]; then
+  echo "$GARM_COMMAND" begun >> {one.cloud.directory}/calls.log
+  while [ ! -e {go} ]; do sleep 0.05; done
+fi
+exec {FILE_CLOUD}
+"""
+    )
+    return go
+
+
+async def test_a_job_runs_on_a_cloud_instance_which_is_gone_afterwards(tmp_path: Path) -> None:
+    async with farm(tmp_path, cloud="cloud") as one:
+        await one.declare(ON_CLOUD)
+        job = one.queue()
+        (done,) = await one.completed(job)
+        await one.assert_nothing_left()
+        assert [boot.name for boot in one.guests.booted] == [done.runner_name]
+        assert len(one.cloud.calls("CreateInstance")) == len(one.cloud.calls("DeleteInstance")) == 1
+        steps = {entry.step for entry in (await one.job(job.id)).timeline}
+        assert {"planned", "dispatched", "started", "booted", "runner online", "destroyed"} <= steps
+
+
+async def test_a_cloud_that_fails_to_create_is_tried_again_after_a_rest(tmp_path: Path) -> None:
+    async with farm(tmp_path, cloud="cloud") as one:
+        await one.declare(ON_CLOUD)
+        failing(one, "CreateInstance", 2)
+        job = one.queue()
+        await one.until_waiting(job, "after 2 failures")
+        await one.completed(job)
+        await one.assert_nothing_left()
+        assert len(one.guests.booted) == 1
+
+
+async def test_a_cloud_that_fails_to_delete_twice_is_asked_until_it_has_done_it(tmp_path: Path) -> None:
+    async with farm(tmp_path, cloud="cloud") as one:
+        await one.declare(ON_CLOUD)
+        failing(one, "DeleteInstance", 2)
+        job = one.queue()
+        await one.completed(job)
+        faulty = await one.until_instance(lambda instance: instance.fault)
+        assert "the cloud is having a day off" in faulty.fault
+        await one.assert_nothing_left()
+        assert len(one.cloud.calls("DeleteInstance")) == 3
+
+
+async def test_a_host_takes_over_when_the_cloud_fails(tmp_path: Path) -> None:
+    async with farm(tmp_path, cloud="cloud") as one:
+        await one.declare(pool("clouds", provider="cloud", more="priority = 10"), pool())
+        provider = await one.start_agent()
+        failing(one, "CreateInstance", 1000)
+        await one.completed(*[one.queue() for _ in range(3)])
+        await one.assert_nothing_left()
+        assert len({spec.name for spec in provider.create_calls}) == 3
+
+
+@both_ways
+async def test_a_restart_while_the_cloud_creates_makes_no_second_instance(tmp_path: Path, killed: bool) -> None:
+    async with farm(tmp_path, cloud="cloud", coordinated=False) as one:
+        await (one.start_coordinator_process() if killed else one.start_coordinator())
+        await one.declare(ON_CLOUD)
+        go = waiting(one, "CreateInstance")
+        job = one.queue()
+        await one.until_true(lambda: one.cloud.calls("CreateInstance begun"))
+        await (one.kill("coordinator") if killed else one.stop("coordinator"))
+        go.touch()
+        await (one.start_coordinator_process() if killed else one.start_coordinator())
+        (done,) = await one.completed(job)
+        await one.assert_nothing_left()
+        assert {boot.name for boot in one.guests.booted} == {done.runner_name}
+        assert len(one.guests.booted) == 1
+
+
+@both_ways
+async def test_a_restart_after_the_cloud_has_created_adopts_the_instance(tmp_path: Path, killed: bool) -> None:
+    async with farm(tmp_path, cloud="cloud", coordinated=False) as one:
+        await (one.start_coordinator_process() if killed else one.start_coordinator())
+        await one.declare(ON_CLOUD)
+        # The instance is made, and its answer comes only when nobody listens any more.
+        one.executable(
+            f"""#!/bin/sh
+{FILE_CLOUD}
+code=$?
+[ "$GARM_COMMAND" = CreateInstance ] && [ ! -e {tmp_path}/once ] && touch {tmp_path}/once && sleep 600
+exit $code
+"""
+        )
+        one.guests.may_boot.clear()
+        job = one.queue()
+        await one.until_true(one.cloud.machines)
+        await (one.kill("coordinator") if killed else one.stop("coordinator"))
+        one.executable(FILE_CLOUD.read_text())
+        await (one.start_coordinator_process() if killed else one.start_coordinator())
+        one.guests.may_boot.set()
+        (done,) = await one.completed(job)
+        await one.assert_nothing_left()
+        assert [boot.name for boot in one.guests.booted] == [done.runner_name]
+        assert len(one.cloud.calls("CreateInstance")) == 1
+
+
+async def test_an_instance_given_up_while_the_cloud_still_creates_it_is_deleted_all_the_same(tmp_path: Path) -> None:
+    async with farm(tmp_path, cloud="cloud") as one:
+        await one.declare(pool("clouds", provider="cloud", more="bootstrap_timeout_minutes = 5"))
+        go = waiting(one, "CreateInstance")
+        job = one.queue()
+        await one.until_true(lambda: one.cloud.calls("CreateInstance begun"))
+        one.forge.cancel_job(job.id)
+        await one.forge.webhooks.settle()
+        await one.advance(timedelta(minutes=6))
+        await one.until_instance(lambda instance: instance.status == "pending_delete")
+        await one.forge.wait_until(lambda: not one.forge.runners(REPOSITORY))
+        go.touch()
+        await one.until_true(lambda: one.cloud.calls("CreateInstance "))
+        await one.assert_nothing_left()
+        assert len(one.guests.booted) <= 1
+        assert len(one.cloud.calls("DeleteInstance")) == 1
