@@ -79,8 +79,7 @@ class FleetService(FleetServicer):
                     # Not awaited one by one: events that arrive together share a commit, in their order.
                     acks.put_nowait((message.event.sequence, asyncio.create_task(self._record(link, message.event))))
                 case "console_log":
-                    console = message.console_log
-                    await self._store.hosts.keep_console(console.instance_id, console.data, truncated=console.truncated)
+                    await self._keep_console(link, message.console_log)
                 case "heartbeat":
                     link.load = message.heartbeat
                     await self._store.hosts.seen(link.host, link.last_heard)
@@ -92,6 +91,12 @@ class FleetService(FleetServicer):
         if phase is not None:
             fact = PhaseFact(link.host, event.instance_id, phase, wire.time(event.at), event.detail)
             await self._store.instances.record_phase(fact)
+
+    async def _keep_console(self, link: Link, console: pb.ConsoleLog) -> None:
+        """A host speaks only of its own instances; an orphan's console is nobody's."""
+        instance = await self._store.instances.get(console.instance_id)
+        if instance is not None and instance.host == link.host:
+            await self._store.hosts.keep_console(instance.id, console.data, truncated=console.truncated)
 
     async def _acknowledge(self, link: Link, acks: asyncio.Queue[tuple[int, asyncio.Task[None]]]) -> None:
         while True:
