@@ -106,17 +106,17 @@ class _Parts:
         where = scripts.urls(config.http.public_url)
         tokens = InstanceTokens(store.instance_token_key, clock)
         forges = Forges(store.catalog, session, clock)
-        waiting = Waiting()
+        self.waiting = Waiting()
         clouds = {settings.name: ExecProvider(settings, store.controller_id) for settings in config.provider}
-        links = Links()
+        self.links = links = Links()
         local = LocalExecutor(store, links, tokens, where, clock)
         cloud = CloudExecutor(store, forges, clouds, tokens, where, clock)
-        self.engine = Engine(store, links, local, cloud, Registrar(store, forges, waiting, clock), clock)
+        self.engine = Engine(store, links, local, cloud, Registrar(store, forges, self.waiting, clock), clock)
         self.reconciler = Reconciler(store, local.resend, orphan_grace)
         self.fleet = FleetService(store, links, self.reconciler)
         self.admin = AdminService(store, links, self.engine, frozenset(clouds))
         webhooks = Webhooks(store.catalog, store.ledger, store.controller_id, clock)
-        self.http = app.build(webhooks, RunnerApi(store, forges, tokens, where, waiting))
+        self.http = app.build(webhooks, RunnerApi(store, forges, tokens, where, self.waiting))
 
 
 async def _end(engine: "asyncio.Task[None]", parts: _Parts) -> None:
@@ -124,6 +124,7 @@ async def _end(engine: "asyncio.Task[None]", parts: _Parts) -> None:
     await asyncio.gather(engine, return_exceptions=True)
     await parts.engine.close()
     parts.reconciler.close()
+    parts.waiting.close()
 
 
 @asynccontextmanager
@@ -141,4 +142,5 @@ async def _grpc_server(bind: str, parts: _Parts) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        parts.links.close()
         await grpc_server.stop(grace=1.0)

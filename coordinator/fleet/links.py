@@ -56,3 +56,8 @@ class Links:
 
     def hosts(self) -> set[str]:
         return set(self._links)
+
+    def close(self) -> None:
+        """End every stream: this process goes down, and the agents will come back to its successor."""
+        for link in self._links.values():
+            link.close()

@@ -11,11 +11,18 @@ T = TypeVar("T")
 class Waiting:
     def __init__(self) -> None:
         self._waiters: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._closed = False
 
     def notify(self, key: str) -> None:
         """What `key` waits for may be there now."""
         for event in self._waiters.get(key, ()):
             event.set()
+
+    def close(self) -> None:
+        """Answer everybody now: this process ends, and its successor can be asked again."""
+        self._closed = True
+        for key in self._waiters:
+            self.notify(key)
 
     async def until(self, key: str, ask: Callable[[], Awaitable[T | None]], seconds: float) -> T | None:
         """Ask now and after each notice until there is an answer; None when there is none in time."""
@@ -23,7 +30,7 @@ class Waiting:
         self._waiters[key].add(event)
         try:
             async with asyncio.timeout(seconds):
-                while (answer := await ask()) is None:
+                while (answer := await ask()) is None and not self._closed:
                     await event.wait()
                     event.clear()
                 return answer
