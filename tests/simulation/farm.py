@@ -49,7 +49,7 @@ class Farm:
         """`cloud`: the name of a provider of the executable `file-cloud`, if there is to be one."""
         self.directory = directory
         self.forge = ForgeSimulator()
-        self.guests = Guests()
+        self.guests = Guests(work=self.forge.webhooks.settle)  # a job takes longer than a webhook
         self.ahead = timedelta()  # how far the coordinator's clock is before the real one
         self.providers: dict[str, FarmProvider] = {}  # by host, of the agents in this process
         self.hosts: dict[str, ProcessHost] = {}  # those whose agents are processes

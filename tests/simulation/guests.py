@@ -34,9 +34,10 @@ class _Gone(Exception):
 
 
 class Guests:
-    """Boots go on only while `may_boot` is set, jobs end only while `may_end` is."""
+    """Boots go on only while `may_boot` is set, jobs end only while `may_end` is. `work` is what a job does."""
 
-    def __init__(self) -> None:
+    def __init__(self, work: Callable[[], Awaitable[object]]) -> None:
+        self.work = work
         self.may_boot = asyncio.Event()
         self.may_boot.set()
         self.may_end = asyncio.Event()
@@ -100,6 +101,7 @@ class Guests:
             status, told = await _call(session, "GET", f"{server}/job", headers)
         job = told.decode().split("\n", 1)[0].removeprefix("job ").strip()
         await self.may_end.wait()
+        await self.work()
         await _call(session, "POST", f"{server}/job/{job}/complete?result=success", headers)
 
 

@@ -15,6 +15,10 @@ from tests.simulation.farm import REPOSITORY, Farm, farm
 FORGETFUL = WebhookFaults(drop=1.0)
 
 
+async def nothing() -> None:
+    """A job that is done before its webhook is there."""
+
+
 async def deliver(one: Farm, action: Action, job: Job) -> None:
     """Send one webhook of a job as it is now, and wait for the answer."""
     repository = one.forge._forge.repository(REPOSITORY)
@@ -61,6 +65,7 @@ async def test_ten_jobs_end_well_though_their_webhooks_come(tmp_path: Path, faul
     async with farm(tmp_path) as one:
         await one.declare()
         await one.start_agent()
+        one.guests.work = nothing
         one.forge.set_faults(webhooks=faults, seed=7)
         done = await one.completed(*[one.queue() for _ in range(10)])
         await one.forge.webhooks.settle()
