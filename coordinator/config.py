@@ -1,13 +1,14 @@
 """The coordinator's configuration file: what the process itself needs. Everything else is data in the store."""
 
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 
 from coordinator.store.database import DatabaseUnusable, driver_url
 from hostler import config
 from providers.exec.settings import ExecSettings
+
+_AGENT_DRIVERS = ("libvirt", "lxd", "simulated")
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -20,9 +21,7 @@ class Http(_Table, frozen=True):
 
     def __post_init__(self) -> None:
         config.check_key("bind", lambda: config.host_and_port(self.bind))
-        parts = urlsplit(self.public_url)
-        ok = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query
-        config.check(ok, f"public_url: '{self.public_url}' is not an http or https address")
+        config.check_key("public_url", lambda: config.web_address(self.public_url))
 
 
 class Grpc(_Table, frozen=True):
@@ -62,6 +61,7 @@ class CoordinatorConfig(_Table, frozen=True):
         names = [provider.name for provider in self.provider]
         for name in names:
             config.check(names.count(name) == 1, f"provider: the name '{name}' is given twice")
+            config.check(name not in _AGENT_DRIVERS, f"provider: the name '{name}' is that of a driver of agents")
 
     @property
     def database_url(self) -> str:

@@ -6,12 +6,12 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from coordinator.domain.fleet import ForgeKind
+from coordinator.domain.fleet import Balancer, ForgeKind, Placement
 from coordinator.domain.resources import Resources
 from hostler import config
 
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
-_PREFIX = re.compile(r"^[a-z]([a-z0-9-]{0,29}[a-z0-9])?$")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_PREFIX = re.compile(r"[a-z]([a-z0-9-]{0,29}[a-z0-9])?")
 
 
 class _Declared(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -19,13 +19,12 @@ class _Declared(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def _name(key: str, value: str) -> None:
-    config.check(bool(_NAME.match(value)), f"{key}: '{value}' must be 1 to 100 of letters, digits, '.', '_' and '-'")
+    ok = bool(_NAME.fullmatch(value))
+    config.check(ok, f"{key}: '{value}' must be 1 to 100 of letters, digits, '.', '_' and '-'")
 
 
 def _url(key: str, value: str) -> None:
-    parts = urlsplit(value)
-    ok = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query and not parts.fragment
-    config.check(ok, f"{key}: '{value}' is not an http or https address")
+    config.check_key(key, lambda: config.web_address(value))
     config.check(not value.endswith("/"), f"{key}: '{value}' must not end with a slash")
 
 
@@ -38,6 +37,8 @@ class EndpointDeclaration(_Declared, frozen=True):
     def __post_init__(self) -> None:
         _name("name", self.name)
         _url("base_url", self.base_url)
+        # Webhooks name their forge by the host alone.
+        config.check(not urlsplit(self.base_url).path, f"base_url: '{self.base_url}' must end with the host")
         _url("api_base_url", self.api_base_url)
 
 
@@ -48,7 +49,8 @@ class CredentialsDeclaration(_Declared, frozen=True):
 
     def __post_init__(self) -> None:
         _name("name", self.name)
-        config.check(bool(self.token.strip()), "token: must not be empty")
+        ok = self.token.isascii() and self.token.isprintable() and " " not in self.token
+        config.check(bool(self.token) and ok, "token: must not be empty, nor hold spaces or line breaks")
 
     def __repr__(self) -> str:
         return f"CredentialsDeclaration(name={self.name!r}, endpoint={self.endpoint!r})"
@@ -60,9 +62,18 @@ class RepositoryDeclaration(_Declared, frozen=True):
     name: str
     credentials: str
     webhook_secret: str
+    weight: float = 1.0
+    quota: int | None = None
+    priority: int = 0
+    label_priorities: dict[str, int] = {}
+    balancer: Balancer = Balancer.ROUNDROBIN
 
     def __post_init__(self) -> None:
         _name("owner", self.owner)
+        config.check(0.01 <= self.weight <= 1000, "weight: must be 0.01 to 1000")
+        config.check(self.quota is None or self.quota >= 0, "quota: must be 0 or more")
+        priorities = [self.priority, *self.label_priorities.values()]
+        config.check(all(-100 <= one <= 100 for one in priorities), "priority: must be -100 to 100, also of labels")
         _name("name", self.name)
         config.check(len(self.webhook_secret) >= 16, "webhook_secret: must have at least 16 characters")
 
@@ -104,16 +115,28 @@ class PoolDeclaration(_Declared, frozen=True):
     runner_group: str = ""
     bootstrap_timeout_minutes: int = 20
     extra_specs: dict[str, Any] = {}
+    min_idle_runners: int = 0
+    placement: Placement = Placement.SPREAD
+    share_hosts: bool = True
 
     def __post_init__(self) -> None:
         _name("name", self.name)
         config.check(self.repository.count("/") == 1, f"repository: '{self.repository}' is not owner/name")
         config.check(1 <= len(self.labels) <= 100, "labels: 1 to 100 are needed (GitHub, generate-jitconfig)")
-        config.check(all(label.strip() for label in self.labels), "labels: none may be empty")
+        config.check(
+            all(label and label == label.strip() for label in self.labels),
+            "labels: none may be empty, or begin or end with a space",
+        )
+        for key in ("provider", "image", "flavor"):
+            config.check(bool(getattr(self, key).strip()), f"{key}: must not be empty")
         config.check(1 <= self.max_runners <= 10_000, "max_runners: must be 1 to 10000")
+        config.check(abs(self.priority) <= 1_000_000, "priority: must be -1000000 to 1000000")
+        config.check(
+            0 <= self.min_idle_runners <= self.max_runners, "min_idle_runners: must be 0 to the pool's max_runners"
+        )
         config.check(1 <= self.bootstrap_timeout_minutes <= 1440, "bootstrap_timeout_minutes: must be 1 to 1440")
         config.check(
-            bool(_PREFIX.match(self.runner_prefix)),
+            bool(_PREFIX.fullmatch(self.runner_prefix)),
             f"runner_prefix: '{self.runner_prefix}' must be 1 to 31 of a-z, 0-9 and '-', a letter first",
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -66,16 +67,28 @@ def _explain(message: str, kind: type[msgspec.Struct]) -> str:
         key = f"{path}.{unknown['field']}" if path else unknown["field"]
         allowed = ", ".join(_keys_at(kind, path))
         return f"key '{key}': unknown" + (f"; allowed here: {allowed}" if allowed else "")
+    if reason.startswith("Invalid enum value"):
+        reason += f"; allowed: {', '.join(_values_in(_type_at(kind, path)))}"
     return f"key '{path}': {reason}" if path else reason
+
+
+def _type_at(kind: type[msgspec.Struct], path: str) -> Any:
+    current: Any = msgspec.inspect.type_info(kind)
+    for part in [p for p in re.split(r"\.|\[[^]]*\]", path) if p]:
+        current = _step(current, part)
+    return current
 
 
 def _keys_at(kind: type[msgspec.Struct], path: str) -> list[str]:
     """The keys that the table at `path` may have; empty when the path leads to no table of ours."""
-    current = msgspec.inspect.type_info(kind)
-    for part in [p for p in re.split(r"\.|\[[^]]*\]", path) if p]:
-        current = _step(current, part)
-    info = _struct_in(current)
+    info = _struct_in(_type_at(kind, path))
     return [field.encode_name for field in info.fields] if info else []
+
+
+def _values_in(info: Any) -> list[str]:
+    if isinstance(info, msgspec.inspect.EnumType):
+        return [str(member.value) for member in info.cls]
+    return [str(value) for value in getattr(info, "values", ())]
 
 
 def _step(info: Any, part: str) -> Any:
@@ -112,9 +125,27 @@ def host_and_port(value: str) -> tuple[str, int]:
     """
     host, _, port = value.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+    if not host or not port.isdecimal() or not port.isascii() or not 0 <= int(port) <= 65535:
         raise ValueError(f"'{value}' is not HOST:PORT, for example 127.0.0.1:9997")
     return host, int(port)
+
+
+def web_address(value: str) -> None:
+    """Check an http or https URL without credentials, query and fragment.
+
+    Raises:
+        ValueError: it is none; credentials in it are not shown.
+    """
+    reason = "not an http or https address, for example https://host.example:8443"
+    try:
+        parts = urlsplit(value)
+        ok = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        raise ValueError(reason) from None
+    if "@" in parts.netloc:
+        raise ValueError("must hold no user and no password")
+    if not ok or parts.query or parts.fragment or not value.isprintable() or " " in value:
+        raise ValueError(f"'{value}' is {reason}")
 
 
 def is_loopback(host: str) -> bool:
