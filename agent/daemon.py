@@ -5,6 +5,7 @@ import fcntl
 import os
 import random
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -53,6 +54,7 @@ class Agent:
         self._config = config
         self._provider = provider
         self._now = now
+        self._run = str(uuid.uuid4())
         self._rng = rng or random.SystemRandom()
         self._reconnect = reconnect
         self._endings = Endings(config.data_path / "endings.jsonl", now=now)
@@ -105,6 +107,7 @@ class Agent:
                 capacity=capacity,
                 drivers=[pb.Driver(name=provider.driver, acceleration=provider.acceleration, images=provider.images)],
                 inventory=wire.inventory(await self._keeper.inventory()),
+                agent_run=self._run,
             )
 
         return Session(

@@ -6,19 +6,28 @@ from datetime import datetime
 
 import structlog
 
+from hostler.errors import HostlerError
 from protos.hostler.v1 import fleet_pb2 as pb
 
 log = structlog.get_logger()
 
 
+class HostTaken(HostlerError):
+    """Another agent serves that host name."""
+
+    code = "host_taken"
+
+
 class Link:
     """One agent's open stream, as the rest of the coordinator sees it."""
 
-    def __init__(self, host: str, now: datetime) -> None:
+    def __init__(self, host: str, run: str, now: datetime) -> None:
         self.host = host
+        self.run = run  # of the agent's process; empty: it does not say
         self.last_heard = now
         self.load = pb.Heartbeat()
         self.closed = asyncio.Event()
+        self.taken_over: HostTaken | None = None  # why it was closed, when another agent is the reason
         self._outgoing: asyncio.Queue[tuple[pb.CoordinatorMessage, Callable[[], None] | None]] = asyncio.Queue()
 
     def send(self, message: pb.CoordinatorMessage, sent: Callable[[], None] | None = None) -> None:
@@ -33,23 +42,48 @@ class Link:
 
 
 class Links:
+    """One stream for each host name. Of two agents with one name the newer is served.
+
+    The older one would come back and be the newer then, and so on for ever, each time with another inventory: it is
+    refused for as long as the newer one is there.
+    """
+
     def __init__(self) -> None:
         self._links: dict[str, Link] = {}
+        self._taken_over: dict[str, set[str]] = {}  # host to runs of agents that gave way
 
-    def open(self, host: str, now: datetime) -> Link:
-        """A new stream of a host; an older one of the same host is closed: the agent has opened a new one instead."""
+    def check(self, host: str, run: str) -> None:
+        """Whether an agent may open a stream.
+
+        Raises:
+            HostTaken: it gave way to a newer agent of its name, which is still there.
+        """
+        if host in self._links and run and run in self._taken_over.get(host, ()):
+            raise _taken(host)
+
+    def open(self, host: str, run: str, now: datetime) -> Link:
+        """A new stream of a host; an older one of the same host is closed."""
         old = self._links.get(host)
         if old is not None:
-            log.warning("host opened a second stream, the first is closed", host=host)
-            old.close()
-        link = Link(host, now)
+            self._replace(old, run)
+        link = Link(host, run, now)
         self._links[host] = link
         return link
+
+    def _replace(self, old: Link, run: str) -> None:
+        if old.run and old.run != run:
+            log.warning("another agent process has this host name, the newer is served", host=old.host)
+            self._taken_over.setdefault(old.host, set()).add(old.run)
+            old.taken_over = _taken(old.host)
+        else:
+            log.info("host opened a new stream, the old one is closed", host=old.host)
+        old.close()
 
     def remove(self, link: Link) -> None:
         link.close()
         if self._links.get(link.host) is link:
             del self._links[link.host]
+            self._taken_over.pop(link.host, None)
 
     def get(self, host: str) -> Link | None:
         return self._links.get(host)
@@ -61,3 +95,10 @@ class Links:
         """End every stream: this process goes down, and the agents will come back to its successor."""
         for link in self._links.values():
             link.close()
+
+
+def _taken(host: str) -> HostTaken:
+    return HostTaken(
+        f"another agent came with the host name '{host}' and is served instead",
+        hint="give each host a name of its own in [host] of the agent's configuration",
+    )

@@ -9,7 +9,7 @@ import grpc
 import structlog
 
 from coordinator.fleet import wire
-from coordinator.fleet.links import Link, Links
+from coordinator.fleet.links import HostTaken, Link, Links
 from coordinator.fleet.reconciler import Reconciler
 from coordinator.store.instances import PhaseFact
 from coordinator.store.store import Store
@@ -34,8 +34,12 @@ class FleetService(FleetServicer):
     ) -> None:
         hello = await self._hello(request_iterator, context)
         now = self._store.now()
+        try:
+            self._links.check(hello.host, hello.agent_run)
+        except HostTaken as taken:
+            await context.abort(grpc.StatusCode.ALREADY_EXISTS, str(taken))
         await self._store.hosts.present(wire.host_record(hello, now))
-        link = self._links.open(hello.host, now)
+        link = self._links.open(hello.host, hello.agent_run, now)
         log.info("host connected", host=hello.host, agent_version=hello.agent_version)
         try:
             await context.write(wire.welcome(__version__, self._store.controller_id, HEARTBEAT_SECONDS))
@@ -45,6 +49,8 @@ class FleetService(FleetServicer):
             self._links.remove(link)
             self._store.feed.work.set()
             log.info("host disconnected", host=hello.host)
+        if link.taken_over is not None:
+            await context.abort(grpc.StatusCode.ALREADY_EXISTS, str(link.taken_over))
 
     async def _hello(self, messages: AsyncIterator[pb.AgentMessage], context: Context) -> pb.Hello:
         first = await anext(messages, None)

@@ -21,12 +21,17 @@ class FarmProvider(SimulatedProvider):
     def __init__(self, settings: SimulatedSettings, directory: Path, guests: Guests, on_host: "OnHost") -> None:
         super().__init__(settings, directory=directory, on_start=self._boot)
         self.most_at_once = 0
+        self.inventories = 0  # the agent looks before each try to connect
         self._guests_of_farm = guests
         self._on_host = on_host
 
     async def _put(self, machine: Machine, console: bytes = b"") -> None:
         await super()._put(machine, console)
         self.most_at_once = max(self.most_at_once, len(self._records))
+
+    async def inventory(self) -> list[Machine]:
+        self.inventories += 1
+        return await super().inventory()
 
     async def delete(self, instance_id: str) -> None:
         record = self._records.get(instance_id)

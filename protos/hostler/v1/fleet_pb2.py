@@ -25,49 +25,49 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/hostler/v1/fleet.proto\x12\nhostler.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf0\x01\n\x0c\x41gentMessage\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x11.hostler.v1.HelloH\x00\x12*\n\theartbeat\x18\x02 \x01(\x0b\x32\x15.hostler.v1.HeartbeatH\x00\x12*\n\x05\x65vent\x18\x03 \x01(\x0b\x32\x19.hostler.v1.InstanceEventH\x00\x12-\n\x0b\x63onsole_log\x18\x04 \x01(\x0b\x32\x16.hostler.v1.ConsoleLogH\x00\x12*\n\tinventory\x18\x05 \x01(\x0b\x32\x15.hostler.v1.InventoryH\x00\x42\t\n\x07message\"\xe0\x01\n\x12\x43oordinatorMessage\x12&\n\x07welcome\x18\x01 \x01(\x0b\x32\x13.hostler.v1.WelcomeH\x00\x12\x35\n\x0f\x63reate_instance\x18\x02 \x01(\x0b\x32\x1a.hostler.v1.CreateInstanceH\x00\x12\x35\n\x0f\x64\x65lete_instance\x18\x03 \x01(\x0b\x32\x1a.hostler.v1.DeleteInstanceH\x00\x12)\n\tevent_ack\x18\x04 \x01(\x0b\x32\x14.hostler.v1.EventAckH\x00\x42\t\n\x07message\"\xb2\x01\n\x05Hello\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x15\n\ragent_version\x18\x02 \x01(\t\x12\x0c\n\x04\x61rch\x18\x03 \x01(\t\x12\'\n\x08\x63\x61pacity\x18\x04 \x01(\x0b\x32\x15.hostler.v1.Resources\x12#\n\x07\x64rivers\x18\x05 \x03(\x0b\x32\x12.hostler.v1.Driver\x12(\n\tinventory\x18\x06 \x01(\x0b\x32\x15.hostler.v1.Inventory\"<\n\x06\x44river\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x61\x63\x63\x65leration\x18\x02 \x01(\t\x12\x0e\n\x06images\x18\x03 \x03(\t\"@\n\tResources\x12\r\n\x05vcpus\x18\x01 \x01(\r\x12\x12\n\nmemory_mib\x18\x02 \x01(\x04\x12\x10\n\x08\x64isk_gib\x18\x03 \x01(\x04\"2\n\tInventory\x12%\n\x08machines\x18\x01 \x03(\x0b\x32\x13.hostler.v1.Machine\"\x93\x01\n\x07Machine\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\'\n\x05state\x18\x04 \x01(\x0e\x32\x18.hostler.v1.MachineState\x12(\n\x06phases\x18\x05 \x03(\x0b\x32\x18.hostler.v1.PhaseReached\"X\n\x0cPhaseReached\x12 \n\x05phase\x18\x01 \x01(\x0e\x32\x11.hostler.v1.Phase\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"S\n\tHeartbeat\x12\x0c\n\x04load\x18\x01 \x01(\x01\x12\x1c\n\x14memory_available_mib\x18\x02 \x01(\x04\x12\x1a\n\x12\x64isk_available_gib\x18\x03 \x01(\x04\"\xb8\x01\n\rInstanceEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12 \n\x05phase\x18\x04 \x01(\x0e\x32\x11.hostler.v1.Phase\x12&\n\x02\x61t\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\x12\n\nerror_code\x18\x07 \x01(\t\"B\n\nConsoleLog\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x11\n\ttruncated\x18\x03 \x01(\x08\"X\n\x07Welcome\x12\x1b\n\x13\x63oordinator_version\x18\x01 \x01(\t\x12\x15\n\rcontroller_id\x18\x02 \x01(\t\x12\x19\n\x11heartbeat_seconds\x18\x03 \x01(\r\"\xd9\x01\n\x0e\x43reateInstance\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06\x64river\x18\x04 \x01(\t\x12\r\n\x05image\x18\x05 \x01(\t\x12(\n\tresources\x18\x06 \x01(\x0b\x32\x15.hostler.v1.Resources\x12\x0c\n\x04\x61rch\x18\x07 \x01(\t\x12\x0f\n\x07pool_id\x18\x08 \x01(\t\x12(\n\tbootstrap\x18\t \x01(\x0b\x32\x15.hostler.v1.Bootstrap\"Y\n\tBootstrap\x12\x14\n\x0cmetadata_url\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x61llback_url\x18\x02 \x01(\t\x12\r\n\x05token\x18\x03 \x01(\t\x12\x11\n\tuser_data\x18\x04 \x01(\x0c\"9\n\x0e\x44\x65leteInstance\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\"\x1c\n\x08\x45ventAck\x12\x10\n\x08sequence\x18\x01 \x01(\x04*\x7f\n\x0cMachineState\x12\x1d\n\x19MACHINE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16MACHINE_STATE_CREATING\x10\x01\x12\x19\n\x15MACHINE_STATE_RUNNING\x10\x02\x12\x19\n\x15MACHINE_STATE_STOPPED\x10\x03*\xa6\x01\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x12\n\x0ePHASE_ACCEPTED\x10\x01\x12\x0e\n\nPHASE_DISK\x10\x02\x12\x11\n\rPHASE_STARTED\x10\x03\x12\x11\n\rPHASE_STOPPED\x10\x04\x12\x10\n\x0cPHASE_FAILED\x10\x05\x12\x11\n\rPHASE_DELETED\x10\x06\x12\x17\n\x13PHASE_DELETE_FAILED\x10\x07\x32P\n\x05\x46leet\x12G\n\x07Session\x12\x18.hostler.v1.AgentMessage\x1a\x1e.hostler.v1.CoordinatorMessage(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/hostler/v1/fleet.proto\x12\nhostler.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf0\x01\n\x0c\x41gentMessage\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x11.hostler.v1.HelloH\x00\x12*\n\theartbeat\x18\x02 \x01(\x0b\x32\x15.hostler.v1.HeartbeatH\x00\x12*\n\x05\x65vent\x18\x03 \x01(\x0b\x32\x19.hostler.v1.InstanceEventH\x00\x12-\n\x0b\x63onsole_log\x18\x04 \x01(\x0b\x32\x16.hostler.v1.ConsoleLogH\x00\x12*\n\tinventory\x18\x05 \x01(\x0b\x32\x15.hostler.v1.InventoryH\x00\x42\t\n\x07message\"\xe0\x01\n\x12\x43oordinatorMessage\x12&\n\x07welcome\x18\x01 \x01(\x0b\x32\x13.hostler.v1.WelcomeH\x00\x12\x35\n\x0f\x63reate_instance\x18\x02 \x01(\x0b\x32\x1a.hostler.v1.CreateInstanceH\x00\x12\x35\n\x0f\x64\x65lete_instance\x18\x03 \x01(\x0b\x32\x1a.hostler.v1.DeleteInstanceH\x00\x12)\n\tevent_ack\x18\x04 \x01(\x0b\x32\x14.hostler.v1.EventAckH\x00\x42\t\n\x07message\"\xc5\x01\n\x05Hello\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x15\n\ragent_version\x18\x02 \x01(\t\x12\x0c\n\x04\x61rch\x18\x03 \x01(\t\x12\'\n\x08\x63\x61pacity\x18\x04 \x01(\x0b\x32\x15.hostler.v1.Resources\x12#\n\x07\x64rivers\x18\x05 \x03(\x0b\x32\x12.hostler.v1.Driver\x12(\n\tinventory\x18\x06 \x01(\x0b\x32\x15.hostler.v1.Inventory\x12\x11\n\tagent_run\x18\x07 \x01(\t\"<\n\x06\x44river\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x61\x63\x63\x65leration\x18\x02 \x01(\t\x12\x0e\n\x06images\x18\x03 \x03(\t\"@\n\tResources\x12\r\n\x05vcpus\x18\x01 \x01(\r\x12\x12\n\nmemory_mib\x18\x02 \x01(\x04\x12\x10\n\x08\x64isk_gib\x18\x03 \x01(\x04\"2\n\tInventory\x12%\n\x08machines\x18\x01 \x03(\x0b\x32\x13.hostler.v1.Machine\"\x93\x01\n\x07Machine\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\'\n\x05state\x18\x04 \x01(\x0e\x32\x18.hostler.v1.MachineState\x12(\n\x06phases\x18\x05 \x03(\x0b\x32\x18.hostler.v1.PhaseReached\"X\n\x0cPhaseReached\x12 \n\x05phase\x18\x01 \x01(\x0e\x32\x11.hostler.v1.Phase\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"S\n\tHeartbeat\x12\x0c\n\x04load\x18\x01 \x01(\x01\x12\x1c\n\x14memory_available_mib\x18\x02 \x01(\x04\x12\x1a\n\x12\x64isk_available_gib\x18\x03 \x01(\x04\"\xb8\x01\n\rInstanceEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12 \n\x05phase\x18\x04 \x01(\x0e\x32\x11.hostler.v1.Phase\x12&\n\x02\x61t\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\x12\n\nerror_code\x18\x07 \x01(\t\"B\n\nConsoleLog\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x11\n\ttruncated\x18\x03 \x01(\x08\"X\n\x07Welcome\x12\x1b\n\x13\x63oordinator_version\x18\x01 \x01(\t\x12\x15\n\rcontroller_id\x18\x02 \x01(\t\x12\x19\n\x11heartbeat_seconds\x18\x03 \x01(\r\"\xd9\x01\n\x0e\x43reateInstance\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06\x64river\x18\x04 \x01(\t\x12\r\n\x05image\x18\x05 \x01(\t\x12(\n\tresources\x18\x06 \x01(\x0b\x32\x15.hostler.v1.Resources\x12\x0c\n\x04\x61rch\x18\x07 \x01(\t\x12\x0f\n\x07pool_id\x18\x08 \x01(\t\x12(\n\tbootstrap\x18\t \x01(\x0b\x32\x15.hostler.v1.Bootstrap\"Y\n\tBootstrap\x12\x14\n\x0cmetadata_url\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x61llback_url\x18\x02 \x01(\t\x12\r\n\x05token\x18\x03 \x01(\t\x12\x11\n\tuser_data\x18\x04 \x01(\x0c\"9\n\x0e\x44\x65leteInstance\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\"\x1c\n\x08\x45ventAck\x12\x10\n\x08sequence\x18\x01 \x01(\x04*\x7f\n\x0cMachineState\x12\x1d\n\x19MACHINE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16MACHINE_STATE_CREATING\x10\x01\x12\x19\n\x15MACHINE_STATE_RUNNING\x10\x02\x12\x19\n\x15MACHINE_STATE_STOPPED\x10\x03*\xa6\x01\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x12\n\x0ePHASE_ACCEPTED\x10\x01\x12\x0e\n\nPHASE_DISK\x10\x02\x12\x11\n\rPHASE_STARTED\x10\x03\x12\x11\n\rPHASE_STOPPED\x10\x04\x12\x10\n\x0cPHASE_FAILED\x10\x05\x12\x11\n\rPHASE_DELETED\x10\x06\x12\x17\n\x13PHASE_DELETE_FAILED\x10\x07\x32P\n\x05\x46leet\x12G\n\x07Session\x12\x18.hostler.v1.AgentMessage\x1a\x1e.hostler.v1.CoordinatorMessage(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.hostler.v1.fleet_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MACHINESTATE']._serialized_start=1979
-  _globals['_MACHINESTATE']._serialized_end=2106
-  _globals['_PHASE']._serialized_start=2109
-  _globals['_PHASE']._serialized_end=2275
+  _globals['_MACHINESTATE']._serialized_start=1998
+  _globals['_MACHINESTATE']._serialized_end=2125
+  _globals['_PHASE']._serialized_start=2128
+  _globals['_PHASE']._serialized_end=2294
   _globals['_AGENTMESSAGE']._serialized_start=79
   _globals['_AGENTMESSAGE']._serialized_end=319
   _globals['_COORDINATORMESSAGE']._serialized_start=322
   _globals['_COORDINATORMESSAGE']._serialized_end=546
   _globals['_HELLO']._serialized_start=549
-  _globals['_HELLO']._serialized_end=727
-  _globals['_DRIVER']._serialized_start=729
-  _globals['_DRIVER']._serialized_end=789
-  _globals['_RESOURCES']._serialized_start=791
-  _globals['_RESOURCES']._serialized_end=855
-  _globals['_INVENTORY']._serialized_start=857
-  _globals['_INVENTORY']._serialized_end=907
-  _globals['_MACHINE']._serialized_start=910
-  _globals['_MACHINE']._serialized_end=1057
-  _globals['_PHASEREACHED']._serialized_start=1059
-  _globals['_PHASEREACHED']._serialized_end=1147
-  _globals['_HEARTBEAT']._serialized_start=1149
-  _globals['_HEARTBEAT']._serialized_end=1232
-  _globals['_INSTANCEEVENT']._serialized_start=1235
-  _globals['_INSTANCEEVENT']._serialized_end=1419
-  _globals['_CONSOLELOG']._serialized_start=1421
-  _globals['_CONSOLELOG']._serialized_end=1487
-  _globals['_WELCOME']._serialized_start=1489
-  _globals['_WELCOME']._serialized_end=1577
-  _globals['_CREATEINSTANCE']._serialized_start=1580
-  _globals['_CREATEINSTANCE']._serialized_end=1797
-  _globals['_BOOTSTRAP']._serialized_start=1799
-  _globals['_BOOTSTRAP']._serialized_end=1888
-  _globals['_DELETEINSTANCE']._serialized_start=1890
-  _globals['_DELETEINSTANCE']._serialized_end=1947
-  _globals['_EVENTACK']._serialized_start=1949
-  _globals['_EVENTACK']._serialized_end=1977
-  _globals['_FLEET']._serialized_start=2277
-  _globals['_FLEET']._serialized_end=2357
+  _globals['_HELLO']._serialized_end=746
+  _globals['_DRIVER']._serialized_start=748
+  _globals['_DRIVER']._serialized_end=808
+  _globals['_RESOURCES']._serialized_start=810
+  _globals['_RESOURCES']._serialized_end=874
+  _globals['_INVENTORY']._serialized_start=876
+  _globals['_INVENTORY']._serialized_end=926
+  _globals['_MACHINE']._serialized_start=929
+  _globals['_MACHINE']._serialized_end=1076
+  _globals['_PHASEREACHED']._serialized_start=1078
+  _globals['_PHASEREACHED']._serialized_end=1166
+  _globals['_HEARTBEAT']._serialized_start=1168
+  _globals['_HEARTBEAT']._serialized_end=1251
+  _globals['_INSTANCEEVENT']._serialized_start=1254
+  _globals['_INSTANCEEVENT']._serialized_end=1438
+  _globals['_CONSOLELOG']._serialized_start=1440
+  _globals['_CONSOLELOG']._serialized_end=1506
+  _globals['_WELCOME']._serialized_start=1508
+  _globals['_WELCOME']._serialized_end=1596
+  _globals['_CREATEINSTANCE']._serialized_start=1599
+  _globals['_CREATEINSTANCE']._serialized_end=1816
+  _globals['_BOOTSTRAP']._serialized_start=1818
+  _globals['_BOOTSTRAP']._serialized_end=1907
+  _globals['_DELETEINSTANCE']._serialized_start=1909
+  _globals['_DELETEINSTANCE']._serialized_end=1966
+  _globals['_EVENTACK']._serialized_start=1968
+  _globals['_EVENTACK']._serialized_end=1996
+  _globals['_FLEET']._serialized_start=2296
+  _globals['_FLEET']._serialized_end=2376
 # @@protoc_insertion_point(module_scope)

@@ -167,10 +167,13 @@ class Hello(_message.Message):
     CAPACITY_FIELD_NUMBER: _builtins.int
     DRIVERS_FIELD_NUMBER: _builtins.int
     INVENTORY_FIELD_NUMBER: _builtins.int
+    AGENT_RUN_FIELD_NUMBER: _builtins.int
     host: _builtins.str
     agent_version: _builtins.str
     arch: _builtins.str
     """amd64 or arm64"""
+    agent_run: _builtins.str
+    """made anew by each agent process: tells its reconnection from a second agent of its name"""
     @_builtins.property
     def capacity(self) -> Global___Resources:
         """what instances may use, the host's own reserve already taken off"""
@@ -188,10 +191,11 @@ class Hello(_message.Message):
         capacity: Global___Resources | None = ...,
         drivers: _abc.Iterable[Global___Driver] | None = ...,
         inventory: Global___Inventory | None = ...,
+        agent_run: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "inventory", b"inventory"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "arch", b"arch", "capacity", b"capacity", "drivers", b"drivers", "host", b"host", "inventory", b"inventory"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_run", b"agent_run", "agent_version", b"agent_version", "arch", b"arch", "capacity", b"capacity", "drivers", b"drivers", "host", b"host", "inventory", b"inventory"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
