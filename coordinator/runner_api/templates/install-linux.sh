@@ -9,13 +9,14 @@ callback={{ callback_url | sh }}
 home=/home/runner
 folder=$home/actions-runner
 
+# The token goes to curl by standard input, so that no process list shows it: a body must come as an argument.
 with_token() {
   printf 'header = "Authorization: Bearer %s"\n' "$token" | curl --config - --silent --show-error --fail "$@"
 }
 
 say() {
-  printf '{"status":"%s","message":"%s"}' "$1" "$2" |
-    with_token --retry 5 --retry-connrefused --max-time 30 -H 'Content-Type: application/json' --data @- "$callback/status"
+  with_token --output /dev/null --retry 5 --retry-connrefused --max-time 30 -H 'Content-Type: application/json' \
+    --data "{\"status\":\"$1\",\"message\":\"$2\"}" "$callback/status"
 }
 
 as_root() {

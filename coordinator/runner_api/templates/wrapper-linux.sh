@@ -6,14 +6,14 @@ token={{ token | sh }}
 metadata={{ metadata_url | sh }}
 callback={{ callback_url | sh }}
 
-# The token goes to curl by standard input, so that no process list shows it.
+# The token goes to curl by standard input, so that no process list shows it: a body must come as an argument.
 with_token() {
   printf 'header = "Authorization: Bearer %s"\n' "$token" | curl --config - --silent --show-error "$@"
 }
 
 fail() {
-  printf '{"status":"failed","message":"%s"}' "$1" |
-    with_token --retry 5 --retry-connrefused --max-time 30 -H 'Content-Type: application/json' --data @- "$callback/status" || true
+  with_token --output /dev/null --retry 5 --retry-connrefused --max-time 30 -H 'Content-Type: application/json' \
+    --data "{\"status\":\"failed\",\"message\":\"$1\"}" "$callback/status" || true
   exit 1
 }
 
