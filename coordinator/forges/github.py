@@ -3,7 +3,7 @@
 import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
 import gidgethub
@@ -24,6 +24,19 @@ from providers.exec.spec import Tool
 
 _DEFAULT_GROUP: Final = 1
 _WORK_FOLDER: Final = "_work"
+
+
+class _Id(msgspec.Struct, frozen=True):
+    id: int
+
+
+class _Configured(msgspec.Struct, frozen=True):
+    runner: _Id
+    encoded_jit_config: str
+
+
+class _Listed(msgspec.Struct, frozen=True):
+    runners: list[ForgeRunner]
 
 
 class GitHub:
@@ -51,17 +64,19 @@ class GitHub:
         }
         async with self._asking(f"a configuration for runner {name}"):
             try:
-                answer = await self._api.post(f"{self._path}/generate-jitconfig", data=body)
+                answer = msgspec.convert(
+                    await self._api.post(f"{self._path}/generate-jitconfig", data=body), _Configured
+                )
             except gidgethub.BadRequest as error:
                 if error.status_code == 409:
                     raise RunnerExists(f"{self._name}: there is a runner {name} already") from error
                 raise
-        return RunnerConfiguration(int(answer["runner"]["id"]), _files(answer["encoded_jit_config"]))
+            return RunnerConfiguration(answer.runner.id, _files(answer.encoded_jit_config))
 
     async def runner_named(self, name: str) -> ForgeRunner | None:
         async with self._asking(f"runner {name}"):
             answer = await self._api.getitem(f"{self._path}{{?name}}", {"name": name})
-        runners = msgspec.convert(answer["runners"], list[ForgeRunner])
+            runners = msgspec.convert(answer, _Listed).runners
         return next((runner for runner in runners if runner.name == name), None)
 
     async def remove_runner(self, runner_id: int) -> None:
@@ -78,8 +93,7 @@ class GitHub:
 
     async def tools(self) -> list[Tool]:
         async with self._asking("the runner downloads"):
-            answer: Any = await self._api.getitem(f"{self._path}/downloads")
-        return msgspec.convert(answer, list[Tool])
+            return msgspec.convert(await self._api.getitem(f"{self._path}/downloads"), list[Tool])
 
     @asynccontextmanager
     async def _asking(self, what: str) -> AsyncIterator[None]:
@@ -97,7 +111,7 @@ class GitHub:
         except (aiohttp.ClientError, TimeoutError) as error:
             reason = str(error) or type(error).__name__
             raise ForgeUnavailable(f"{self._name}: no answer ({reason}), asked for {what}") from error
-        except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError, msgspec.DecodeError) as error:
             raise ForgeUnavailable(f"{self._name}: an answer that is none, asked for {what}: {error}") from error
 
     def _refusal(self, error: gidgethub.BadRequest, what: str) -> ForgeRefused | ForgeUnavailable:

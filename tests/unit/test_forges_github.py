@@ -1,0 +1,239 @@
+"""The GitHub client against the forge simulator, at an address like api.github.com's and at one like a GHES's."""
+
+import asyncio
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from coordinator.domain.fleet import Endpoint, Entity, EntityKind, ForgeKind
+from coordinator.forges.contract import (
+    ForgeError,
+    ForgeRefused,
+    ForgeRunner,
+    ForgeUnavailable,
+    RunnerBusy,
+    RunnerConfiguration,
+    RunnerExists,
+)
+from coordinator.forges.forges import Forges
+from coordinator.forges.github import GitHub
+from coordinator.store.catalog import ForgeAccess
+from tests.forge_simulator.faults import RestFault
+from tests.forge_simulator.harness import REPOSITORY, World, make_world
+from tests.samples.store import Clock
+
+LABELS = frozenset({"self-hosted", "linux"})
+TOKEN = "ghp_planted-token-of-the-client-299792458"
+Call = Callable[[GitHub], Awaitable[object]]
+CALLS: dict[str, Call] = {
+    "configure": lambda github: github.configure_runner("r1", LABELS, ""),
+    "list": lambda github: github.runner_named("r1"),
+    "remove": lambda github: github.remove_runner(4242),
+    "tools": lambda github: github.tools(),
+}
+
+
+def client(session: aiohttp.ClientSession, api_url: str, token: str = TOKEN, repository: str = REPOSITORY) -> GitHub:
+    owner, _, name = repository.partition("/")
+    endpoint = Endpoint("endpoint-1", "forge", ForgeKind.GITHUB, "https://forge.example", api_url)
+    entity = Entity("entity-1", endpoint.id, EntityKind.REPOSITORY, owner, name, "credentials-1")
+    return GitHub(session, ForgeAccess(endpoint, entity, token))
+
+
+@pytest.fixture(params=["", "/api/v3"], ids=["github.com", "ghes"])
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    async with make_world(request.param) as made:
+        made.forge.add_token(REPOSITORY, value=TOKEN)
+        yield made
+
+
+@pytest.fixture
+def github(world: World) -> GitHub:
+    return client(world.client, world.forge.api_url)
+
+
+def _said(error: BaseException) -> str:
+    """Everything that a log could show of an error: its text, its repr and its causes."""
+    return "".join(traceback.format_exception(error)) + repr(error)
+
+
+async def test_a_runner_is_configured_found_and_removed(world: World, github: GitHub) -> None:
+    configuration = await github.configure_runner("hostler-1", LABELS, "")
+    assert set(configuration.files) == {".runner", ".credentials", ".credentials_rsaparams"}
+    assert configuration.files[".runner"].startswith(b"{")
+    registered = world.forge.runners(REPOSITORY)[0]
+    assert (registered.id, registered.name) == (configuration.runner_id, "hostler-1")
+    assert set(registered.labels) == LABELS
+
+    assert await github.runner_named("hostler-1") == ForgeRunner(configuration.runner_id, "hostler-1", "offline", False)
+    assert await github.runner_named("hostler-2") is None
+    await github.remove_runner(configuration.runner_id)
+    assert world.forge.runners(REPOSITORY) == []
+    await github.remove_runner(configuration.runner_id)  # gone already: fine
+
+
+async def test_a_name_that_is_taken_is_said_as_such(github: GitHub) -> None:
+    await github.configure_runner("hostler-1", LABELS, "")
+    with pytest.raises(RunnerExists, match="there is a runner hostler-1 already"):
+        await github.configure_runner("hostler-1", LABELS, "")
+
+
+async def test_a_runner_with_a_job_is_kept(world: World, github: GitHub) -> None:
+    world.forge.queue_job(REPOSITORY, ["linux"], "true")
+    busy = await world.runner("busy")
+    await busy.take()
+    with pytest.raises(RunnerBusy, match=f"runner {busy.id} has a job"):
+        await github.remove_runner(busy.id)
+    found = await github.runner_named("busy")
+    assert found is not None
+    assert found.busy
+
+
+async def test_the_runner_program_is_offered_with_checksums(github: GitHub) -> None:
+    tools = await github.tools()
+    assert {(tool.os, tool.architecture) for tool in tools} >= {("linux", "x64"), ("linux", "arm64")}
+    assert all(tool.download_url and len(tool.sha256_checksum) == 64 for tool in tools)
+
+
+async def test_a_repository_has_no_runner_groups(github: GitHub) -> None:
+    with pytest.raises(ForgeRefused, match="leave runner_group empty"):
+        await github.configure_runner("r1", LABELS, "builders")
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_a_wrong_token_is_refused_with_a_hint(world: World, call: str) -> None:
+    wrong = "ghp_a-wrong-planted-token"
+    with pytest.raises(ForgeRefused, match=r"HTTP 401 .*renew it and apply it again") as caught:
+        await CALLS[call](client(world.client, world.forge.api_url, wrong))
+    assert wrong not in _said(caught.value)
+
+
+async def test_a_token_that_may_only_read_is_refused_with_a_hint(world: World) -> None:
+    reader = world.forge.add_token(REPOSITORY, permission="read").value
+    with pytest.raises(ForgeRefused, match=r"HTTP 403 .*'Administration: read and write' is needed") as caught:
+        await client(world.client, world.forge.api_url, reader).configure_runner("r1", LABELS, "")
+    assert reader not in _said(caught.value)
+
+
+@pytest.mark.parametrize("call", ["configure", "list", "tools"])
+async def test_a_repository_that_is_not_there_is_refused_with_a_hint(world: World, call: str) -> None:
+    with pytest.raises(ForgeRefused, match=r"acme/gone.*HTTP 404 .*check owner, name and api_base_url"):
+        await CALLS[call](client(world.client, world.forge.api_url, repository="acme/gone"))
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("status", [403, 429, 500, 502, 503])
+async def test_a_limit_or_a_broken_forge_may_go_well_later(
+    world: World, github: GitHub, call: str, status: int
+) -> None:
+    world.forge.set_faults(RestFault(operation="*", status=status))
+    with pytest.raises(ForgeUnavailable) as caught:
+        await CALLS[call](github)
+    assert ("rate limit" if status < 500 else f"HTTP {status}") in str(caught.value)
+    assert TOKEN not in _said(caught.value)
+    world.forge.set_faults()
+    await CALLS[call](github)
+
+
+async def test_a_used_up_rate_may_go_well_later(world: World, github: GitHub) -> None:
+    world.forge.rate_limits.limits["core"] = 0
+    with pytest.raises(ForgeUnavailable, match="rate limit reached"):
+        await github.runner_named("r1")
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_a_forge_that_never_answers_may_go_well_later(world: World, call: str) -> None:
+    world.forge.set_faults(RestFault(operation="*", hang=True))
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=0.2)) as session:
+        with pytest.raises(ForgeUnavailable, match="no answer"):
+            await CALLS[call](client(session, world.forge.api_url))
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://forge.invalid", "https://127.0.0.1:1"])
+async def test_a_forge_that_cannot_be_reached_may_go_well_later(url: str) -> None:
+    async with aiohttp.ClientSession() as session:
+        for call in CALLS.values():
+            with pytest.raises(ForgeUnavailable, match="no answer") as caught:
+                await call(client(session, url))
+            assert TOKEN not in _said(caught.value)
+
+
+GARBAGE = [
+    b"",
+    b"null",
+    b"[]",
+    b"{}",
+    b"1",
+    b'"text"',
+    b"<html>proxy</html>",
+    b"\xff\xfe",
+    b'{"runners": 5, "runner": 5, "encoded_jit_config": 5}',
+    b'{"runners": [{"id": "x"}], "runner": {"id": "x"}, "encoded_jit_config": "AA"}',
+    b'{"runner": {"id": 5}, "encoded_jit_config": "%%%"}',
+    b'{"runner": {"id": 5}, "encoded_jit_config": "e30"}',
+    b'{"runner": {"id": 5}, "encoded_jit_config": "eyJhIjoxfQ=="}',
+    b"[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("content", GARBAGE, ids=lambda content: repr(content[:40]))
+@pytest.mark.parametrize("status", [200, 201, 302, 400, 500])
+async def test_an_answer_that_is_none_is_an_error_of_the_forge(content: bytes, status: int) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=status, body=content, content_type="application/json")
+
+    server = web.Application()
+    server.router.add_route("*", "/{path:.*}", answer)
+    serving = web.AppRunner(server, access_log=None)
+    await serving.setup()
+    try:
+        await web.TCPSite(serving, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{serving.addresses[0][1]}"
+        async with aiohttp.ClientSession() as session:
+            for name in ("configure", "list", "tools"):
+                if name == "tools" and content == b"[]" and status < 300:
+                    continue  # a forge that offers nothing
+                with pytest.raises(ForgeError) as caught:
+                    await CALLS[name](client(session, url))
+                assert TOKEN not in _said(caught.value)
+    finally:
+        await serving.cleanup()
+
+
+async def test_a_broken_connection_may_go_well_later() -> None:
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    url = "http://{}:{}".format(*server.sockets[0].getsockname())
+    async with server, aiohttp.ClientSession() as session:
+        for call in CALLS.values():
+            with pytest.raises(ForgeUnavailable):
+                await call(client(session, url))
+
+
+def test_a_configuration_shows_none_of_its_secrets() -> None:
+    assert "hush" not in repr(RunnerConfiguration(7, {".credentials": b"hush"}))
+
+
+async def test_the_offer_is_kept_for_five_minutes(world: World) -> None:
+    class OneCatalog:
+        async def forge_access(self, _: str) -> ForgeAccess:
+            endpoint = Endpoint("e", "forge", ForgeKind.GITHUB, "https://forge.example", world.forge.api_url)
+            owner, _, name = REPOSITORY.partition("/")
+            return ForgeAccess(endpoint, Entity("entity", "e", EntityKind.REPOSITORY, owner, name, "c"), TOKEN)
+
+    clock = Clock()
+    forges = Forges(OneCatalog(), world.client, clock)  # type: ignore[arg-type]  # all that it is asked for
+    first = await forges.tools("entity")
+    world.forge.set_faults(RestFault(operation="*", status=500))
+    clock.move(seconds=299)
+    assert await forges.tools("entity") == first
+    clock.move(seconds=1)
+    with pytest.raises(ForgeUnavailable):
+        await forges.tools("entity")
