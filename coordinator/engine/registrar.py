@@ -116,4 +116,4 @@ class Registrar:
                     else:
                         await self._clear(forge, instance)
         except ForgeError as error:
-            log.warning("a runner without a machine is left at the forge", runner=instance.name, error=str(error))
+            log.warning("a runner without a machine may be left at the forge", runner=instance.name, error=str(error))
