@@ -1,0 +1,251 @@
+"""The scripts that start a runner: valid, quoted, careful with the token, and unwilling to run an unchecked program."""
+
+import base64
+import hashlib
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from coordinator.runner_api import scripts
+from coordinator.runner_api.scripts import Urls
+from providers.exec.spec import Tool
+from tests.samples.domain import instance, pool
+
+WHERE = scripts.urls("http://coordinator.example:9997/")
+TOKEN = "planted.token-of_the.machine"
+ARCHIVE = b"an archive"
+TOOL = Tool(
+    os="linux",
+    architecture="x64",
+    download_url="https://dl.example/runner.tar.gz",
+    sha256_checksum=hashlib.sha256(ARCHIVE).hexdigest(),
+)
+EVIL = 'it\'s "$(touch /tmp/never)" `id` \\ %s'
+
+FAKE = """#!/bin/sh
+printf '%s' "${0##*/}" >> "$FAKES/calls"
+for one in "$@"; do printf ' <%s>' "$one" >> "$FAKES/calls"; done
+echo >> "$FAKES/calls"
+"""
+FAKES = {
+    "curl": """
+out=
+while [ $# -gt 0 ]; do
+  case $1 in --output) out=$2; shift ;; --config) /bin/cat >> "$FAKES/stdin" ;; esac
+  url=$1
+  shift
+done
+case $url in
+  */install-script) printf '%s' "$INSTALL" > "$out" ;;
+  *.tar.gz) printf '%s' "$ARCHIVE" > "$out" ;;
+  *) [ -z "$out" ] || [ "$out" = /dev/null ] || echo content > "$out" ;;
+esac
+exit "${CURL_EXIT:-0}"
+""",
+    "id": 'if [ "$1" = -u ]; then echo 0; fi',
+    "tar": 'folder=$4; /bin/mkdir -p "$folder/bin"; echo "#!/bin/sh" > "$folder/bin/installdependencies.sh"\n'
+    '/bin/chmod +x "$folder/bin/installdependencies.sh"',
+    "mktemp": '/usr/bin/mktemp -p "$FAKES/tmp" "$@"',
+    "sha256sum": '/usr/bin/sha256sum "$@"',
+    "rm": '/bin/rm "$@"',
+    "sh": '/bin/sh "$@"',
+    "mkdir": '/bin/mkdir "$@"',
+    "install": "",
+    "chown": "",
+    "useradd": "",
+    "sudo": "",
+    "systemctl": "",
+}
+
+
+class Machine:
+    """A script runs here among commands that only note that they were called."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        (directory / "bin").mkdir()
+        (directory / "tmp").mkdir()
+        for name, text in FAKES.items():
+            fake = directory / "bin" / name
+            fake.write_text(FAKE + text + "\n")
+            fake.chmod(0o755)
+
+    def has_runner(self) -> None:
+        folder = self.directory / "home" / "actions-runner"
+        folder.mkdir(parents=True)
+        (folder / "run.sh").write_text("")
+        (folder / "run.sh").chmod(0o755)
+
+    def run(self, script: str, **more: str) -> "subprocess.CompletedProcess[str]":
+        assert script.count("\nhome=/home/runner\n") <= 1
+        script = script.replace("\nhome=/home/runner\n", f"\nhome={self.directory}/home\n")
+        environment = {
+            "PATH": f"{self.directory}/bin",
+            "FAKES": str(self.directory),
+            "ARCHIVE": ARCHIVE.decode(),
+            **more,
+        }
+        return subprocess.run(
+            ["/bin/sh", "-c", script], env=environment, capture_output=True, text=True, timeout=30, check=False
+        )
+
+    @property
+    def calls(self) -> list[str]:
+        file = self.directory / "calls"
+        return file.read_text().splitlines() if file.exists() else []
+
+    @property
+    def told_curl(self) -> str:
+        file = self.directory / "stdin"
+        return file.read_text() if file.exists() else ""
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def install(tools: list[Tool], *, where: Urls = WHERE, token: str = TOKEN) -> str:
+    return scripts.install_script(instance(), pool(), where, token, tools)
+
+
+def wrapper(where: Urls = WHERE, token: str = TOKEN) -> str:
+    return scripts.wrapper(instance(), where, token)
+
+
+EVIL_URLS = Urls(metadata=f"http://m/{EVIL}", callback=f"http://c/{EVIL}")
+EVIL_TOOL = Tool(os="linux", architecture="x64", download_url=f"http://d/{EVIL}", sha256_checksum=EVIL)
+RENDERED = {
+    "wrapper": wrapper(),
+    "wrapper of evil values": wrapper(EVIL_URLS, EVIL),
+    "with a download": install([TOOL]),
+    "without a download": install([]),
+    "with a download without checksum": install([Tool("linux", "x64", "https://dl.example/r.tar.gz")]),
+    "of evil values": install([EVIL_TOOL], where=EVIL_URLS, token=EVIL),
+}
+
+
+@pytest.mark.parametrize("which", RENDERED)
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_every_script_is_one_that_shells_can_read(which: str, shell: str) -> None:
+    checked = subprocess.run([shell, "-n"], input=RENDERED[which], capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("which", RENDERED)
+def test_no_script_traces_itself_or_repeats_the_token(which: str) -> None:
+    lines = RENDERED[which].splitlines()
+    assert not [line for line in lines if line.strip().startswith("set") and "x" in line.split("#")[0]]
+    if "evil" not in which:
+        assert [line for line in lines if TOKEN in line] == [f"token='{TOKEN}'"]
+
+
+def test_values_are_quoted_whatever_they_hold(machine: Machine) -> None:
+    for name, value in (("token", EVIL), ("metadata", EVIL_URLS.metadata), ("callback", EVIL_URLS.callback)):
+        for script in (RENDERED["wrapper of evil values"], RENDERED["of evil values"]):
+            assignments = script[
+                script.index("\ntoken=") : script.index("\nhome=" if "\nhome=" in script else "\n#", 120)
+            ]
+            assert machine.run(f"{assignments}\nprintf '%s' \"${name}\"").stdout == value
+    assert not Path("/tmp/never").exists()
+
+
+def _quiet_about_the_token(machine: Machine, ended: "subprocess.CompletedProcess[str]") -> None:
+    assert TOKEN not in ended.stdout + ended.stderr
+    assert not [call for call in machine.calls if TOKEN in call]
+    assert f'header = "Authorization: Bearer {TOKEN}"' in machine.told_curl
+
+
+def test_an_image_with_the_runner_needs_no_download(machine: Machine) -> None:
+    machine.has_runner()
+    ended = machine.run(install([TOOL]))
+    assert (ended.returncode, ended.stderr) == (0, "")
+    _quiet_about_the_token(machine, ended)
+    calls = "\n".join(machine.calls)
+    assert "dl.example" not in calls
+    for name in ("runner", "credentials", "credentials_rsaparams"):
+        assert calls.count(f"<{WHERE.metadata}/credentials/{name}>") == 1
+    assert machine.calls[-1] == "systemctl <start> <--no-block> <hostler-runner.service>"
+    idle = next(n for n, call in enumerate(machine.calls) if '"status":"idle"' in call)
+    assert {call.split()[0] for call in machine.calls[idle + 1 : -1]} <= {
+        "id"
+    }  # no job runs beside a token that opens something
+
+
+def test_what_is_said_is_json(machine: Machine) -> None:
+    machine.has_runner()
+    machine.run(install([]))
+    sent = [call.split("<--data> <")[1].split("> <")[0] for call in machine.calls if "<--data>" in call]
+    assert [json.loads(one).get("status") for one in sent] == ["installing", None, "idle"]
+    assert set(json.loads(sent[1])) == {"os_name", "os_version"}
+
+
+def test_a_download_is_checked_and_unpacked(machine: Machine) -> None:
+    ended = machine.run(install([TOOL]))
+    assert (ended.returncode, ended.stderr) == (0, "")
+    _quiet_about_the_token(machine, ended)
+    names = [call.split()[0] for call in machine.calls]
+    assert names.index("sha256sum") < names.index("tar")
+    download = next(call for call in machine.calls if TOOL.download_url in call)
+    assert "<--config>" not in download  # the token is not for the download's server
+
+
+@pytest.mark.parametrize(
+    ("tools", "archive", "said"),
+    [
+        ([TOOL], "something else", "wrong checksum"),
+        ([Tool("linux", "x64", TOOL.download_url)], ARCHIVE.decode(), "the forge gave no checksum"),
+        ([], "", "the image has no runner"),
+        ([Tool("win", "x64", "https://dl.example/r.zip", "", "", "ab")], "", "the image has no runner"),
+        ([Tool("linux", "arm64", "https://dl.example/r.tgz", "", "", "ab")], "", "the image has no runner"),
+    ],
+)
+def test_no_unchecked_program_is_run(machine: Machine, tools: list[Tool], archive: str, said: str) -> None:
+    ended = machine.run(install(tools), ARCHIVE=archive)
+    assert ended.returncode == 1
+    assert said in ended.stderr
+    assert not [call for call in machine.calls if call.startswith(("tar", "systemctl"))]
+    assert not [call for call in machine.calls if '"idle"' in call]
+
+
+def test_the_wrapper_fetches_the_install_script_runs_it_and_cleans_up(machine: Machine) -> None:
+    ended = machine.run(wrapper(), INSTALL=f"echo installed > {machine.directory}/proof")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (machine.directory / "proof").read_text() == "installed\n"
+    assert list((machine.directory / "tmp").iterdir()) == []
+    _quiet_about_the_token(machine, ended)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"INSTALL": "exit 3"}, "the install script failed"),
+        ({"INSTALL": "", "CURL_EXIT": "22"}, "the install script could not be fetched"),
+    ],
+)
+def test_a_wrapper_that_cannot_go_on_says_why(machine: Machine, more: dict[str, str], said: str) -> None:
+    ended = machine.run(wrapper(), **more)
+    assert ended.returncode == 1
+    last = next(call for call in reversed(machine.calls) if call.startswith("curl"))
+    assert f"<{WHERE.callback}/status>" in last
+    told = json.loads(last.split("<--data> <")[1].split("> <")[0])
+    assert told["status"] == "failed"
+    assert said in told["message"]
+    _quiet_about_the_token(machine, ended)
+
+
+def test_user_data_is_cloud_config_with_the_wrapper_in_it() -> None:
+    data = scripts.user_data(instance(), WHERE, TOKEN)
+    head, _, document = data.partition(b"\n")
+    assert head == b"#cloud-config"
+    file = json.loads(document)["write_files"][0]
+    assert file["permissions"] in ("0600", "0700")
+    assert json.loads(document)["runcmd"][0][-1] == file["path"]
+    assert base64.b64decode(file["content"]).decode() == wrapper()
+
+
+def test_addresses_are_made_of_the_public_url_with_or_without_a_slash() -> None:
+    assert scripts.urls("http://coordinator.example:9997") == WHERE
+    assert WHERE.metadata == "http://coordinator.example:9997/api/v1/metadata"
