@@ -24,7 +24,7 @@ async def test_applying_the_same_again_changes_nothing(sample: Sample) -> None:
 
 
 async def test_an_update_says_what_it_changed(sample: Sample) -> None:
-    changed = DOCUMENT.replace("max_runners = 3", "max_runners = 9\npriority = 2").replace(FORGE_TOKEN, "another token")
+    changed = DOCUMENT.replace("max_runners = 3", "max_runners = 9\npriority = 2").replace(FORGE_TOKEN, "another-token")
     assert await sample.apply(changed) == [
         "credentials token: updated (token)",
         "pool linux: updated (max_runners, priority)",
