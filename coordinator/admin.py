@@ -53,7 +53,6 @@ class AdminService(AdminServicer):
             changes = await self._store.catalog.apply(declared, self._clouds)
         except HostlerError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        self._store.feed.work.set()
         return pb.ApplyResponse(changes=changes)
 
     async def ListJobs(

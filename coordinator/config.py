@@ -1,9 +1,11 @@
 """The coordinator's configuration file: what the process itself needs. Everything else is data in the store."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
 
+from coordinator.domain.world import Policy
 from coordinator.store.database import DatabaseUnusable, driver_url
 from hostler import config
 from providers.exec.settings import ExecSettings
@@ -46,12 +48,32 @@ class DatabaseTable(_Table, frozen=True):
             raise ValueError(f"url: {error}") from None
 
 
+class Planner(_Table, frozen=True):
+    starvation_minutes: int = 30  # who waits longer goes before everybody
+    idle_grace_seconds: int = 120  # how long an idle runner that nothing is queued for is kept
+    creates_per_host: int = 16  # machines that one host makes at once
+
+    def __post_init__(self) -> None:
+        config.check(1 <= self.starvation_minutes <= 10_080, "starvation_minutes: must be 1 to 10080")
+        config.check(0 <= self.idle_grace_seconds <= 86_400, "idle_grace_seconds: must be 0 to 86400")
+        config.check(1 <= self.creates_per_host <= 1000, "creates_per_host: must be 1 to 1000")
+
+    @property
+    def policy(self) -> Policy:
+        return Policy(
+            starvation_bound=timedelta(minutes=self.starvation_minutes),
+            idle_grace=timedelta(seconds=self.idle_grace_seconds),
+            creates_per_host=self.creates_per_host,
+        )
+
+
 class CoordinatorConfig(_Table, frozen=True):
     data_dir: str = "/var/lib/hostler"
     log_level: str = "info"
     http: Http = Http()
     grpc: Grpc = Grpc()
     database: DatabaseTable | None = None
+    planner: Planner = Planner()
     provider: list[ExecSettings] = []
 
     def __post_init__(self) -> None:

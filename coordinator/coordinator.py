@@ -15,6 +15,7 @@ import structlog
 
 from coordinator.admin import AdminService
 from coordinator.config import CoordinatorConfig
+from coordinator.engine.budgets import Budgets
 from coordinator.engine.cloud import CloudExecutor
 from coordinator.engine.engine import Engine
 from coordinator.engine.local import LocalExecutor
@@ -111,7 +112,8 @@ class _Parts:
         self.links = links = Links()
         local = LocalExecutor(store, links, tokens, where, clock)
         cloud = CloudExecutor(store, forges, clouds, tokens, where, clock)
-        self.engine = Engine(store, links, local, cloud, Registrar(store, forges, self.waiting, clock), clock)
+        registrar = Registrar(store, forges, self.waiting, clock)
+        self.engine = Engine(store, links, local, cloud, registrar, Budgets(), config.planner.policy, clock)
         self.reconciler = Reconciler(store, local.resend, orphan_grace)
         self.fleet = FleetService(store, links, self.reconciler)
         self.admin = AdminService(store, links, self.engine, frozenset(clouds))

@@ -11,6 +11,8 @@ from coordinator.domain.resources import Resources
 from hostler import config
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+# 900 points a minute and endpoint, 5 for a write (GitHub REST, rate limits).
+_GITHUB_REGISTRATIONS = 180
 _PREFIX = re.compile(r"[a-z]([a-z0-9-]{0,29}[a-z0-9])?")
 
 
@@ -33,6 +35,15 @@ class EndpointDeclaration(_Declared, frozen=True):
     base_url: str = "https://github.com"
     api_base_url: str = "https://api.github.com"
     kind: ForgeKind = ForgeKind.GITHUB
+    registrations_per_minute: int | None = None  # of runners, by one credential; 0: no limit
+
+    @property
+    def registration_limit(self) -> int:
+        """As declared, or what GitHub documents: limited on its own servers, not on a GHES (where it is off)."""
+        if self.registrations_per_minute is not None:
+            return self.registrations_per_minute
+        host = urlsplit(self.api_base_url).hostname or ""
+        return _GITHUB_REGISTRATIONS if host == "api.github.com" or host.endswith(".ghe.com") else 0
 
     def __post_init__(self) -> None:
         _name("name", self.name)
@@ -40,6 +51,8 @@ class EndpointDeclaration(_Declared, frozen=True):
         # Webhooks name their forge by the host alone.
         config.check(not urlsplit(self.base_url).path, f"base_url: '{self.base_url}' must end with the host")
         _url("api_base_url", self.api_base_url)
+        per_minute = self.registrations_per_minute
+        config.check(per_minute is None or 0 <= per_minute <= 100_000, "registrations_per_minute: must be 0 to 100000")
 
 
 class CredentialsDeclaration(_Declared, frozen=True):

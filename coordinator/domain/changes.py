@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from coordinator.domain.instance import Instance, RunnerStatus, Status, advance, can, can_runner
+from coordinator.domain.instance import BOOTING, Instance, RunnerStatus, Status, advance, can, can_runner
 from coordinator.domain.job import Job, JobStatus
 
 
@@ -69,6 +69,7 @@ class Changed(msgspec.Struct, frozen=True):
 
     instance: Instance
     failed: bool = False
+    ended_idle: bool = False  # its runner was up and nobody has said that it took a job
 
 
 def on_phase(instance: Instance, phase: Phase, now: datetime, detail: str = "") -> Changed:
@@ -88,9 +89,8 @@ def on_phase(instance: Instance, phase: Phase, now: datetime, detail: str = "") 
         return Changed(instance)
     if phase in (Phase.ACCEPTED, Phase.STARTED):
         return Changed(advance(instance, now, status=status))
-    failed = instance.runner_status in (RunnerStatus.PENDING, RunnerStatus.INSTALLING)
     gone = advance(instance, now, status=status, fault=detail)
-    return Changed(finish(gone, now), failed)
+    return Changed(finish(gone, now), failed=instance.runner_status in BOOTING, ended_idle=instance.is_idle)
 
 
 def _deleted(instance: Instance, now: datetime) -> Instance:

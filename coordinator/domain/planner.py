@@ -2,6 +2,8 @@
 
 from datetime import datetime
 
+from coordinator.domain import tries
+from coordinator.domain.job import Job
 from coordinator.domain.planning import spare
 from coordinator.domain.planning.board import Board
 from coordinator.domain.planning.draft import Draft
@@ -16,14 +18,20 @@ def plan(world: World, now: datetime) -> Plan:
 def why_waiting(board: Board, decided: Plan, job_id: str) -> str:
     """Why no machine is coming for a job; empty when one is, or when the job is not queued."""
     held = board.held.get(job_id)
-    if held is not None:
-        again = f"the next try is at {held.retry_at:%H:%M:%S} UTC" if held.retry_at else "another is tried"
-        return f"{held.tries} machines made for it came to nothing, {again}; the last: {held.fault}"
+    if held is not None and held.retry_at is not None:
+        return _why_held(held, held.retry_at)
     found = board.waiting.find(job_id)
     if found is None:
         return ""
     job_class, place = found
     return next((w.reason for w in decided.waits if w.job_class == job_class and w.first <= place), "")
+
+
+def _why_held(job: Job, until: datetime) -> str:
+    again = f"{until:%H:%M:%S} UTC"
+    if job.tries >= tries.MOST:
+        return f"{job.tries} machines made for it came to nothing; the next try is at {again}; the last: {job.fault}"
+    return f"a runner that may have run it has just ended; without word of the forge it gets another at {again}"
 
 
 def plan_on(board: Board, moment: Moment) -> Plan:

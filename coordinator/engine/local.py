@@ -1,6 +1,6 @@
 """The executor for machines on our own hosts: commands down the agents' streams."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from datetime import datetime
 
 from coordinator.domain.changes import Step
@@ -60,7 +60,7 @@ class LocalExecutor:
         link.send(wire.delete_command(instance.id, instance.generation))
         await self._store.instances.begin(instance.id, Status.DELETING)
 
-    def forget(self, alive: set[str]) -> None:
+    def forget(self, alive: Set[str]) -> None:
         """Drop what is kept of instances that are no more."""
         for instance_id in self._sent.keys() - alive:
             del self._sent[instance_id]

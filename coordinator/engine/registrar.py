@@ -1,6 +1,6 @@
 """Runners at the forge: configured beside the boot, deregistered before a machine is taken away."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -99,7 +99,7 @@ class Registrar:
         await self._remove_ghost(instance, instance.forge_runner_id)
         self._forgotten.add(instance.id)
 
-    def keep_only(self, alive: set[str]) -> None:
+    def keep_only(self, alive: Set[str]) -> None:
         """Drop what is kept of instances that are no more."""
         self._forgotten &= alive
 

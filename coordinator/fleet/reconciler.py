@@ -11,6 +11,7 @@ from coordinator.domain.changes import Phase, Step
 from coordinator.domain.reconcile import Action, reconcile
 from coordinator.fleet import wire
 from coordinator.fleet.links import Link
+from coordinator.store.changed import Changes
 from coordinator.store.instances import PhaseFact
 from coordinator.store.store import Store
 from protos.hostler.v1 import fleet_pb2 as pb
@@ -38,7 +39,7 @@ class Reconciler:
         seen = {i: wire.SEEN[machine.state] for i, machine in machines.items() if machine.state in wire.SEEN}
         for difference in reconcile([*alive, *ended], seen):
             await self._act(link, difference.instance_id, difference.action)
-        self._store.feed.work.set()
+        self._store.feed.changed(Changes(instances=known))
 
     async def _adopt_phases(self, host: str, inventory: pb.Inventory) -> None:
         """Take over what events may have lost. Repeated phases change nothing."""

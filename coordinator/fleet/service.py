@@ -11,6 +11,7 @@ import structlog
 from coordinator.fleet import wire
 from coordinator.fleet.links import HostTaken, Link, Links
 from coordinator.fleet.reconciler import Reconciler
+from coordinator.store.changed import Changes
 from coordinator.store.instances import PhaseFact
 from coordinator.store.store import Store
 from hostler import __version__
@@ -40,6 +41,7 @@ class FleetService(FleetServicer):
             await context.abort(grpc.StatusCode.ALREADY_EXISTS, str(taken))
         await self._store.hosts.present(wire.host_record(hello, now))
         link = self._links.open(hello.host, hello.agent_run, now)
+        self._store.feed.changed(Changes(hosts={hello.host}))
         log.info("host connected", host=hello.host, agent_version=hello.agent_version)
         try:
             await context.write(wire.welcome(__version__, self._store.controller_id, HEARTBEAT_SECONDS))
@@ -47,7 +49,8 @@ class FleetService(FleetServicer):
             await self._serve(link, request_iterator, context)
         finally:
             self._links.remove(link)
-            self._store.feed.work.set()
+            await self._store.hosts.seen(link.host, link.last_heard)
+            self._store.feed.changed(Changes(hosts={hello.host}))
             log.info("host disconnected", host=hello.host)
         if link.taken_over is not None:
             await context.abort(grpc.StatusCode.ALREADY_EXISTS, str(link.taken_over))
@@ -88,7 +91,6 @@ class FleetService(FleetServicer):
                     await self._keep_console(link, message.console_log)
                 case "heartbeat":
                     link.load = message.heartbeat
-                    await self._store.hosts.seen(link.host, link.last_heard)
                 case "inventory":
                     await self._reconciler.compare(link, message.inventory)
 

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from coordinator.declare import Declaration, EndpointDeclaration, PoolDeclaration
 from coordinator.domain.fleet import Endpoint, Entity, EntityKind, Pool
 from coordinator.domain.labels import labels
+from coordinator.store import changed
 from coordinator.store.database import Database
 from coordinator.store.rows import POOL_QUERY, to_endpoint, to_entity, to_pool
 from coordinator.store.schema import credentials, endpoints, entities, flavors, pools
@@ -108,6 +109,15 @@ class Catalog:
         async with self._database.read() as connection:
             return to_pool((await connection.execute(POOL_QUERY.where(pools.c.id == pool_id))).one())
 
+    async def registration_limits(self) -> dict[str, int]:
+        """How many runners each credential may register a minute; those without a limit are left out."""
+        query = sa.select(credentials.c.id, endpoints.c.registrations_per_minute).join(
+            endpoints, endpoints.c.id == credentials.c.endpoint_id
+        )
+        async with self._database.read() as connection:
+            rows = await connection.execute(query.where(endpoints.c.registrations_per_minute > 0))
+            return {row.id: row.registrations_per_minute for row in rows}
+
     async def pools(self) -> list[Pool]:
         async with self._database.read() as connection:
             return [to_pool(row) for row in await connection.execute(POOL_QUERY)]
@@ -123,6 +133,7 @@ class Catalog:
             UnknownReference, Clash: nothing was changed.
         """
         async with self._database.write() as connection:
+            changed.of(connection).catalog = True
             changes = await _Apply(connection, self._sealer, self._new_id, known_providers).run(declared)
         self._owners.clear()
         self._access.clear()
@@ -143,7 +154,12 @@ class _Apply:
 
     async def run(self, declared: Declaration) -> list[str]:
         for endpoint in declared.endpoint:
-            values = {"kind": endpoint.kind, "base_url": endpoint.base_url, "api_base_url": endpoint.api_base_url}
+            values: dict[str, Any] = {
+                "kind": endpoint.kind,
+                "base_url": endpoint.base_url,
+                "api_base_url": endpoint.api_base_url,
+                "registrations_per_minute": endpoint.registration_limit,
+            }
             await self._alone(endpoint)
             await self._upsert("endpoint", endpoints, {"name": endpoint.name}, values)
         for secret in declared.credentials:
@@ -157,7 +173,14 @@ class _Apply:
             endpoint_id = await self._endpoint(repository.endpoint)
             owner, name = await self._spelled(endpoint_id, repository.owner, repository.name)
             key = {"endpoint_id": endpoint_id, "kind": EntityKind.REPOSITORY.value, "owner": owner, "name": name}
-            values = {"credentials_id": await self._credentials(repository.credentials, endpoint_id)}
+            values = {
+                "credentials_id": await self._credentials(repository.credentials, endpoint_id),
+                "weight": repository.weight,
+                "quota": repository.quota,
+                "priority": repository.priority,
+                "label_priorities": _priorities(repository.label_priorities),
+                "balancer": repository.balancer.value,
+            }
             await self._upsert("repository", entities, key, values, {"webhook_secret": repository.webhook_secret})
         for pool in declared.pool:
             await self._pool(pool)
@@ -181,8 +204,15 @@ class _Apply:
             "runner_group": pool.runner_group,
             "bootstrap_timeout_seconds": pool.bootstrap_timeout_minutes * 60,
             "extra_specs": msgspec.json.encode(pool.extra_specs).decode(),
+            "min_idle": pool.min_idle_runners,
+            "placement": pool.placement.value,
+            "share_hosts": pool.share_hosts,
         }
-        await self._upsert("pool", pools, key, values)
+        changed = await self._upsert("pool", pools, key, values)
+        if _MAKING & set(changed):
+            # Idle runners of an older making are replaced.
+            older = sa.update(pools).where(pools.c.entity_id == key["entity_id"], pools.c.name == pool.name)
+            await self._connection.execute(older.values(generation=pools.c.generation + 1))
 
     async def _alone(self, endpoint: EndpointDeclaration) -> None:
         """A webhook names its forge by address alone, so no two endpoints may have the same."""
@@ -237,7 +267,8 @@ class _Apply:
         key: dict[str, Any],
         values: dict[str, Any],
         secrets: dict[str, str] | None = None,
-    ) -> None:
+    ) -> list[str]:
+        """The columns of an object that was there and is changed; none for a new one."""
         where = sa.and_(*(table.c[name] == value for name, value in key.items()))
         row = (await self._connection.execute(sa.select(table).where(where))).first()
         row_id = row.id if row else self._new_id()
@@ -251,9 +282,11 @@ class _Apply:
         if row is None:
             await self._connection.execute(sa.insert(table).values(id=row_id, **key, **values))
             self._changes.append(f"{label}: created")
-        elif changed:
+            return []
+        if changed:
             await self._connection.execute(sa.update(table).where(table.c.id == row_id).values(**values))
             self._changes.append(f"{label}: updated ({', '.join(changed)})")
+        return changed
 
 
 def _is_repository(endpoint_id: str, owner: str, name: str) -> sa.ColumnElement[bool]:
@@ -265,4 +298,11 @@ def _is_repository(endpoint_id: str, owner: str, name: str) -> sa.ColumnElement[
     )
 
 
+def _priorities(by_label: dict[str, int]) -> str:
+    """Labels are compared without regard to case, so they are kept folded."""
+    return msgspec.json.encode({label.casefold(): by_label[label] for label in sorted(by_label)}).decode()
+
+
+# What a pool's machines are made of.
+_MAKING = {"provider", "image", "flavor", "arch", "os_type", "labels", "runner_group", "extra_specs"}
 _SEAL_OWNER = {"repository": "entity"}

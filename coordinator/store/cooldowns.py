@@ -6,22 +6,32 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coordinator.domain.cooldown import cooldown
+from coordinator.store import changed
 from coordinator.store.schema import hosts, pools
 
 
 async def pool_failed(connection: AsyncConnection, pool_id: str, now: datetime, chance: float) -> None:
+    changed.of(connection).catalog = True
     await _failed(connection, pools, pools.c.id == pool_id, now, chance)
 
 
 async def host_failed(connection: AsyncConnection, host: str, now: datetime, chance: float) -> None:
+    changed.of(connection).hosts.add(host)
     await _failed(connection, hosts, hosts.c.name == host, now, chance)
 
 
 async def succeeded(connection: AsyncConnection, pool_id: str, host: str) -> None:
     """A runner came online: its pool and its host are well."""
     rested = {"failures": 0, "cool_until": None}
-    await connection.execute(sa.update(pools).where(pools.c.id == pool_id, pools.c.failures > 0).values(rested))
-    await connection.execute(sa.update(hosts).where(hosts.c.name == host, hosts.c.failures > 0).values(rested))
+    of_pool = await connection.execute(
+        sa.update(pools).where(pools.c.id == pool_id, pools.c.failures > 0).values(rested)
+    )
+    of_host = await connection.execute(
+        sa.update(hosts).where(hosts.c.name == host, hosts.c.failures > 0).values(rested)
+    )
+    changed.of(connection).catalog |= of_pool.rowcount > 0
+    if of_host.rowcount > 0:
+        changed.of(connection).hosts.add(host)
 
 
 async def _failed(

@@ -1,6 +1,6 @@
 """Connections: one engine for SQLite and PostgreSQL, durable commits, one writer at a time on SQLite."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
+from coordinator.store import changed
+from coordinator.store.changed import Changes
 from hostler.errors import HostlerError
 
 
@@ -45,6 +47,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = driver_url(url)
+        self.on_change: Callable[[Changes], None] = lambda _: None
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite:
             # SQLite has one writer; a pool of one makes writers queue here, in order, instead of failing there.
@@ -55,8 +58,12 @@ class Database:
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
+        """Changes noted in the block (`changed.of`) are told to `on_change` once they are committed."""
         async with self._writer.begin() as connection:
+            changes = changed.begin(connection)
             yield connection
+        if changes:
+            self.on_change(changes)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:

@@ -1,25 +1,36 @@
-"""What the store tells the rest of the process after a commit: timeline entries, and that there is work."""
+"""What the store tells the rest of the process after a commit: which rows were changed, and timeline entries."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from typing import Final
 
 from coordinator.domain.timeline import Entry
+from coordinator.store.changed import Changes
 
 _LONGEST: Final = 10_000
 
 
 class Feed:
-    """Wakes the engine and hands committed timeline entries to whoever watches."""
+    """Tells the engine which rows were changed, and hands committed timeline entries to whoever watches."""
 
     def __init__(self) -> None:
         self.work = asyncio.Event()
+        self._changes = Changes()
         self._watchers: set[asyncio.Queue[Entry]] = set()
 
-    def publish(self, entries: Iterable[Entry], *, work: bool = True) -> None:
-        """Tell of committed entries; `work` wakes the engine."""
-        if work:
-            self.work.set()
+    def changed(self, changes: Changes) -> None:
+        """These rows were changed, or what the process knows beside them, like whether a host is connected."""
+        self._changes.take_in(changes)
+        self.work.set()
+
+    def take(self) -> Changes:
+        """What was changed since the last call."""
+        changes, self._changes = self._changes, Changes()
+        self.work.clear()
+        return changes
+
+    def publish(self, entries: Iterable[Entry]) -> None:
+        """Tell of committed entries."""
         if not self._watchers:
             return
         for entry in entries:

@@ -8,8 +8,8 @@ import msgspec
 import sqlalchemy as sa
 
 from coordinator.domain.resources import Resources
+from coordinator.store import changed
 from coordinator.store.database import Database
-from coordinator.store.feed import Feed
 from coordinator.store.rows import DriverInfo
 from coordinator.store.schema import consoles, hosts
 
@@ -24,9 +24,8 @@ class HostRecord(msgspec.Struct, frozen=True):
 
 
 class Hosts:
-    def __init__(self, database: Database, feed: Feed) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._feed = feed
 
     async def present(self, host: HostRecord) -> None:
         """An agent has connected: take what it says of its host."""
@@ -38,10 +37,10 @@ class Hosts:
             "last_seen": host.last_seen,
         }
         async with self._database.write() as connection:
+            changed.of(connection).hosts.add(host.name)
             updated = await connection.execute(sa.update(hosts).where(hosts.c.name == host.name).values(**values))
             if updated.rowcount == 0:
                 await connection.execute(sa.insert(hosts).values(name=host.name, **values))
-        self._feed.work.set()
 
     async def seen(self, name: str, at: datetime) -> None:
         async with self._database.write() as connection:

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coordinator.domain.instance import Instance, Status
+from coordinator.store import changed
 from coordinator.store.rows import from_instance, to_instance
 from coordinator.store.schema import instances
 
@@ -51,14 +52,17 @@ async def alive(connection: AsyncConnection, host: str | None = None) -> list[In
 async def insert(connection: AsyncConnection, new: Iterable[Instance]) -> None:
     rows = [from_instance(instance) | {"runner_files_taken": frozenset()} for instance in new]
     if rows:
+        changed.of(connection).instances.update(row["id"] for row in rows)
         await connection.execute(sa.insert(instances), rows)
 
 
-async def save(connection: AsyncConnection, changed: Iterable[Instance]) -> None:
+async def save(connection: AsyncConnection, instances_: Iterable[Instance]) -> None:
     rows = [
-        {"key_id": instance.id} | {f"new_{name}": getattr(instance, name) for name in _MUTABLE} for instance in changed
+        {"key_id": instance.id} | {f"new_{name}": getattr(instance, name) for name in _MUTABLE}
+        for instance in instances_
     ]
     if rows:
+        changed.of(connection).instances.update(row["key_id"] for row in rows)
         values: dict[str, sa.BindParameter[object]] = {name: sa.bindparam(f"new_{name}") for name in _MUTABLE}
         await connection.execute(
             sa.update(instances).where(instances.c.id == sa.bindparam("key_id")).values(values), rows

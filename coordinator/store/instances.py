@@ -11,7 +11,7 @@ from coordinator.domain import changes
 from coordinator.domain.changes import PHASE_STEP, Changed, Phase, Step
 from coordinator.domain.instance import Instance, RunnerStatus, Status, advance, can, can_runner
 from coordinator.domain.timeline import Entry
-from coordinator.store import cooldowns, instance_rows, timelines
+from coordinator.store import cooldowns, instance_rows, timelines, tried
 from coordinator.store.batch import Batcher
 from coordinator.store.database import Database
 from coordinator.store.feed import Feed
@@ -75,7 +75,7 @@ class Instances:
                     continue
                 changed = changes.on_phase(instance, fact.phase, fact.at, fact.detail)
                 known[instance.id] = _with_provider_id(changed.instance, fact.provider_id)
-                await self._count_failure(connection, changed, fact.phase)
+                await self._count(connection, changed, fact)
                 step = PHASE_STEP[fact.phase]
                 if (instance.id, step) not in seen:
                     seen.add((instance.id, step))
@@ -86,13 +86,18 @@ class Instances:
         self._feed.publish(entries)
         return [None] * len(facts)
 
-    async def _count_failure(self, connection: AsyncConnection, changed: Changed, phase: Phase) -> None:
+    async def _count(self, connection: AsyncConnection, changed: Changed, fact: PhaseFact) -> None:
+        """What the phase means for the pool, the host and the job beside the instance."""
+        now, instance = self._clock(), changed.instance
+        if changed.ended_idle:
+            await tried.may_have_run(connection, instance, now)
         if not changed.failed:
             return
-        if phase is Phase.FAILED and changed.instance.host:
-            await cooldowns.host_failed(connection, changed.instance.host, self._clock(), self._chance())
+        await tried.failed(connection, instance, now, fact.detail or "the machine stopped before its runner was up")
+        if fact.phase is Phase.FAILED and instance.host:
+            await cooldowns.host_failed(connection, instance.host, now, self._chance())
         else:
-            await cooldowns.pool_failed(connection, changed.instance.pool_id, self._clock(), self._chance())
+            await cooldowns.pool_failed(connection, instance.pool_id, now, self._chance())
 
     async def runner_said(self, instance_id: str, status: RunnerStatus, message: str) -> Instance | None:
         """Take a status that the guest reported; None when the instance is gone or cannot take that step."""
@@ -113,6 +118,7 @@ class Instances:
             if status is RunnerStatus.FAILED:
                 entries.append(Entry(Step.FAILED, now, "", instance_id, message))
                 await cooldowns.pool_failed(connection, instance.pool_id, now, self._chance())
+                await tried.failed(connection, instance, now, message)
                 instance = changes.finish(advance(instance, now, runner_status=status), now, fault=message)
             else:
                 instance = advance(instance, now, runner_status=status)
@@ -141,7 +147,7 @@ class Instances:
                 .values(forge_runner_id=forge_runner_id, runner_files=sealed)
             )
             await timelines.append(connection, [entry])
-        self._feed.publish([entry], work=False)
+        self._feed.publish([entry])
 
     async def take_runner_file(self, instance_id: str, name: str) -> bytes | None:
         """One file of the runner's configuration, handed out once; None: not there yet.
@@ -180,6 +186,7 @@ class Instances:
             await instance_rows.save(connection, [changes.finish(found[0], now, fault=reason if failed else "")])
             if failed:
                 await cooldowns.pool_failed(connection, found[0].pool_id, now, self._chance())
+                await tried.failed(connection, found[0], now, reason)
             entry = Entry(step, now, "", instance_id, reason)
             await timelines.append(connection, [entry])
         self._feed.publish([entry])

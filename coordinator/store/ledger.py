@@ -12,6 +12,7 @@ from coordinator.domain.changes import Step, on_job
 from coordinator.domain.instance import Instance
 from coordinator.domain.job import Job, JobEvent, JobKey, JobStatus, fold
 from coordinator.domain.timeline import Entry
+from coordinator.store import changed as changes
 from coordinator.store import instance_rows, timelines
 from coordinator.store.batch import Batcher
 from coordinator.store.database import Database
@@ -119,6 +120,7 @@ async def _bind(connection: AsyncConnection, known: dict[JobKey, Job], keys: set
 
 
 async def _save(connection: AsyncConnection, new: Sequence[Job], changed: Sequence[Job]) -> None:
+    changes.of(connection).jobs.update(job.id for job in (*new, *changed))
     if new:
         await connection.execute(sa.insert(jobs), [from_job(job) for job in new])
     if changed:

@@ -1,6 +1,6 @@
 """The planner's snapshot out of the database, and its plan into it."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
@@ -9,15 +9,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from coordinator.domain.changes import Step
 from coordinator.domain.instance import Instance, RunnerStatus, Status
 from coordinator.domain.job import JobStatus
+from coordinator.domain.planning.board import Board
 from coordinator.domain.timeline import Entry
-from coordinator.domain.world import Create, Plan, World
+from coordinator.domain.world import Create, Plan, Policy, World
 from coordinator.store import instance_rows, timelines
+from coordinator.store.changed import Changes
 from coordinator.store.database import Database
 from coordinator.store.feed import Feed
-from coordinator.store.rows import POOL_QUERY, to_host, to_job, to_pool
-from coordinator.store.schema import hosts, instances, jobs, pools
+from coordinator.store.rows import POOL_QUERY, to_entity, to_host, to_job, to_pool
+from coordinator.store.schema import entities, hosts, instances, jobs, pools
 
 _NAME_CHARACTERS = 12
+_PARAMETERS = 5000
 
 
 class Planning:
@@ -29,7 +32,7 @@ class Planning:
         self._clock = clock
         self._new_id = new_id
 
-    async def world(self, connected: Collection[str], clouds: Mapping[str, int]) -> World:
+    async def world(self, connected: Collection[str], clouds: Mapping[str, int], policy: Policy | None = None) -> World:
         """A consistent snapshot.
 
         Args:
@@ -46,7 +49,33 @@ class Planning:
                     to_host(row, connected=row.name in connected) for row in await connection.execute(sa.select(hosts))
                 ),
                 clouds=clouds,
+                entities=tuple(to_entity(row) for row in await connection.execute(sa.select(entities))),
+                policy=policy or Policy(),
             )
+
+    async def tell(self, board: Board, changes: Changes, connected: Collection[str]) -> list[Instance]:
+        """Bring a board up to date with the changed rows; returns the changed instances that are not deleted."""
+        async with self._database.read() as connection:
+            if changes.catalog:
+                for row in await connection.execute(sa.select(entities)):
+                    board.put_entity(to_entity(row))
+                for row in await connection.execute(POOL_QUERY):
+                    board.put_pool(to_pool(row))
+            for part in _parts(changes.hosts):
+                for row in await connection.execute(sa.select(hosts).where(hosts.c.name.in_(part))):
+                    board.put_host(to_host(row, connected=row.name in connected))
+            alive: list[Instance] = []
+            for part in _parts(changes.instances):
+                alive += await instance_rows.by_ids(connection, part, lock=False)
+            for part in _parts(changes.jobs):
+                for job in map(to_job, await connection.execute(sa.select(jobs).where(jobs.c.id.in_(part)))):
+                    if job.status is JobStatus.QUEUED:
+                        board.put_job(job)
+                    else:
+                        board.drop_job(job.id)
+        for instance in alive:
+            board.put_instance(instance)
+        return [instance for instance in alive if instance.status is not Status.DELETED]
 
     async def commit(self, plan: Plan) -> list[Instance]:
         """Write the plan's creates in one transaction; those whose ground has gone meanwhile are left out.
@@ -66,7 +95,7 @@ class Planning:
             ]
             await instance_rows.insert(connection, made)
             await timelines.append(connection, entries)
-        self._feed.publish(entries, work=len(creates) < len(plan.creates))
+        self._feed.publish(entries)
         return made
 
     def _instance(self, create: Create, now: datetime) -> Instance:
@@ -90,7 +119,15 @@ class Planning:
             created_at=now,
             changed_at=now,
             bootstrap_deadline=now + max(pool.bootstrap_timeout, timedelta(minutes=1)),
+            pool_generation=pool.generation,
+            for_job=create.for_job,
         )
+
+
+def _parts(ids: Collection[str]) -> Iterable[Sequence[str]]:
+    """In pieces that a statement can take as parameters."""
+    ordered = sorted(ids)
+    return (ordered[start : start + _PARAMETERS] for start in range(0, len(ordered), _PARAMETERS))
 
 
 def _place(instance: Instance) -> str:
@@ -98,7 +135,7 @@ def _place(instance: Instance) -> str:
 
 
 async def _still_right(connection: AsyncConnection, creates: Sequence[Create]) -> list[Create]:
-    """The creates whose jobs are still queued and whose pools are still enabled and have room."""
+    """The creates whose jobs, if they are for one, are still queued and whose pools are still enabled and have room."""
     job_ids = {create.for_job for create in creates}
     pool_ids = {create.pool.id for create in creates}
     queued = set(
@@ -115,7 +152,8 @@ async def _still_right(connection: AsyncConnection, creates: Sequence[Create]) -
         room[row.pool_id] -= row.used
     right = []
     for create in creates:
-        if create.for_job in queued and room.get(create.pool.id, 0) > 0:
+        wanted = create.for_job in queued or not create.for_job
+        if wanted and room.get(create.pool.id, 0) > 0:
             room[create.pool.id] -= 1
             right.append(create)
     return right

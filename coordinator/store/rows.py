@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from coordinator.domain.fleet import Endpoint, Entity, EntityKind, ForgeKind, Host, Pool
+from coordinator.domain.fleet import Balancer, Endpoint, Entity, EntityKind, ForgeKind, Host, Placement, Pool
 from coordinator.domain.instance import Instance, RunnerStatus, Status
 from coordinator.domain.job import Job, JobKey, JobStatus
 from coordinator.domain.resources import Resources
@@ -40,6 +40,9 @@ def to_job(row: Row) -> Job:
         instance_id=row.instance_id,
         conclusion=row.conclusion,
         html_url=row.html_url,
+        tries=row.tries,
+        retry_at=row.retry_at,
+        fault=row.fault,
     )
 
 
@@ -74,6 +77,8 @@ def to_instance(row: Row) -> Instance:
         provider_id=row.provider_id,
         forge_runner_id=row.forge_runner_id,
         fault=row.fault,
+        pool_generation=row.pool_generation,
+        for_job=row.for_job,
     )
 
 
@@ -87,7 +92,19 @@ def to_endpoint(row: Row) -> Endpoint:
 
 
 def to_entity(row: Row) -> Entity:
-    return Entity(row.id, row.endpoint_id, EntityKind(row.kind), row.owner, row.name, row.credentials_id)
+    return Entity(
+        id=row.id,
+        endpoint_id=row.endpoint_id,
+        kind=EntityKind(row.kind),
+        owner=row.owner,
+        name=row.name,
+        credentials_id=row.credentials_id,
+        weight=row.weight,
+        quota=row.quota,
+        priority=row.priority,
+        label_priorities=msgspec.json.decode(row.label_priorities, type=dict[str, int]),
+        balancer=Balancer(row.balancer),
+    )
 
 
 # A flavor is optional: a cloud knows its flavors itself.
@@ -116,6 +133,10 @@ def to_pool(row: Row) -> Pool:
         runner_group=row.runner_group,
         bootstrap_timeout=timedelta(seconds=row.bootstrap_timeout_seconds),
         extra_specs=row.extra_specs,
+        min_idle=row.min_idle,
+        generation=row.generation,
+        placement=Placement(row.placement),
+        share_hosts=row.share_hosts,
         failures=row.failures,
         cool_until=row.cool_until,
     )

@@ -98,6 +98,8 @@ endpoints = sa.Table(
     _text("kind"),
     sa.Column("base_url", Plain, nullable=False, unique=True),
     _text("api_base_url"),
+    # How many runners one credential may register there; 0: as many as it likes.
+    sa.Column("registrations_per_minute", sa.Integer, nullable=False, server_default="0"),
 )
 
 credentials = sa.Table(
@@ -119,6 +121,11 @@ entities = sa.Table(
     _text("name"),
     _ref("credentials_id", "credentials"),
     sa.Column("webhook_secret", sa.LargeBinary, nullable=False),  # sealed
+    sa.Column("weight", sa.Float, nullable=False, server_default="1"),
+    sa.Column("quota", sa.Integer, nullable=True),
+    sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("label_priorities", Plain, nullable=False, server_default="{}"),  # JSON: label to priority
+    sa.Column("balancer", Plain, nullable=False, server_default="roundrobin"),
     sa.UniqueConstraint("endpoint_id", "kind", "owner", "name"),
 )
 
@@ -143,6 +150,10 @@ pools = sa.Table(
     _text("runner_group"),
     _count("bootstrap_timeout_seconds"),
     _text("extra_specs"),
+    sa.Column("min_idle", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("generation", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("placement", Plain, nullable=False, server_default="spread"),
+    sa.Column("share_hosts", sa.Boolean, nullable=False, server_default=sa.true()),
     sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
     _time("cool_until", nullable=True),
     sa.UniqueConstraint("entity_id", "name"),
@@ -180,8 +191,11 @@ jobs = sa.Table(
     _text("instance_id"),
     _text("conclusion"),
     _text("html_url"),
+    sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
+    _time("retry_at", nullable=True),
+    sa.Column("fault", Plain, nullable=False, server_default=""),
     sa.UniqueConstraint("endpoint_id", "forge_job_id", "attempt"),
-    sa.Index(None, "status"),
+    sa.Index(None, "status", "entity_id"),
 )
 
 instances = sa.Table(
@@ -207,6 +221,8 @@ instances = sa.Table(
     _text("provider_id"),
     sa.Column("forge_runner_id", sa.BigInteger, nullable=False),
     _text("fault"),
+    sa.Column("pool_generation", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("for_job", Plain, nullable=False, server_default=""),
     sa.Column("os_name", Plain, nullable=False, server_default=""),
     sa.Column("os_version", Plain, nullable=False, server_default=""),
     # Sealed; emptied when the runner is up.

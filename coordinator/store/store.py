@@ -41,12 +41,13 @@ class Store:
         self._clock = clock
         self._new_id = new_id
         self.feed = Feed()
+        database.on_change = self.feed.changed
         self.notes = Notes(database, self.feed)
         self.ledger = Ledger(database, self.feed, self.notes, clock, new_id)
         self.instances = Instances(database, sealer, self.feed, clock, chance)
         self.planning = Planning(database, self.feed, clock, new_id)
         self.catalog = Catalog(database, sealer, new_id)
-        self.hosts = Hosts(database, self.feed)
+        self.hosts = Hosts(database)
         self.history = History(database)
         self.controller_id = ""
         self.instance_token_key = b""

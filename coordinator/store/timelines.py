@@ -42,11 +42,12 @@ class Notes:
         self._delay_seconds = delay_seconds
         self._entries: list[Entry] = []
         self._writer: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()
 
     def add(self, entries: Iterable[Entry]) -> None:
         entries = list(entries)
         self._entries += entries
-        self._feed.publish(entries, work=False)
+        self._feed.publish(entries)
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._write_soon())
 
@@ -55,12 +56,15 @@ class Notes:
         await self.flush()
 
     async def flush(self) -> None:
-        entries, self._entries = self._entries, []
-        if entries:
-            async with self._database.write() as connection:
-                await append(connection, entries)
+        """Returns when all that was added is on disk, by whomever."""
+        async with self._writing:
+            entries, self._entries = self._entries, []
+            if entries:
+                async with self._database.write() as connection:
+                    await append(connection, entries)
 
     async def close(self) -> None:
-        if self._writer is not None:
-            self._writer.cancel()
+        async with self._writing:  # a write under way is not cut off
+            if self._writer is not None:
+                self._writer.cancel()
         await self.flush()

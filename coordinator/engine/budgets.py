@@ -1,0 +1,49 @@
+"""What the forges let be registered: counted per credentials, and paused when a forge says so."""
+
+from collections import deque
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Final
+
+from coordinator.domain.world import Budget
+
+WINDOW: Final = timedelta(minutes=1)
+
+
+class Budgets:
+    """GitHub REST, rate limits: 900 points a minute and endpoint, 5 for a write, so 180 registrations a minute.
+
+    Counted over a sliding minute, which is within any fixed minute that a forge may count by.
+    """
+
+    def __init__(self) -> None:
+        self._limits: Mapping[str, int] = {}
+        self._spent: dict[str, deque[datetime]] = {}
+        self._paused_until: dict[str, datetime] = {}
+
+    def limit(self, limits: Mapping[str, int]) -> None:
+        """Registrations a minute by credentials; those not named have no limit."""
+        self._limits = limits
+
+    def spend(self, credentials_id: str, now: datetime) -> None:
+        if credentials_id in self._limits:
+            self._spent.setdefault(credentials_id, deque()).append(now)
+
+    def pause(self, credentials_id: str, until: datetime) -> None:
+        """The forge wants no calls before."""
+        self._paused_until[credentials_id] = max(until, self._paused_until.get(credentials_id, until))
+
+    def now(self, now: datetime) -> dict[str, Budget]:
+        """What is left of each limited or paused budget."""
+        names = set(self._limits) | {name for name, until in self._paused_until.items() if now < until}
+        return {name: self._left(name, now) for name in sorted(names)}
+
+    def _left(self, name: str, now: datetime) -> Budget:
+        until = self._paused_until.get(name)
+        if until is not None and now < until:
+            return Budget(0, until)
+        spent = self._spent.get(name, deque())
+        while spent and spent[0] + WINDOW <= now:
+            spent.popleft()
+        left = self._limits[name] - len(spent)
+        return Budget(left, spent[0] + WINDOW if spent else now + WINDOW)

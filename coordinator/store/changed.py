@@ -1,0 +1,36 @@
+"""Which rows a transaction changed: noted where rows are written, told after the commit."""
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+_KEY = "hostler.changes"
+
+
+class Changes(msgspec.Struct):
+    """Ids of rows that a planner must look at again."""
+
+    jobs: set[str] = msgspec.field(default_factory=set)
+    instances: set[str] = msgspec.field(default_factory=set)
+    hosts: set[str] = msgspec.field(default_factory=set)
+    catalog: bool = False  # entities, pools or flavors
+
+    def __bool__(self) -> bool:
+        return bool(self.jobs or self.instances or self.hosts or self.catalog)
+
+    def take_in(self, other: "Changes") -> None:
+        self.jobs |= other.jobs
+        self.instances |= other.instances
+        self.hosts |= other.hosts
+        self.catalog |= other.catalog
+
+
+def begin(connection: AsyncConnection) -> Changes:
+    """Start to note, for a new transaction on the connection."""
+    connection.info[_KEY] = changes = Changes()
+    return changes
+
+
+def of(connection: AsyncConnection) -> Changes:
+    """Where to note what this transaction changes."""
+    changes: Changes = connection.info[_KEY]
+    return changes

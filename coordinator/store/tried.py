@@ -1,0 +1,43 @@
+"""Keeping with a job what became of the machines that were made for it."""
+
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from coordinator.domain import tries
+from coordinator.domain.instance import Instance
+from coordinator.domain.job import Job, JobStatus
+from coordinator.domain.labels import serve
+from coordinator.store import changed
+from coordinator.store.rows import to_job
+from coordinator.store.schema import jobs
+
+_LOOKED_AT = 500  # of the waiting jobs, the oldest first
+
+
+async def failed(connection: AsyncConnection, instance: Instance, now: datetime, fault: str) -> None:
+    """A machine came to nothing: count it for the job it was made for, if that still waits."""
+    if not instance.for_job:
+        return
+    query = sa.select(jobs).where(jobs.c.id == instance.for_job, jobs.c.status == JobStatus.QUEUED).with_for_update()
+    row = (await connection.execute(query)).first()
+    if row is not None:
+        await _save(connection, tries.failed(to_job(row), now, fault))
+
+
+async def may_have_run(connection: AsyncConnection, instance: Instance, now: datetime) -> None:
+    """An idle runner ended without a word: let the oldest job that it serves wait for the forge's."""
+    query = sa.select(jobs).where(
+        jobs.c.status == JobStatus.QUEUED, jobs.c.entity_id == instance.entity_id, jobs.c.retry_at.is_(None)
+    )
+    rows = await connection.execute(query.order_by(jobs.c.queued_at, jobs.c.id).limit(_LOOKED_AT).with_for_update())
+    job = next((job for job in map(to_job, rows) if serve(instance.labels, job.labels)), None)
+    if job is not None:
+        await _save(connection, tries.may_have_run(job, now))
+
+
+async def _save(connection: AsyncConnection, job: Job) -> None:
+    values = {"tries": job.tries, "retry_at": job.retry_at, "fault": job.fault}
+    changed.of(connection).jobs.add(job.id)
+    await connection.execute(sa.update(jobs).where(jobs.c.id == job.id).values(values))
