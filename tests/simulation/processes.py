@@ -1,17 +1,22 @@
 """Coordinator and agents as processes of their own, to be killed as by a power cut."""
 
 import asyncio
+import secrets
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from coordinator.config import CoordinatorConfig
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Below the ports that the kernel gives to connections, so that none of them takes it before we listen."""
+    while True:
+        port = 15_000 + secrets.randbelow(17_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Process:
