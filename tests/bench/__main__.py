@@ -3,10 +3,12 @@
 import argparse
 import asyncio
 import os
+import signal
 import sys
 import tempfile
 import traceback
 from pathlib import Path
+from typing import Final
 
 from hostler import logs
 from tests.bench.machine import this_machine
@@ -14,7 +16,9 @@ from tests.bench.registry import ALL
 from tests.bench.results import Benchmark, Result
 from tests.bench.show import Show
 
-EXIT_FAILED = 1
+EXIT_FAILED: Final = 1
+_EXIT_TERMINATED: Final = 128 + signal.SIGTERM
+_LONGEST_SECONDS: Final = 180.0
 
 
 def main() -> int:
@@ -55,14 +59,24 @@ def _run(benchmark: Benchmark, folder: Path, show: Show) -> bool:
     show.begin(benchmark.name)
     mine = folder / benchmark.name
     mine.mkdir()
-    results: list[Result]
     try:
-        results = asyncio.run(benchmark.run(mine))
+        results = asyncio.run(_in_time(benchmark, mine))
+    except asyncio.CancelledError:
+        sys.exit(_EXIT_TERMINATED)
     except Exception:  # noqa: BLE001 - the loop's edge: told, and the others go on
         traceback.print_exc()
         return False
     show.results(results)
     return True
+
+
+async def _in_time(benchmark: Benchmark, folder: Path) -> list[Result]:
+    """A signal to end, as a lack of progress, ends what the benchmark has started too."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    async with asyncio.timeout(_LONGEST_SECONDS):
+        return await benchmark.run(folder)
 
 
 if __name__ == "__main__":
