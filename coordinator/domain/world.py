@@ -17,6 +17,7 @@ class Policy(msgspec.Struct, frozen=True):
     starvation_bound: timedelta = timedelta(minutes=30)  # who waits longer goes before everybody
     idle_grace: timedelta = timedelta(minutes=2)  # a late webhook may be about to give an idle runner a job
     creates_per_host: int = 16  # machines that one host makes at once
+    idle_trust: timedelta = timedelta(minutes=5)  # a runner idle beside a job for so long is not believed to take it
 
 
 class Budget(msgspec.Struct, frozen=True):

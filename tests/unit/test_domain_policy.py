@@ -192,6 +192,25 @@ def test_a_job_whose_machines_failed_too_often_rests_and_says_why() -> None:
     assert "job-1" in [create.for_job for create in again.creates]
 
 
+def test_a_runner_that_sits_idle_beside_a_waiting_job_is_not_believed_for_ever() -> None:
+    trust = Policy().idle_trust
+    seen = told(world((job(1, queued_at=NOW),), (idle(1),), (pool(),), (BIG,)))
+    board = Board.of(seen)
+    first = plan_on(board, Moment(NOW))
+    assert first.creates == ()
+    assert first.wake_at is not None
+    assert first.wake_at <= NOW + trust
+    later = plan_on(board, Moment(NOW + trust))
+    assert [create.for_job for create in later.creates] == ["job-1"]
+    assert [retire.instance_id for retire in later.retires] == ["instance-1"]
+
+
+def test_a_runner_that_was_idle_for_long_before_the_job_came_is_believed() -> None:
+    long_idle = idle(1, idle_since=NOW - timedelta(hours=3))
+    seen = told(world((job(1, queued_at=NOW),), (long_idle,), (pool(min_idle=1),), (BIG,)))
+    assert [create.for_job for create in plan(seen, NOW + timedelta(seconds=5)).creates] == [""]
+
+
 @calm
 @given(worlds(), worlds(), st.randoms(use_true_random=False))
 def test_a_board_told_of_changes_plans_as_one_made_of_the_end(before: World, after: World, chance: object) -> None:

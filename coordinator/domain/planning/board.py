@@ -14,7 +14,7 @@ from coordinator.domain.job import Job
 from coordinator.domain.labels import Labels, serve
 from coordinator.domain.planning.demand import Cover, cover
 from coordinator.domain.planning.hosts import HostIndex, Kind
-from coordinator.domain.planning.waiting import Waiting
+from coordinator.domain.planning.waiting import JobClass, Place, Waiting
 from coordinator.domain.resources import Resources
 from coordinator.domain.world import Policy, World
 
@@ -39,6 +39,7 @@ class Board:
         self.free: dict[str, Resources] = {}
         self.strangers: defaultdict[str, Counter[str]] = defaultdict(Counter)  # host to entities
         self.serving: defaultdict[str, Counter[Labels]] = defaultdict(Counter)  # entity to labels
+        self._idle: defaultdict[str, defaultdict[Labels, dict[str, datetime]]] = defaultdict(lambda: defaultdict(dict))
         self.serving_pool: defaultdict[str, dict[str, Instance]] = defaultdict(dict)
         self._made: defaultdict[str, list[tuple[float, str]]] = defaultdict(
             list
@@ -159,9 +160,35 @@ class Board:
         return self.instances[made[0][1]].pool_id if made else None
 
     def cover_of(self, entity_id: str) -> Cover:
-        if entity_id not in self._covers:
-            self._covers[entity_id] = cover(self.waiting.of(entity_id), +self.serving[entity_id])
-        return self._covers[entity_id]
+        known = self._covers.get(entity_id)
+        if known is None or (known.until is not None and self.now >= known.until):
+            waiting = self.waiting.of(entity_id)
+            trusted, until = self._trusted(entity_id, waiting)
+            known = self._covers[entity_id] = cover(waiting, trusted)
+            known.until = until
+            if until is not None:
+                heappush(self._timers, (until, "cover", entity_id))
+        return known
+
+    def _trusted(
+        self, entity_id: str, waiting: Mapping[JobClass, list[Place]]
+    ) -> tuple[Counter[Labels], datetime | None]:
+        """The entity's idle and coming runners by labels, and until when time alone does not change them.
+
+        A runner that has been idle beside a waiting job for long will not take it: its program may have died. It is
+        left out, so that the job gets another machine, and the forge is asked before this one is taken away.
+        """
+        serving = +self.serving[entity_id]
+        then = self.now - self.policy.idle_trust
+        changes = []
+        for labels, since in self._idle[entity_id].items():
+            heads = [queue[0][0] for job_class, queue in waiting.items() if job_class.labels <= labels]
+            if not heads or not since:
+                continue
+            beside = [max(min(heads), one) for one in since.values()]
+            serving[labels] -= sum(one <= then for one in beside)
+            changes += [one + self.policy.idle_trust for one in beside if one > then]
+        return +serving, min(changes, default=None)
 
     def matching(self, entity_id: str, labels: Labels) -> list[Pool]:
         """The entity's pools that have all the labels, the highest priority first."""
@@ -219,10 +246,14 @@ class Board:
         if instance.serves_demand:
             self.serving[instance.entity_id][instance.labels] += count
             self._covers.pop(instance.entity_id, None)
+            idle = self._idle[instance.entity_id][instance.labels]
             if count > 0:
                 self.serving_pool[instance.pool_id][instance.id] = instance
+                if instance.is_idle and instance.idle_since is not None:
+                    idle[instance.id] = instance.idle_since
             else:
                 self.serving_pool[instance.pool_id].pop(instance.id, None)
+                idle.pop(instance.id, None)
 
     def _remember(self, instance: Instance) -> None:
         made = self._made[instance.entity_id]

@@ -1,6 +1,7 @@
 """How much of the demand idle and coming runners cover already."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from heapq import heapify, heappop, heapreplace
 
 from coordinator.domain.labels import Labels
@@ -13,6 +14,7 @@ class Cover(dict[JobClass, int]):
     def __init__(self) -> None:
         super().__init__()
         self.used: dict[Labels, int] = {}
+        self.until: datetime | None = None  # when time alone may change it
 
 
 def cover(waiting: Mapping[JobClass, list[Place]], serving: Mapping[Labels, int]) -> Cover:
