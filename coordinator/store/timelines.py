@@ -47,7 +47,7 @@ class Notes:
     def add(self, entries: Iterable[Entry]) -> None:
         entries = list(entries)
         self._entries += entries
-        self._feed.publish(entries, work=False)
+        self._feed.publish(entries)
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._write_soon())
 
