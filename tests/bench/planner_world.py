@@ -43,9 +43,9 @@ def placed(world: World, decided: Plan) -> World:
     return msgspec.structs.replace(world, jobs=(), instances=instances)
 
 
-def one_more(world: World, number: int) -> World:
-    pool = world.pools[number * 7 % len(world.pools)]
-    return msgspec.structs.replace(world, jobs=(_job(10**6 + number, pool),))
+def extra_job(number: int, size: Size) -> Job:
+    """A job of a pool that is another with each number."""
+    return _job(10**6 + number, _pool(number * 7 % size.pools))
 
 
 def _arch(number: int) -> str:
