@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from heapq import heapify, heappop, heappush
 
-from coordinator.domain.fleet import Entity, EntityKind, Host, Pool
+from coordinator.domain.fleet import Entity, EntityKind, Host, Placement, Pool
 from coordinator.domain.instance import BOOTING, COMING, Instance, Status
 from coordinator.domain.job import Job
 from coordinator.domain.labels import Labels, serve
@@ -201,16 +201,18 @@ class Board:
     def index(self, kind: Kind) -> HostIndex:
         """The hosts for one kind of machine, up to date."""
         if kind not in self._indexes:
-            self._indexes[kind] = HostIndex(lambda host: self._places(kind, host))
+            self._indexes[kind] = HostIndex(lambda host: self._places(kind, host), kind.placement)
             self._touched[kind] = set(self.hosts)
         for host in sorted(self._touched[kind]):
             self._indexes[kind].refresh(host)
         self._touched[kind].clear()
         return self._indexes[kind]
 
-    def touch(self, host: str) -> None:
-        for touched in self._touched.values():
-            touched.add(host)
+    def touch(self, host: str, *, fuller: bool = False) -> None:
+        """Something about a host has changed; `fuller`: it has only got less room."""
+        for kind, touched in self._touched.items():
+            if not fuller or kind.placement is Placement.PACK:
+                touched.add(host)
 
     def share(self, entity_id: str) -> float:
         """How much of the fleet the entity has, against its weight."""
@@ -231,7 +233,7 @@ class Board:
             change = pool.resources if count > 0 else Resources() - pool.resources
             self.free[host] -= change
             self.strangers[host][pool.entity_id] += count
-            self.touch(host)
+            self.touch(host, fuller=count > 0)
 
     def _tally(self, instance: Instance, count: int) -> None:
         self.in_pool[instance.pool_id] += count
@@ -242,7 +244,7 @@ class Board:
             free = self.free.get(instance.host, Resources())
             self.free[instance.host] = free - instance.resources if count > 0 else free + instance.resources
             self.strangers[instance.host][instance.entity_id] += count
-            self.touch(instance.host)
+            self.touch(instance.host, fuller=count > 0)
         if instance.serves_demand:
             self.serving[instance.entity_id][instance.labels] += count
             self._covers.pop(instance.entity_id, None)

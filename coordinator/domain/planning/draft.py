@@ -5,7 +5,7 @@ from datetime import datetime
 from heapq import heapify, heappop, heapreplace
 from typing import NamedTuple
 
-from coordinator.domain.fleet import Balancer, Host, Placement, Pool
+from coordinator.domain.fleet import Balancer, Host, Pool
 from coordinator.domain.planning.board import Board
 from coordinator.domain.planning.hosts import Kind
 from coordinator.domain.planning.waiting import JobClass, Place
@@ -82,10 +82,8 @@ class Draft:
             return NoRoom(refusal)
         if pool.provider in self.board.clouds:
             return self._in_cloud(pool)
-        kind = Kind(pool.provider, pool.arch, pool.image, pool.resources)
-        host = self.board.index(kind).pick(
-            pack=pool.placement is Placement.PACK, suits=lambda name: not self._unsuited(self.board.hosts[name], pool)
-        )
+        kind = Kind(pool.provider, pool.arch, pool.image, pool.resources, pool.placement)
+        host = self.board.index(kind).pick(lambda name: not self._unsuited(self.board.hosts[name], pool))
         return host if host is not None else NoRoom(self._no_host(pool))
 
     def take(self, pool: Pool, host: str, job_id: str) -> Create:

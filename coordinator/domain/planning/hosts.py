@@ -4,6 +4,7 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import NamedTuple
 
+from coordinator.domain.fleet import Placement
 from coordinator.domain.resources import Resources
 
 
@@ -14,15 +15,20 @@ class Kind(NamedTuple):
     arch: str
     image: str
     resources: Resources
+    placement: Placement
 
 
 class HostIndex:
     """The hosts that fit one kind, by how many more of it they take. The same facts give the same answers, whatever
     the order in which they came: among equals the first name wins.
+
+    When machines are spread, a host that has got fuller need not be refreshed: it stands too high, is met there first,
+    and is then moved to where it belongs.
     """
 
-    def __init__(self, places: Callable[[str], int]) -> None:
+    def __init__(self, places: Callable[[str], int], placement: Placement) -> None:
         self._places = places  # how many more of this kind a host takes now; 0 for one that may not
+        self._spread = placement is Placement.SPREAD
         self._of_host: dict[str, int] = {}
         self._levels: dict[int, list[str]] = {}  # heaps of names; stale names are dropped when they surface
 
@@ -37,12 +43,15 @@ class HostIndex:
         self._of_host[host] = now
         heappush(self._levels.setdefault(now, []), host)
 
-    def pick(self, *, pack: bool, suits: Callable[[str], bool]) -> str | None:
+    def pick(self, suits: Callable[[str], bool]) -> str | None:
         """The emptiest host that suits, or the fullest when packing; None when there is none."""
-        for level in sorted(self._levels, reverse=not pack):
+        passed: set[int] = set()
+        while levels := self._levels.keys() - passed:
+            level = max(levels) if self._spread else min(levels)
             found = self._pick_at(level, suits)
             if found is not None:
                 return found
+            passed.add(level)
         return None
 
     def _pick_at(self, level: int, suits: Callable[[str], bool]) -> str | None:
@@ -53,6 +62,9 @@ class HostIndex:
             host = heap[0]
             if self._of_host.get(host) != level or (passed_over and passed_over[-1] == host):
                 heappop(heap)  # stale, or there twice
+            elif self._spread and self._places(host) != level:
+                heappop(heap)
+                self.refresh(host)
             elif suits(host):
                 found = host
                 break
