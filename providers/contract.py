@@ -8,23 +8,12 @@ from typing import Any, ClassVar, Protocol
 import msgspec
 
 from hostler.errors import HostlerError
+from hostler.phases import Phase as Phase
 
 
 class Arch(StrEnum):
     AMD64 = "amd64"
     ARM64 = "arm64"
-
-
-class Phase(StrEnum):
-    """How far an instance has come on its host. The same values as `hostler.v1.Phase`."""
-
-    ACCEPTED = "accepted"
-    DISK = "disk"
-    STARTED = "started"
-    STOPPED = "stopped"
-    FAILED = "failed"
-    DELETED = "deleted"
-    DELETE_FAILED = "delete_failed"
 
 
 class MachineState(StrEnum):

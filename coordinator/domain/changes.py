@@ -9,18 +9,7 @@ import msgspec
 
 from coordinator.domain.instance import BOOTING, Instance, RunnerStatus, Status, advance, can, can_runner
 from coordinator.domain.job import Job, JobStatus
-
-
-class Phase(StrEnum):
-    """How far a machine has come on its host, as `hostler.v1.Phase`."""
-
-    ACCEPTED = "accepted"
-    DISK = "disk"
-    STARTED = "started"
-    STOPPED = "stopped"
-    FAILED = "failed"
-    DELETED = "deleted"
-    DELETE_FAILED = "delete_failed"
+from hostler.phases import Phase as Phase
 
 
 class Step(StrEnum):
