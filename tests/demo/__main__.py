@@ -21,10 +21,9 @@ from tests.demo.farm import DemoFailed
 from tests.demo.places import CACHE, ROOT, TEST_GUEST, kvm_proof, new_places
 from tests.demo.run import Asked, Run
 from tests.demo.show import Show
-from tests.demo.stop import clear
+from tests.demo.stop import clear, end
 from tests.demo.traces import settings
 
-_STOP_SECONDS: Final = 20.0
 _GITHUB: Final = """\
 The same with a real GitHub repository: copy docs/examples/ (coordinator.toml, agent.toml, fleet.toml), put the
 repository's name, a token with 'Administration: read and write' and the webhook's secret into fleet.toml, and
@@ -145,10 +144,7 @@ def _stop_libvirt() -> None:
     for name in ("libvirtd", "virtlogd"):
         pid = Path(f"/run/{name}.pid")
         if pid.exists():
-            subprocess.run(["kill", pid.read_text().strip()], check=False, capture_output=True)
-            deadline = time.monotonic() + _STOP_SECONDS
-            while pid.exists() and time.monotonic() < deadline:
-                time.sleep(0.05)
+            end(int(pid.read_text()), name)
 
 
 if __name__ == "__main__":

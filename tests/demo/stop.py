@@ -32,7 +32,7 @@ def main() -> None:
     places = Places(folder.resolve())
     try:
         for pid in places.remembered():
-            _end(pid, places.folder)
+            end(pid, str(places.folder))
         clear(places, settings("tcg"))
     except HostlerError as error:
         sys.stderr.write(f"the demo in {folder} could not be ended: {error}\n")
@@ -70,14 +70,14 @@ async def _destroy_machines(places: Places, network: LibvirtSettings) -> None:
         await provider.close()
 
 
-def _end(pid: int, folder: Path) -> None:
-    """End one of the demo's own processes: its command line names the folder, another's with that number does not."""
+def end(pid: int, sign: str) -> None:
+    """End a process whose command line holds `sign`: a number alone may be another's by now. Returns when it is gone."""
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
         return
     try:
-        if str(folder) not in Path(f"/proc/{pid}/cmdline").read_text():
+        if sign not in Path(f"/proc/{pid}/cmdline").read_text():
             return
         signal.pidfd_send_signal(handle, signal.SIGTERM)
         waiting = select.poll()
