@@ -33,14 +33,19 @@ class Budgets:
         """The forge wants no calls before."""
         self._paused_until[credentials_id] = max(until, self._paused_until.get(credentials_id, until))
 
+    def paused_until(self, credentials_id: str, now: datetime) -> datetime | None:
+        """When the forge wants to be called again; None: now."""
+        until = self._paused_until.get(credentials_id)
+        return until if until is not None and now < until else None
+
     def now(self, now: datetime) -> dict[str, Budget]:
         """What is left of each limited or paused budget."""
         names = set(self._limits) | {name for name, until in self._paused_until.items() if now < until}
         return {name: self._left(name, now) for name in sorted(names)}
 
     def _left(self, name: str, now: datetime) -> Budget:
-        until = self._paused_until.get(name)
-        if until is not None and now < until:
+        until = self.paused_until(name, now)
+        if until is not None:
             return Budget(0, until)
         spent = self._spent.get(name, deque())
         while spent and spent[0] + WINDOW <= now:

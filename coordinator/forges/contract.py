@@ -1,6 +1,7 @@
 """What the coordinator asks of a forge, and the errors it may get."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Protocol
 
 import msgspec
@@ -17,9 +18,16 @@ class ForgeError(HostlerError):
 
 
 class ForgeUnavailable(ForgeError):
-    """The forge is down, slow or limits us: the same call may go well later."""
+    """The forge is down, slow or limits us: the same call may go well later.
+
+    `retry_after`: the forge wants no call with these credentials before; None: it says nothing of that.
+    """
 
     code = "forge_unavailable"
+
+    def __init__(self, message: str, *, hint: str = "", retry_after: timedelta | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
 
 
 class ForgeRefused(ForgeError):
@@ -59,6 +67,14 @@ class ForgeRunner(msgspec.Struct, frozen=True):
     busy: bool
 
 
+class ForgeJob(msgspec.Struct, frozen=True):
+    """A job as the forge shows it."""
+
+    status: str  # queued, in_progress, completed or waiting, and others at other forges
+    conclusion: str | None = None
+    runner_name: str | None = None
+
+
 class Forge(Protocol):
     """One entity at one forge. Every method raises ForgeUnavailable or ForgeRefused."""
 
@@ -71,6 +87,14 @@ class Forge(Protocol):
         ...
 
     async def runner_named(self, name: str) -> ForgeRunner | None: ...
+
+    async def runners(self) -> list[ForgeRunner]:
+        """Every runner of the entity, ours and others'; a list that may lack some is never returned."""
+        ...
+
+    async def job(self, forge_job_id: int) -> ForgeJob | None:
+        """What the forge says of a job; None when it has none of that id."""
+        ...
 
     async def remove_runner(self, runner_id: int) -> None:
         """Deregister; a runner that is not there is fine.

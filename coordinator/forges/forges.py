@@ -1,5 +1,6 @@
 """All forges of this installation: a client per entity, the runner downloads kept for a while."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
@@ -14,6 +15,9 @@ from providers.exec.spec import Tool
 # GitHub's temporary download tokens live for an hour; GARM keeps the list for five minutes.
 _TOOLS_AGE: Final = timedelta(minutes=5)
 
+_AT_ONCE: Final = 50
+"""Calls in flight with one credential. GitHub allows 100 (rate limits for the REST API); others may use it as well."""
+
 
 class Forges:
     def __init__(self, catalog: Catalog, session: aiohttp.ClientSession, clock: Callable[[], datetime]) -> None:
@@ -21,10 +25,13 @@ class Forges:
         self._session = session
         self._clock = clock
         self._tools: dict[str, tuple[datetime, list[Tool]]] = {}
+        self._slots: dict[str, asyncio.Semaphore] = {}
 
     async def of(self, entity_id: str) -> Forge:
         """The client for an entity, with the credentials that it has now."""
-        return GitHub(self._session, await self._catalog.forge_access(entity_id))
+        access = await self._catalog.forge_access(entity_id)
+        slots = self._slots.setdefault(access.entity.credentials_id, asyncio.Semaphore(_AT_ONCE))
+        return GitHub(self._session, access, slots)
 
     async def tools(self, entity_id: str) -> list[Tool]:
         """Downloads of the runner program; at most five minutes old.

@@ -1,17 +1,22 @@
 """GitHub and GHES: the REST calls for self-hosted runners of a repository, with a token."""
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 import aiohttp
 import gidgethub
 import msgspec
+from gidgethub import sansio
 from gidgethub.aiohttp import GitHubAPI
 
 from coordinator.domain.labels import Labels
+from coordinator.forges import limits
 from coordinator.forges.contract import (
+    ForgeJob,
     ForgeRefused,
     ForgeRunner,
     ForgeUnavailable,
@@ -24,6 +29,8 @@ from providers.exec.spec import Tool
 
 _DEFAULT_GROUP: Final = 1
 _WORK_FOLDER: Final = "_work"
+_MOST_PAGES: Final = 200
+"""An organization has at most 10,000 runners (GitHub, limits of self-hosted runners); links in a circle end here."""
 
 
 class _Id(msgspec.Struct, frozen=True):
@@ -39,15 +46,31 @@ class _Listed(msgspec.Struct, frozen=True):
     runners: list[ForgeRunner]
 
 
-class GitHub:
-    """One repository at api.github.com or a GHES (its `api_base_url` ends with /api/v3)."""
+class _Page(msgspec.Struct, frozen=True):
+    total_count: int
+    runners: list[ForgeRunner]
 
-    def __init__(self, session: aiohttp.ClientSession, access: ForgeAccess) -> None:
+
+class _Api(GitHubAPI):
+    async def page(self, url: str) -> tuple[Any, str | None]:
+        """The content at a URL and the URL of the next page, from the Link header."""
+        content, following, _ = await self._make_request("GET", url, {}, b"", sansio.accept_format())
+        return content, following
+
+
+class GitHub:
+    """One repository at api.github.com or a GHES (its `api_base_url` ends with /api/v3).
+
+    `slots` bounds the calls in flight; clients of one credential share it.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, access: ForgeAccess, slots: asyncio.Semaphore) -> None:
         self._name = f"{access.endpoint.name} ({access.entity.full_name})"
-        self._path = f"/repos/{access.entity.owner}/{access.entity.name}/actions/runners"
-        self._api = GitHubAPI(
-            session, "hostler", oauth_token=access.token, base_url=access.endpoint.api_base_url.rstrip("/")
-        )
+        self._actions = f"/repos/{access.entity.owner}/{access.entity.name}/actions"
+        self._path = f"{self._actions}/runners"
+        self._slots = slots
+        self._base_url = access.endpoint.api_base_url.rstrip("/")
+        self._api = _Api(session, "hostler", oauth_token=access.token, base_url=self._base_url)
 
     async def configure_runner(self, name: str, labels: Labels, group: str) -> RunnerConfiguration:
         """GitHub REST, generate-jitconfig: runner_group_id is required, 1 is the default group."""
@@ -79,6 +102,45 @@ class GitHub:
             runners = msgspec.convert(answer, _Listed).runners
         return next((runner for runner in runners if runner.name == name), None)
 
+    async def runners(self) -> list[ForgeRunner]:
+        """GitHub REST, list self-hosted runners: pages of 100, linked by the Link header, each with the total.
+
+        Pages are cut from a list that goes on changing: a runner removed between two of them moves the rest up, and
+        one falls into the gap. Such a list is taken for none at all.
+        """
+        found: dict[int, ForgeRunner] = {}
+        totals: set[int] = set()
+        url: str | None = f"{self._path}?per_page=100"
+        for _ in range(_MOST_PAGES):
+            if url is None:
+                break
+            async with self._asking("its runners"):
+                content, url = await self._api.page(self._own(url))
+                page = msgspec.convert(content, _Page)
+            found |= {runner.id: runner for runner in page.runners}
+            totals.add(page.total_count)
+        if url is not None or totals != {len(found)}:
+            counted = ", ".join(map(str, sorted(totals)))
+            raise ForgeUnavailable(
+                f"{self._name}: listed {len(found)} runners of {counted}: the list changed meanwhile"
+            )
+        return list(found.values())
+
+    def _own(self, url: str) -> str:
+        """The link, at our address of the forge: the token goes nowhere else, whatever the forge calls itself."""
+        link = urlsplit(url)
+        return urlsplit(self._base_url)._replace(path=link.path, query=link.query).geturl() if link.netloc else url
+
+    async def job(self, forge_job_id: int) -> ForgeJob | None:
+        """GitHub REST, get a job for a workflow run."""
+        async with self._asking(f"job {forge_job_id}"):
+            try:
+                return msgspec.convert(await self._api.getitem(f"{self._actions}/jobs/{forge_job_id}"), ForgeJob)
+            except gidgethub.BadRequest as error:
+                if error.status_code == 404:
+                    return None
+                raise
+
     async def remove_runner(self, runner_id: int) -> None:
         """GitHub REST, delete a self-hosted runner: 204; 422 while it runs a job."""
         async with self._asking(f"the removal of runner {runner_id}"):
@@ -97,27 +159,31 @@ class GitHub:
 
     @asynccontextmanager
     async def _asking(self, what: str) -> AsyncIterator[None]:
-        """Turn the libraries' errors into ours. None of them carries the token."""
-        try:
-            yield
-        except gidgethub.RateLimitExceeded as error:
-            raise ForgeUnavailable(f"{self._name}: rate limit reached, asked for {what}") from error
-        except gidgethub.GitHubBroken as error:
-            raise ForgeUnavailable(f"{self._name}: HTTP {int(error.status_code)}, asked for {what}") from error
-        except gidgethub.BadRequest as error:
-            raise self._refusal(error, what) from error
-        except gidgethub.HTTPException as error:
-            raise ForgeUnavailable(f"{self._name}: HTTP {int(error.status_code)}, asked for {what}") from error
-        except (aiohttp.ClientError, TimeoutError) as error:
-            reason = str(error) or type(error).__name__
-            raise ForgeUnavailable(f"{self._name}: no answer ({reason}), asked for {what}") from error
-        except (KeyError, TypeError, ValueError, RecursionError, msgspec.DecodeError) as error:
-            raise ForgeUnavailable(f"{self._name}: an answer that is none, asked for {what}: {error}") from error
+        """One call, within the bound of calls in flight; the libraries' errors become ours. None carries the token."""
+        async with self._slots:
+            try:
+                yield
+            except gidgethub.BadRequest as error:
+                raise self._refusal(error, what) from error
+            except gidgethub.HTTPException as error:
+                raise ForgeUnavailable(
+                    f"{self._name}: HTTP {int(error.status_code)}, asked for {what}",
+                    retry_after=limits.told(error.headers),
+                ) from error
+            except (aiohttp.ClientError, TimeoutError) as error:
+                reason = str(error) or type(error).__name__
+                raise ForgeUnavailable(f"{self._name}: no answer ({reason}), asked for {what}") from error
+            except (KeyError, TypeError, ValueError, RecursionError, msgspec.DecodeError) as error:
+                raise ForgeUnavailable(f"{self._name}: an answer that is none, asked for {what}: {error}") from error
 
     def _refusal(self, error: gidgethub.BadRequest, what: str) -> ForgeRefused | ForgeUnavailable:
         status = int(error.status_code)
-        if status == 429 or (status == 403 and "limit" in str(error).lower()):
-            return ForgeUnavailable(f"{self._name}: rate limit reached (HTTP {status}), asked for {what}")
+        limited = isinstance(error, gidgethub.RateLimitExceeded) or "limit" in str(error).lower()
+        if status == 429 or (status == 403 and limited):
+            return ForgeUnavailable(
+                f"{self._name}: rate limit reached (HTTP {status}), asked for {what}",
+                retry_after=limits.told(error.headers) or limits.UNTOLD,
+            )
         hints = {
             401: "the token is wrong or expired: renew it and apply it again",
             403: "the token lacks a permission: repository 'Administration: read and write' is needed",

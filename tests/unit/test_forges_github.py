@@ -3,6 +3,8 @@
 import asyncio
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from typing import Literal
 
 import aiohttp
 import pytest
@@ -11,6 +13,7 @@ from aiohttp import web
 from coordinator.domain.fleet import Endpoint, Entity, EntityKind, ForgeKind
 from coordinator.forges.contract import (
     ForgeError,
+    ForgeJob,
     ForgeRefused,
     ForgeRunner,
     ForgeUnavailable,
@@ -30,7 +33,9 @@ TOKEN = "ghp_planted-token-of-the-client-299792458"
 Call = Callable[[GitHub], Awaitable[object]]
 CALLS: dict[str, Call] = {
     "configure": lambda github: github.configure_runner("r1", LABELS, ""),
-    "list": lambda github: github.runner_named("r1"),
+    "find": lambda github: github.runner_named("r1"),
+    "list": lambda github: github.runners(),
+    "job": lambda github: github.job(4242),
     "remove": lambda github: github.remove_runner(4242),
     "tools": lambda github: github.tools(),
 }
@@ -40,7 +45,7 @@ def client(session: aiohttp.ClientSession, api_url: str, token: str = TOKEN, rep
     owner, _, name = repository.partition("/")
     endpoint = Endpoint("endpoint-1", "forge", ForgeKind.GITHUB, "https://forge.example", api_url)
     entity = Entity("entity-1", endpoint.id, EntityKind.REPOSITORY, owner, name, "credentials-1")
-    return GitHub(session, ForgeAccess(endpoint, entity, token))
+    return GitHub(session, ForgeAccess(endpoint, entity, token), asyncio.Semaphore(50))
 
 
 @pytest.fixture(params=["", "/api/v3"], ids=["github.com", "ghes"])
@@ -118,7 +123,7 @@ async def test_a_token_that_may_only_read_is_refused_with_a_hint(world: World) -
     assert reader not in _said(caught.value)
 
 
-@pytest.mark.parametrize("call", ["configure", "list", "tools"])
+@pytest.mark.parametrize("call", ["configure", "find", "list", "tools"])
 async def test_a_repository_that_is_not_there_is_refused_with_a_hint(world: World, call: str) -> None:
     with pytest.raises(ForgeRefused, match=r"acme/gone.*HTTP 404 .*check owner, name and api_base_url"):
         await CALLS[call](client(world.client, world.forge.api_url, repository="acme/gone"))
@@ -138,10 +143,132 @@ async def test_a_limit_or_a_broken_forge_may_go_well_later(
     await CALLS[call](github)
 
 
-async def test_a_used_up_rate_may_go_well_later(world: World, github: GitHub) -> None:
+async def test_a_used_up_rate_may_go_well_when_the_forge_says(world: World, github: GitHub) -> None:
     world.forge.rate_limits.limits["core"] = 0
-    with pytest.raises(ForgeUnavailable, match="rate limit reached"):
+    with pytest.raises(ForgeUnavailable, match="rate limit reached") as caught:
         await github.runner_named("r1")
+    assert caught.value.retry_after is not None
+    assert timedelta(minutes=59) < caught.value.retry_after <= timedelta(hours=1)
+
+
+@pytest.mark.parametrize(("status", "told"), [(403, 60), (429, 60), (503, None)])
+async def test_how_long_a_forge_wants_to_be_left_alone_is_told(
+    world: World, github: GitHub, status: int, told: int | None
+) -> None:
+    world.forge.set_faults(RestFault(operation="*", status=status, retry_after_seconds=17))
+    with pytest.raises(ForgeUnavailable) as caught:
+        await github.runners()
+    assert caught.value.retry_after == timedelta(seconds=17)
+    world.forge.set_faults(RestFault(operation="*", status=status))
+    with pytest.raises(ForgeUnavailable) as caught:
+        await github.runners()
+    assert caught.value.retry_after == (None if told is None else timedelta(seconds=told))
+
+
+@pytest.mark.parametrize("count", [0, 1, 100, 101, 250])
+async def test_all_runners_are_listed_however_many(github: GitHub, count: int) -> None:
+    made = [(await github.configure_runner(f"r{number}", LABELS, "")).runner_id for number in range(count)]
+    assert [runner.id for runner in await github.runners()] == made
+
+
+async def test_a_list_that_shrinks_while_it_is_read_is_none(world: World, github: GitHub) -> None:
+    made = [(await github.configure_runner(f"r{number}", LABELS, "")).runner_id for number in range(150)]
+
+    class Shrinking(asyncio.Semaphore):
+        async def acquire(self) -> Literal[True]:
+            calls.append(1)
+            if len(calls) == 2:
+                world.forge._forge.remove_runner(made[0])  # moves the first of the second page into the gap
+            return await super().acquire()
+
+    calls: list[int] = []
+    github._slots = Shrinking(1)
+    with pytest.raises(ForgeUnavailable, match="the list changed meanwhile"):
+        await github.runners()
+    assert len(await github.runners()) == 149
+
+
+async def _serve(answer: Callable[[web.Request], Awaitable[web.Response]]) -> tuple[web.AppRunner, str]:
+    server = web.Application()
+    server.router.add_route("*", "/{path:.*}", answer)
+    serving = web.AppRunner(server, access_log=None)
+    await serving.setup()
+    await web.TCPSite(serving, "127.0.0.1", 0).start()
+    return serving, f"http://127.0.0.1:{serving.addresses[0][1]}"
+
+
+async def test_links_to_another_host_are_followed_at_the_forge_s_own_address() -> None:
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.path_qs)
+        page = int(request.query.get("page", "1"))
+        link = f'<http://stranger.invalid{request.path}?per_page=100&page={page + 1}>; rel="next"'
+        runner = {"id": page, "name": f"r{page}", "status": "online", "busy": False}
+        headers = {"Link": link} if page < 3 else {}
+        return web.json_response({"total_count": 3, "runners": [runner]}, headers=headers)
+
+    serving, url = await _serve(answer)
+    try:
+        async with aiohttp.ClientSession() as session:
+            assert [runner.id for runner in await client(session, url).runners()] == [1, 2, 3]
+    finally:
+        await serving.cleanup()
+    path = f"/repos/{REPOSITORY}/actions/runners?per_page=100"
+    assert asked == [path, f"{path}&page=2", f"{path}&page=3"]
+
+
+async def test_links_in_a_circle_end() -> None:
+    async def answer(request: web.Request) -> web.Response:
+        link = f'<{request.path_qs}>; rel="next"'
+        return web.json_response({"total_count": 0, "runners": []}, headers={"Link": link})
+
+    serving, url = await _serve(answer)
+    try:
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(ForgeUnavailable, match="listed 0 runners of 0"):
+                await client(session, url).runners()
+    finally:
+        await serving.cleanup()
+
+
+async def test_a_job_is_told_with_its_end(world: World, github: GitHub) -> None:
+    job = world.forge.queue_job(REPOSITORY, ["linux"], "true")
+    runner = await world.runner("r1")
+    assert await runner.take() == job.id
+    assert await github.job(job.id) == ForgeJob("in_progress", None, "r1")
+    await runner.finish(job.id)
+    assert await github.job(job.id) == ForgeJob("completed", "success", "r1")
+    assert await github.job(4242) is None
+
+
+async def test_calls_of_one_credential_share_its_bound() -> None:
+    under_way = most = 0
+
+    async def answer(_: web.Request) -> web.Response:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.02)
+        under_way -= 1
+        return web.json_response([])
+
+    serving, url = await _serve(answer)
+
+    class Catalog:
+        async def forge_access(self, entity_id: str) -> ForgeAccess:
+            endpoint = Endpoint("e", "forge", ForgeKind.GITHUB, "https://forge.example", url)
+            return ForgeAccess(endpoint, Entity(entity_id, "e", EntityKind.REPOSITORY, "o", entity_id, "c"), TOKEN)
+
+    try:
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            forges = Forges(Catalog(), session, Clock())  # type: ignore[arg-type]  # all that it is asked for
+            clients = [await forges.of(f"entity-{number % 8}") for number in range(200)]
+            await asyncio.gather(*(one.tools() for one in clients))
+    finally:
+        await serving.cleanup()
+    assert 40 <= most <= 50
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -193,7 +320,7 @@ async def test_an_answer_that_is_none_is_an_error_of_the_forge(content: bytes, s
         await web.TCPSite(serving, "127.0.0.1", 0).start()
         url = f"http://127.0.0.1:{serving.addresses[0][1]}"
         async with aiohttp.ClientSession() as session:
-            for name in ("configure", "list", "tools"):
+            for name in ("configure", "find", "list", "job", "tools"):
                 if name == "tools" and content == b"[]" and status < 300:
                     continue  # a forge that offers nothing
                 with pytest.raises(ForgeError) as caught:

@@ -1,0 +1,172 @@
+"""The registrar against a scripted forge: what a rate limit holds up, and what each call costs."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from coordinator.domain.instance import Instance, Status
+from coordinator.engine.budgets import Budgets
+from coordinator.engine.registrar import Registrar
+from coordinator.forges.contract import (
+    ForgeError,
+    ForgeRefused,
+    ForgeRunner,
+    ForgeUnavailable,
+    RunnerBusy,
+    RunnerConfiguration,
+    RunnerExists,
+)
+from coordinator.runner_api.waiting import Waiting
+from tests.samples.domain import NOW
+from tests.samples.store import Sample, open_sample
+
+SOON = timedelta(seconds=0.3)
+
+
+class Forge:
+    """Answers each call with the next of its errors, then well."""
+
+    def __init__(self, errors: Iterable[ForgeError] = ()) -> None:
+        self.errors = list(errors)
+        self.asked: list[tuple[str, float]] = []
+
+    def _ask(self, what: str) -> None:
+        self.asked.append((what, time.monotonic()))
+        if self.errors:
+            raise self.errors.pop(0)
+
+    async def configure_runner(self, name: str, labels: object, group: str) -> RunnerConfiguration:
+        self._ask("configure")
+        return RunnerConfiguration(7, {".runner": b"x"})
+
+    async def runner_named(self, name: str) -> ForgeRunner | None:
+        return ForgeRunner(9, name, "offline", False)
+
+    async def remove_runner(self, runner_id: int) -> None:
+        self._ask(f"remove {runner_id}")
+
+    async def of(self, _: str) -> "Forge":
+        return self
+
+    @property
+    def calls(self) -> list[str]:
+        return [what for what, _ in self.asked]
+
+
+class Desk:
+    """The registrar with its neighbours; the clock runs."""
+
+    def __init__(self, sample: Sample, credentials: str) -> None:
+        self.sample = sample
+        self.credentials = credentials
+        self.forge = Forge()
+        self.budgets = Budgets()
+        self.budgets.limit({credentials: 100})
+        began = time.monotonic()
+        self.clock: Callable[[], datetime] = lambda: NOW + timedelta(seconds=time.monotonic() - began)
+        self.registrar = Registrar(
+            sample.store,
+            self.forge,  # type: ignore[arg-type]  # all that it is asked for
+            Waiting(),
+            self.budgets,
+            self.clock,
+            lambda: 0.0,
+        )
+
+    async def configure(self, *machines: Instance) -> None:
+        await asyncio.gather(*(self.registrar.configure(machine, self.sample.pool) for machine in machines))
+
+    def repeated(self) -> int:
+        """How many calls were counted here; the first of each instance is counted with its plan."""
+        return 100 - self.budgets.now(self.clock())[self.credentials].calls
+
+    def gaps(self) -> list[float]:
+        times = [at for _, at in self.forge.asked]
+        return [later - earlier for earlier, later in itertools.pairwise(times)]
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    async with open_sample(tmp_path) as sample:
+        yield Desk(sample, (await sample.store.catalog.entities())[0].credentials_id)
+
+
+async def test_a_call_that_goes_well_is_made_once_and_costs_no_more_than_its_plan(desk: Desk) -> None:
+    machine = await desk.sample.instance()
+    await desk.configure(machine)
+    assert desk.forge.calls == ["configure"]
+    assert (await desk.sample.now(machine)).forge_runner_id == 7
+    assert desk.repeated() == 0
+
+
+async def test_a_forge_that_is_down_is_asked_again_and_each_repetition_costs(desk: Desk) -> None:
+    desk.forge.errors = [ForgeUnavailable("down"), ForgeUnavailable("down")]
+    machine = await desk.sample.instance()
+    await desk.configure(machine)
+    assert desk.forge.calls == ["configure"] * 3
+    assert [round(gap, 1) for gap in desk.gaps()] == [0.5, 1.0]
+    assert desk.repeated() == 2
+    assert (await desk.sample.now(machine)).forge_runner_id == 7
+
+
+async def test_a_lost_answer_costs_one_call_more(desk: Desk) -> None:
+    desk.forge.errors = [RunnerExists("there")]
+    await desk.configure(await desk.sample.instance())
+    assert desk.forge.calls == ["configure", "remove 9", "configure"]
+    assert desk.repeated() == 1
+
+
+async def test_a_rate_limit_holds_up_every_call_with_these_credentials_for_as_long_as_it_says(desk: Desk) -> None:
+    desk.forge.errors = [ForgeUnavailable("limit", retry_after=SOON)]
+    machines = [await desk.sample.instance(number) for number in (1, 2, 3)]
+    first = asyncio.create_task(desk.configure(machines[0]))
+    while not desk.budgets.paused_until(desk.credentials, desk.clock()):
+        await asyncio.sleep(0)
+    assert desk.budgets.now(desk.clock())[desk.credentials].calls == 0  # the planner plans none meanwhile
+    await asyncio.gather(desk.configure(*machines[1:]), desk.registrar.remove(machines[0].entity_id, 4), first)
+    assert sorted(desk.forge.calls) == ["configure"] * 4 + ["remove 4"]
+    limited = desk.forge.asked[0][1]
+    assert all(at - limited >= SOON.total_seconds() for _, at in desk.forge.asked[1:])
+    assert desk.repeated() == 1
+
+
+async def test_a_limit_beyond_the_bootstrap_time_ends_the_instance_with_the_reason(desk: Desk) -> None:
+    desk.forge.errors = [ForgeUnavailable("the limit is reached", retry_after=timedelta(hours=1))]
+    machine = await desk.sample.instance()
+    await desk.configure(machine)
+    ended = await desk.sample.now(machine)
+    assert ended.status is Status.PENDING_DELETE
+    assert "the limit is reached" in ended.fault
+    assert desk.forge.calls == ["configure"]
+
+
+async def test_no_runner_is_asked_for_when_its_instance_was_sent_away_during_the_limit(desk: Desk) -> None:
+    desk.budgets.pause(desk.credentials, desk.clock() + SOON)
+    machine = await desk.sample.instance()
+    configuring = asyncio.create_task(desk.configure(machine))
+    await asyncio.sleep(0.05)
+    await desk.sample.store.instances.retire(machine.id, "not wanted")
+    await configuring
+    assert desk.forge.calls == []
+
+
+async def test_a_refusal_ends_the_instance_at_once(desk: Desk) -> None:
+    desk.forge.errors = [ForgeRefused("no")]
+    machine = await desk.sample.instance()
+    await desk.configure(machine)
+    assert desk.forge.calls == ["configure"]
+    assert (await desk.sample.now(machine)).status is Status.PENDING_DELETE
+
+
+async def test_a_runner_goes_unless_the_forge_says_that_it_is_busy(desk: Desk) -> None:
+    entity = desk.sample.entity_id
+    assert await desk.registrar.remove(entity, 4)
+    desk.forge.errors = [RunnerBusy("busy"), ForgeUnavailable("down")]
+    assert not await desk.registrar.remove(entity, 4)
+    with pytest.raises(ForgeUnavailable):
+        await desk.registrar.remove(entity, 4)
