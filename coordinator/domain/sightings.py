@@ -1,0 +1,257 @@
+"""What forges and clouds list against our instances: two tables, one answer for every pair, nothing at first sight.
+
+Ours is what the instances table knows by name. Names are made from ids and never used twice, so a runner of that name,
+at that entity and with the id that the forge gave us is ours; every other one is a stranger and never touched. A
+machine that the table does not know is ours when its provider lists it for our pool and its name is one that the pool
+gives.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from coordinator.domain.fleet import Pool
+from coordinator.domain.instance import BOOTING, COMING, Instance, RunnerStatus, Status
+
+
+class Runner(StrEnum):
+    """What we believe of a runner."""
+
+    UNREGISTERED = "unregistered"  # the forge has not given it an id yet, as far as we know
+    BOOTING = "booting"
+    IDLE = "idle"  # it was up, and has no job that we know of
+    ACTIVE = "active"
+    GOING = "going"  # its machine is on its way out
+    GONE = "gone"  # its machine is no more
+    STRANGER = "stranger"
+
+
+class AtForge(StrEnum):
+    ABSENT = "absent"
+    OFFLINE = "offline"
+    ONLINE = "online"
+    BUSY = "busy"
+
+
+class Machine(StrEnum):
+    """What we believe of a machine in a cloud."""
+
+    COMING = "coming"
+    RUNNING = "running"
+    GOING = "going"
+    GONE = "gone"
+    ORPHAN = "orphan"  # nobody knows it, and it is ours
+    STRANGER = "stranger"
+
+
+class InCloud(StrEnum):
+    ABSENT = "absent"
+    STOPPED = "stopped"
+    THERE = "there"  # in any other state
+
+
+class Verdict(StrEnum):
+    NOTHING = "nothing"
+    MARK_ACTIVE = "mark active"
+    RETIRE = "retire"  # deregister, then destroy; kept when the forge says that it is busy
+    VANISHED = "vanished"  # the same, and it counts as a failure
+    ASK_ABOUT_JOB = "ask about job"  # its machine goes when the forge says that its job has ended
+    REMOVE_RUNNER = "remove runner"
+    DESTROY = "destroy"  # a machine without an instance
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """`patience`: between the first sighting and the one that it is acted on; all between them must agree."""
+
+    verdict: Verdict
+    patience: timedelta = timedelta()
+    reason: str = ""
+
+
+SECOND_LOOK: Final = timedelta(minutes=1)
+LONG_OFFLINE: Final = timedelta(minutes=10)
+"""GitHub's runners reconnect within seconds, and a busy one is given up by the forge itself before this."""
+ORPHAN_GRACE: Final = timedelta(minutes=5)
+
+_NOTHING: Final = Rule(Verdict.NOTHING)
+_BUSY: Final = Rule(Verdict.MARK_ACTIVE)
+_LOST: Final = Rule(Verdict.RETIRE, SECOND_LOOK, "its runner is not at the forge any more and can get no job")
+_OFFLINE: Final = Rule(Verdict.RETIRE, LONG_OFFLINE, "its runner has been offline at the forge for long")
+_ENDED: Final = Rule(Verdict.ASK_ABOUT_JOB, SECOND_LOOK, "its runner is not at the forge any more")
+_GHOST: Final = Rule(Verdict.REMOVE_RUNNER, SECOND_LOOK, "a runner without a machine")
+_VANISHED: Final = Rule(Verdict.VANISHED, SECOND_LOOK, "the machine is not in its cloud any more")
+_STOPPED: Final = Rule(Verdict.RETIRE, SECOND_LOOK, "the machine is switched off")
+_LEFT: Final = Rule(Verdict.DESTROY, SECOND_LOOK, "it was deleted and is there")
+_ORPHAN: Final = Rule(Verdict.DESTROY, ORPHAN_GRACE, "a machine that nobody knows")
+
+FORGE: Final[Mapping[tuple[Runner, AtForge], Rule]] = {
+    (Runner.UNREGISTERED, AtForge.ABSENT): _NOTHING,
+    (Runner.UNREGISTERED, AtForge.OFFLINE): _NOTHING,  # its answer is on its way, or is asked for again
+    (Runner.UNREGISTERED, AtForge.ONLINE): _NOTHING,
+    (Runner.UNREGISTERED, AtForge.BUSY): _BUSY,
+    (Runner.BOOTING, AtForge.ABSENT): _LOST,
+    (Runner.BOOTING, AtForge.OFFLINE): _NOTHING,  # the bootstrap timeout is for those
+    (Runner.BOOTING, AtForge.ONLINE): _NOTHING,
+    (Runner.BOOTING, AtForge.BUSY): _BUSY,
+    (Runner.IDLE, AtForge.ABSENT): _LOST,
+    (Runner.IDLE, AtForge.OFFLINE): _OFFLINE,
+    (Runner.IDLE, AtForge.ONLINE): _NOTHING,
+    (Runner.IDLE, AtForge.BUSY): _BUSY,
+    (Runner.ACTIVE, AtForge.ABSENT): _ENDED,
+    (Runner.ACTIVE, AtForge.OFFLINE): _NOTHING,  # its job may go on without the network
+    (Runner.ACTIVE, AtForge.ONLINE): _NOTHING,
+    (Runner.ACTIVE, AtForge.BUSY): _NOTHING,
+    (Runner.GOING, AtForge.ABSENT): _NOTHING,
+    (Runner.GOING, AtForge.OFFLINE): _NOTHING,  # it is being removed with its machine
+    (Runner.GOING, AtForge.ONLINE): _NOTHING,
+    (Runner.GOING, AtForge.BUSY): _NOTHING,
+    (Runner.GONE, AtForge.ABSENT): _NOTHING,
+    (Runner.GONE, AtForge.OFFLINE): _GHOST,
+    (Runner.GONE, AtForge.ONLINE): _GHOST,
+    (Runner.GONE, AtForge.BUSY): _NOTHING,  # the forge ends its job first
+    (Runner.STRANGER, AtForge.ABSENT): _NOTHING,
+    (Runner.STRANGER, AtForge.OFFLINE): _NOTHING,
+    (Runner.STRANGER, AtForge.ONLINE): _NOTHING,
+    (Runner.STRANGER, AtForge.BUSY): _NOTHING,
+}
+
+CLOUD: Final[Mapping[tuple[Machine, InCloud], Rule]] = {
+    (Machine.COMING, InCloud.ABSENT): _NOTHING,
+    (Machine.COMING, InCloud.STOPPED): _NOTHING,
+    (Machine.COMING, InCloud.THERE): _NOTHING,
+    (Machine.RUNNING, InCloud.ABSENT): _VANISHED,
+    (Machine.RUNNING, InCloud.STOPPED): _STOPPED,
+    (Machine.RUNNING, InCloud.THERE): _NOTHING,
+    (Machine.GOING, InCloud.ABSENT): _NOTHING,  # the delete says so itself
+    (Machine.GOING, InCloud.STOPPED): _NOTHING,
+    (Machine.GOING, InCloud.THERE): _NOTHING,
+    (Machine.GONE, InCloud.ABSENT): _NOTHING,
+    (Machine.GONE, InCloud.STOPPED): _LEFT,
+    (Machine.GONE, InCloud.THERE): _LEFT,
+    (Machine.ORPHAN, InCloud.ABSENT): _NOTHING,
+    (Machine.ORPHAN, InCloud.STOPPED): _ORPHAN,
+    (Machine.ORPHAN, InCloud.THERE): _ORPHAN,
+    (Machine.STRANGER, InCloud.ABSENT): _NOTHING,
+    (Machine.STRANGER, InCloud.STOPPED): _NOTHING,
+    (Machine.STRANGER, InCloud.THERE): _NOTHING,
+}
+
+_BELIEVED: Final[Mapping[RunnerStatus, Runner]] = {
+    RunnerStatus.PENDING: Runner.BOOTING,
+    RunnerStatus.INSTALLING: Runner.BOOTING,
+    RunnerStatus.IDLE: Runner.IDLE,
+    RunnerStatus.OFFLINE: Runner.IDLE,
+    RunnerStatus.ACTIVE: Runner.ACTIVE,
+    RunnerStatus.FAILED: Runner.GOING,
+    RunnerStatus.TERMINATED: Runner.GOING,
+}
+
+
+class ListedRunner(msgspec.Struct, frozen=True):
+    id: int
+    name: str
+    state: AtForge
+
+
+class ListedMachine(msgspec.Struct, frozen=True):
+    provider_id: str
+    name: str
+    state: InCloud
+
+
+class Sight(msgspec.Struct, frozen=True):
+    """One pair that is not as it should be. `listed` is None when it is the listing that lacks it."""
+
+    name: str
+    rule: Rule
+    instance: Instance | None
+    listed: ListedRunner | ListedMachine | None = None
+
+
+class Suspicion(msgspec.Struct, frozen=True):
+    rule: Rule
+    since: datetime
+
+
+def at_forge(entity_id: str, instances: Iterable[Instance], listed: Iterable[ListedRunner]) -> list[Sight]:
+    """Compare a complete list of an entity's runners with the instances.
+
+    Args:
+        instances: those of the entity that were not deleted before the listing began, and those of names listed.
+    """
+    by_name = {runner.name: runner for runner in listed}
+    ours = {instance.name: instance for instance in instances if instance.entity_id == entity_id}
+    sights = []
+    for name, instance in ours.items():
+        runner = by_name.get(name)
+        state = runner.state if runner else AtForge.ABSENT
+        sights.append(Sight(name, FORGE[runner_of(instance, runner), state], instance, runner))
+    return [sight for sight in sights if sight.rule.verdict is not Verdict.NOTHING]
+
+
+def runner_of(instance: Instance, listed: ListedRunner | None) -> Runner:
+    """What we believe of an instance's runner."""
+    if listed is not None and instance.forge_runner_id not in (0, listed.id):
+        return Runner.STRANGER  # another of that name: nothing is known of the one that we had
+    if instance.status is Status.DELETED:
+        return Runner.GONE
+    if instance.status not in COMING:
+        return Runner.GOING
+    if not instance.forge_runner_id and instance.runner_status in BOOTING:
+        return Runner.UNREGISTERED
+    return _BELIEVED[instance.runner_status]
+
+
+def in_cloud(pool: Pool, instances: Iterable[Instance], listed: Iterable[ListedMachine]) -> list[Sight]:
+    """Compare a complete list of a pool's machines with the instances.
+
+    Args:
+        instances: those of the pool that were not deleted before the listing began, and those of names listed.
+    """
+    by_name = {machine.name: machine for machine in listed}
+    known = {instance.name: instance for instance in instances}
+    sights = []
+    for name in [*known, *(name for name in by_name if name not in known)]:
+        instance, machine = known.get(name), by_name.get(name)
+        state = machine.state if machine else InCloud.ABSENT
+        sights.append(Sight(name, CLOUD[machine_of(pool, name, instance), state], instance, machine))
+    return [sight for sight in sights if sight.rule.verdict is not Verdict.NOTHING]
+
+
+def machine_of(pool: Pool, name: str, instance: Instance | None) -> Machine:
+    """What we believe of a machine of that name in the pool."""
+    if instance is None:
+        return (
+            Machine.ORPHAN
+            if re.fullmatch(rf"{re.escape(pool.runner_prefix)}-[0-9a-f]{{12}}", name)
+            else Machine.STRANGER
+        )
+    if instance.pool_id != pool.id:
+        return Machine.STRANGER
+    if instance.status is Status.DELETED:
+        return Machine.GONE
+    if instance.status is Status.RUNNING:
+        return Machine.RUNNING
+    return Machine.COMING if instance.status in COMING else Machine.GOING
+
+
+def judge(
+    before: Mapping[str, Suspicion], sights: Iterable[Sight], now: datetime
+) -> tuple[dict[str, Suspicion], list[Sight]]:
+    """What is suspected after one more complete listing, and what is to be acted on.
+
+    One listing that shows nothing wrong clears a name. A listing that failed is none, and is not given to this.
+    """
+    suspected: dict[str, Suspicion] = {}
+    proven: list[Sight] = []
+    for sight in sights:
+        known = before.get(sight.name)
+        since = known.since if known and known.rule == sight.rule and known.since <= now else now
+        suspected[sight.name] = Suspicion(sight.rule, since)
+        if now - since >= sight.rule.patience:
+            proven.append(sight)
+    return suspected, proven
