@@ -58,6 +58,7 @@ class AdminService(AdminServicer):
     async def ListJobs(
         self, request: pb.ListJobsRequest, context: "grpc.aio.ServicerContext[object, object]"
     ) -> pb.ListJobsResponse:
+        await self._engine.consider()
         names = await self._entity_names()
         jobs = await self._store.history.jobs(completed=request.all)
         return pb.ListJobsResponse(jobs=[self._job(job, names) for job in jobs])
@@ -67,6 +68,7 @@ class AdminService(AdminServicer):
         if job is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no job '{request.id}'")
         await self._store.notes.flush()
+        await self._engine.consider()
         answer = self._job(job, await self._entity_names())
         answer.timeline.extend(_entry(entry) for entry in await self._store.history.timeline(job))
         return answer
@@ -98,7 +100,7 @@ class AdminService(AdminServicer):
         link = self._links.get(host.name)
         return pb.Host(
             name=host.name,
-            connected=link is not None,
+            connected=host.connected,
             arch=host.arch,
             capacity=wire.resources(host.capacity),
             used=wire.resources(used),

@@ -14,6 +14,7 @@ import grpc
 import structlog
 
 from coordinator.admin import AdminService
+from coordinator.cluster.cluster import Cluster
 from coordinator.config import CoordinatorConfig
 from coordinator.engine.budgets import Budgets
 from coordinator.engine.cloud import CloudExecutor
@@ -29,6 +30,7 @@ from coordinator.http.webhooks import Webhooks
 from coordinator.runner_api import scripts
 from coordinator.runner_api.routes import RunnerApi
 from coordinator.runner_api.waiting import Waiting
+from coordinator.store.alone import alone
 from coordinator.store.store import Store, open_store
 from coordinator.tokens import InstanceTokens
 from hostler.errors import HostlerError
@@ -78,12 +80,15 @@ async def run(
         HostlerError: it cannot start as configured.
     """
     async with AsyncExitStack() as stack:
+        stack.enter_context(alone(config.database_url))
         store = await open_store(
             config.database_url, Path(config.data_dir), clock=clock, new_id=_new_id, chance=random.random
         )
         stack.push_async_callback(store.close)
         session = await stack.enter_async_context(aiohttp.ClientSession(timeout=_FORGE_TIMEOUT))
         parts = _Parts(config, store, session, clock, orphan_grace)
+        await parts.cluster.join()
+        stack.push_async_callback(parts.cluster.leave)
         await stack.enter_async_context(_grpc_server(config.grpc.bind, parts))
         await stack.enter_async_context(server.serve(parts.http, config.http.bind))
         engine = asyncio.create_task(parts.engine.run())
@@ -110,6 +115,7 @@ class _Parts:
         self.waiting = Waiting()
         clouds = {settings.name: ExecProvider(settings, store.controller_id) for settings in config.provider}
         self.links = links = Links()
+        self.cluster = Cluster(store, links, self.waiting)
         local = LocalExecutor(store, links, tokens, where, clock)
         cloud = CloudExecutor(store, forges, clouds, tokens, where, clock)
         budgets = Budgets()
@@ -126,6 +132,7 @@ async def _end(engine: "asyncio.Task[None]", parts: _Parts) -> None:
     engine.cancel()
     await asyncio.gather(engine, return_exceptions=True)
     await parts.engine.close()
+    await parts.cluster.let_another_plan()
     parts.reconciler.close()
     parts.waiting.close()
 

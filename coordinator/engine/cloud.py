@@ -49,6 +49,10 @@ class CloudExecutor:
         self._clock = clock
         self._making: dict[str, asyncio.Event] = {}
 
+    def capacities(self) -> dict[str, int]:
+        """How many instances each cloud may be making at once."""
+        return {name: cloud.settings.max_concurrent for name, cloud in self.clouds.items()}
+
     async def create(self, instance: Instance, pool: Pool) -> None:
         """Make the instance. One that a former life of this process may have begun is looked for first."""
         ended = self._making[instance.id] = asyncio.Event()

@@ -1,7 +1,8 @@
-"""The streams of agents that are open now."""
+"""The streams of agents that are open here now."""
 
 import asyncio
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Set
 from datetime import datetime
 
 import structlog
@@ -21,8 +22,9 @@ class HostTaken(HostlerError):
 class Link:
     """One agent's open stream, as the rest of the coordinator sees it."""
 
-    def __init__(self, host: str, run: str, now: datetime) -> None:
+    def __init__(self, host: str, number: int, run: str, now: datetime) -> None:
         self.host = host
+        self.number = number  # of this coordinator's streams
         self.run = run  # of the agent's process; empty: it does not say
         self.last_heard = now
         self.load = pb.Heartbeat()
@@ -42,14 +44,16 @@ class Link:
 
 
 class Links:
-    """One stream for each host name. Of two agents with one name the newer is served.
+    """One stream for each host name. Of two agents with one name the newer is served, here or at another coordinator.
 
     The older one would come back and be the newer then, and so on for ever, each time with another inventory: it is
     refused for as long as the newer one is there.
     """
 
     def __init__(self) -> None:
+        self._numbers = itertools.count(1)
         self._links: dict[str, Link] = {}
+        self._elsewhere: set[str] = set()  # hosts that gave their stream up for one at another coordinator
         self._taken_over: dict[str, set[str]] = {}  # host to runs of agents that gave way
 
     def check(self, host: str, run: str) -> None:
@@ -58,17 +62,39 @@ class Links:
         Raises:
             HostTaken: it gave way to a newer agent of its name, which is still there.
         """
-        if host in self._links and run and run in self._taken_over.get(host, ()):
+        served = host in self._links or host in self._elsewhere
+        if served and run and run in self._taken_over.get(host, ()):
             raise _taken(host)
 
-    def open(self, host: str, run: str, now: datetime) -> Link:
+    def next_number(self) -> int:
+        """For a stream that is about to be opened."""
+        return next(self._numbers)
+
+    def open(self, host: str, number: int, run: str, now: datetime) -> Link:
         """A new stream of a host; an older one of the same host is closed."""
         old = self._links.get(host)
         if old is not None:
             self._replace(old, run)
-        link = Link(host, run, now)
+        self._elsewhere.discard(host)
+        link = Link(host, number, run, now)
         self._links[host] = link
         return link
+
+    def move(self, link: Link, run: str) -> None:
+        """The host's newer stream is at another coordinator, of an agent's process `run`: this one is closed."""
+        if self._links.get(link.host) is link:
+            self._elsewhere.add(link.host)
+            self._replace(link, run)
+
+    def gone(self, host: str) -> None:
+        """No other coordinator has a stream of the host any more."""
+        self._elsewhere.discard(host)
+        if host not in self._links:
+            self._taken_over.pop(host, None)
+
+    def elsewhere(self) -> Set[str]:
+        """Hosts that gave their stream up for one at another coordinator, and that have not been heard of since."""
+        return self._elsewhere
 
     def _replace(self, old: Link, run: str) -> None:
         if old.run and old.run != run:
@@ -83,13 +109,18 @@ class Links:
         link.close()
         if self._links.get(link.host) is link:
             del self._links[link.host]
-            self._taken_over.pop(link.host, None)
+            if link.host not in self._elsewhere:
+                self._taken_over.pop(link.host, None)
 
     def get(self, host: str) -> Link | None:
         return self._links.get(host)
 
     def hosts(self) -> set[str]:
         return set(self._links)
+
+    def numbers(self) -> dict[str, int]:
+        """Of the open streams, by host."""
+        return {host: link.number for host, link in self._links.items()}
 
     def close(self) -> None:
         """End every stream: this process goes down, and the agents will come back to its successor."""

@@ -11,7 +11,6 @@ import structlog
 from coordinator.fleet import wire
 from coordinator.fleet.links import HostTaken, Link, Links
 from coordinator.fleet.reconciler import Reconciler
-from coordinator.store.changed import Changes
 from coordinator.store.instances import PhaseFact
 from coordinator.store.store import Store
 from hostler import __version__
@@ -39,9 +38,9 @@ class FleetService(FleetServicer):
             self._links.check(hello.host, hello.agent_run)
         except HostTaken as taken:
             await context.abort(grpc.StatusCode.ALREADY_EXISTS, str(taken))
-        await self._store.hosts.present(wire.host_record(hello, now))
-        link = self._links.open(hello.host, hello.agent_run, now)
-        self._store.feed.changed(Changes(hosts={hello.host}))
+        number = self._links.next_number()
+        await self._store.hosts.present(wire.host_record(hello, now), number, hello.agent_run)
+        link = self._links.open(hello.host, number, hello.agent_run, now)
         log.info("host connected", host=hello.host, agent_version=hello.agent_version)
         try:
             await context.write(wire.welcome(__version__, self._store.controller_id, HEARTBEAT_SECONDS))
@@ -49,8 +48,7 @@ class FleetService(FleetServicer):
             await self._serve(link, request_iterator, context)
         finally:
             self._links.remove(link)
-            await self._store.hosts.seen(link.host, link.last_heard)
-            self._store.feed.changed(Changes(hosts={hello.host}))
+            await self._store.hosts.left(link.host, link.number, link.last_heard)
             log.info("host disconnected", host=hello.host)
         if link.taken_over is not None:
             await context.abort(grpc.StatusCode.ALREADY_EXISTS, str(link.taken_over))

@@ -18,11 +18,14 @@ class Waiting:
         for event in self._waiters.get(key, ()):
             event.set()
 
+    def notify_all(self) -> None:
+        for key in self._waiters:
+            self.notify(key)
+
     def close(self) -> None:
         """Answer everybody now: this process ends, and its successor can be asked again."""
         self._closed = True
-        for key in self._waiters:
-            self.notify(key)
+        self.notify_all()
 
     async def until(self, key: str, ask: Callable[[], Awaitable[T | None]], seconds: float) -> T | None:
         """Ask now and after each notice until there is an answer; None when there is none in time."""

@@ -12,6 +12,7 @@ from coordinator.domain.fleet import Endpoint, Entity, EntityKind, Pool
 from coordinator.domain.labels import labels
 from coordinator.store import changed
 from coordinator.store.database import Database
+from coordinator.store.retrying import retried
 from coordinator.store.rows import POOL_QUERY, to_endpoint, to_entity, to_pool
 from coordinator.store.schema import credentials, endpoints, entities, flavors, pools
 from coordinator.store.sealing import Sealer
@@ -126,6 +127,7 @@ class Catalog:
         async with self._database.read() as connection:
             return [to_entity(row) for row in await connection.execute(sa.select(entities))]
 
+    @retried
     async def apply(self, declared: Declaration, known_providers: frozenset[str]) -> list[str]:
         """Create or update what is declared, all or nothing; a line for each object that changed.
 
@@ -135,9 +137,13 @@ class Catalog:
         async with self._database.write() as connection:
             changed.of(connection).catalog = True
             changes = await _Apply(connection, self._sealer, self._new_id, known_providers).run(declared)
+        self.forget()
+        return changes
+
+    def forget(self) -> None:
+        """Something was applied, here or by another coordinator."""
         self._owners.clear()
         self._access.clear()
-        return changes
 
 
 class _Apply:

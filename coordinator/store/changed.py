@@ -12,16 +12,25 @@ class Changes(msgspec.Struct):
     jobs: set[str] = msgspec.field(default_factory=set)
     instances: set[str] = msgspec.field(default_factory=set)
     hosts: set[str] = msgspec.field(default_factory=set)
+    configured: set[str] = msgspec.field(default_factory=set)  # instances whose guests may have their configuration
     catalog: bool = False  # entities, pools or flavors
+    everything: bool = False  # it is not known which
 
     def __bool__(self) -> bool:
-        return bool(self.jobs or self.instances or self.hosts or self.catalog)
+        return bool(self.to_plan or self.configured)
+
+    @property
+    def to_plan(self) -> bool:
+        """Whether a planner must look at anything again."""
+        return bool(self.jobs or self.instances or self.hosts or self.catalog or self.everything)
 
     def take_in(self, other: "Changes") -> None:
         self.jobs |= other.jobs
         self.instances |= other.instances
         self.hosts |= other.hosts
+        self.configured |= other.configured
         self.catalog |= other.catalog
+        self.everything |= other.everything
 
 
 def begin(connection: AsyncConnection) -> Changes:

@@ -37,7 +37,8 @@ async def succeeded(connection: AsyncConnection, pool_id: str, host: str) -> Non
 async def _failed(
     connection: AsyncConnection, table: sa.Table, where: sa.ColumnElement[bool], now: datetime, chance: float
 ) -> None:
-    row = (await connection.execute(sa.select(table.c.failures, table.c.cool_until).where(where))).first()
+    locked = sa.select(table.c.failures, table.c.cool_until).where(where).with_for_update()
+    row = (await connection.execute(locked)).first()
     if row is None:
         return
     # Machines that were made together fail together: they count as one failure while the rest lasts.

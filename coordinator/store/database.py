@@ -10,15 +10,12 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
-from coordinator.store import changed
+from coordinator.store import changed, postgres, telling
 from coordinator.store.changed import Changes
-from hostler.errors import HostlerError
+from coordinator.store.postgres import DatabaseUnusable
+from coordinator.store.telling import Told
 
-
-class DatabaseUnusable(HostlerError):
-    """The database cannot be used as configured."""
-
-    code = "database_unusable"
+__all__ = ["Database", "DatabaseUnusable", "driver_url"]
 
 
 def driver_url(url: str) -> URL:
@@ -45,8 +42,10 @@ _URL_HINT = "allowed: sqlite:////absolute/path.db or postgresql://user:password@
 class Database:
     """`write()` and `read()` give connections in a transaction that commits when the block ends well."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, me: str = "") -> None:
+        """`me`: what other coordinators on this database know this one by."""
         self.url = driver_url(url)
+        self.me = me
         self.on_change: Callable[[Changes], None] = lambda _: None
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite:
@@ -54,16 +53,28 @@ class Database:
             self._writer = _sqlite_engine(self.url, size=1, begin="BEGIN IMMEDIATE")
             self._reader = _sqlite_engine(self.url, size=4, begin="BEGIN")
         else:
-            self._writer = self._reader = create_async_engine(self.url, pool_size=10, max_overflow=10)
+            self._writer, self._reader = postgres.engines(self.url)
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
-        """Changes noted in the block (`changed.of`) are told to `on_change` once they are committed."""
+        """Changes noted in the block (`changed.of`) are told to `on_change` once they are committed.
+
+        On PostgreSQL the other coordinators are told as well, by notifications that are part of the transaction.
+        """
         async with self._writer.begin() as connection:
             changes = changed.begin(connection)
             yield connection
-        if changes:
+            if changes and not self.is_sqlite:
+                await self.tell(connection, *(Told(self.me, piece) for piece in telling.split(changes)))
+        if changes.to_plan:
             self.on_change(changes)
+
+    async def tell(self, connection: AsyncConnection, *told: Told) -> None:
+        """Let every coordinator hear of it when the transaction is committed."""
+        if self.is_sqlite:
+            return
+        payloads = [{"channel": telling.CHANNEL, "payload": telling.encode(one)} for one in told]
+        await connection.execute(sa.text("SELECT pg_notify(:channel, :payload)"), payloads)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
@@ -72,7 +83,7 @@ class Database:
 
     async def close(self) -> None:
         await self._writer.dispose()
-        if self._reader is not self._writer:
+        if self.is_sqlite:
             await self._reader.dispose()
 
 

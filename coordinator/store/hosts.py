@@ -1,7 +1,7 @@
 """Hosts as their agents present themselves, and the consoles they send."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 
 import msgspec
@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from coordinator.domain.resources import Resources
 from coordinator.store import changed
 from coordinator.store.database import Database
+from coordinator.store.retrying import retried
 from coordinator.store.rows import DriverInfo
 from coordinator.store.schema import consoles, hosts
 
@@ -21,15 +22,29 @@ class HostRecord(msgspec.Struct, frozen=True):
     drivers: Mapping[str, DriverInfo]
     agent_version: str
     last_seen: datetime
+    connected: bool = False  # to any coordinator
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """Where the stream of a host is."""
+
+    coordinator: str  # empty: nowhere
+    stream: int
+    agent_run: str
 
 
 class Hosts:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, me: str) -> None:
         self._database = database
+        self._me = me
 
-    async def present(self, host: HostRecord) -> None:
-        """An agent has connected: take what it says of its host."""
+    @retried
+    async def present(self, host: HostRecord, stream: int, agent_run: str) -> None:
+        """An agent has connected here: take what it says of its host. Whoever held an older stream lets go of it."""
         values = {
+            "coordinator": self._me,
+            "stream": stream,
+            "agent_run": agent_run,
             "arch": host.arch,
             **msgspec.structs.asdict(host.capacity),
             "drivers": msgspec.json.encode(host.drivers).decode(),
@@ -42,9 +57,21 @@ class Hosts:
             if updated.rowcount == 0:
                 await connection.execute(sa.insert(hosts).values(name=host.name, **values))
 
-    async def seen(self, name: str, at: datetime) -> None:
+    @retried
+    async def left(self, name: str, stream: int, at: datetime) -> None:
+        """A stream has ended here. Where the host has a newer one, nothing is changed."""
+        mine = (hosts.c.name == name) & (hosts.c.coordinator == self._me) & (hosts.c.stream == stream)
         async with self._database.write() as connection:
-            await connection.execute(sa.update(hosts).where(hosts.c.name == name).values(last_seen=at))
+            ended = await connection.execute(sa.update(hosts).where(mine).values(coordinator="", last_seen=at))
+            if ended.rowcount:
+                changed.of(connection).hosts.add(name)
+
+    async def holders(self, names: Collection[str]) -> dict[str, Holder]:
+        """Where the streams of these hosts are."""
+        query = sa.select(hosts.c.name, hosts.c.coordinator, hosts.c.stream, hosts.c.agent_run)
+        async with self._database.read() as connection:
+            rows = await connection.execute(query.where(hosts.c.name.in_(names)))
+            return {row.name: Holder(row.coordinator, row.stream, row.agent_run) for row in rows}
 
     async def all(self) -> list[HostRecord]:
         async with self._database.read() as connection:
@@ -57,10 +84,12 @@ class Hosts:
                     drivers=msgspec.json.decode(row.drivers, type=dict[str, DriverInfo]),
                     agent_version=row.agent_version,
                     last_seen=row.last_seen,
+                    connected=row.coordinator != "",
                 )
                 for row in rows
             ]
 
+    @retried
     async def keep_console(self, instance_id: str, data: bytes, *, truncated: bool) -> None:
         packed = zlib.compress(data)
         async with self._database.write() as connection:

@@ -11,10 +11,12 @@ from coordinator.domain import changes
 from coordinator.domain.changes import PHASE_STEP, Changed, Phase, Step
 from coordinator.domain.instance import Instance, RunnerStatus, Status, advance, can, can_runner
 from coordinator.domain.timeline import Entry
-from coordinator.store import cooldowns, instance_rows, timelines, tried
+from coordinator.store import changed, cooldowns, instance_rows, timelines, tried
 from coordinator.store.batch import Batcher
 from coordinator.store.database import Database
 from coordinator.store.feed import Feed
+from coordinator.store.lease import Lease
+from coordinator.store.retrying import retried
 from coordinator.store.schema import instances, timeline
 from coordinator.store.sealing import Sealer
 
@@ -36,12 +38,14 @@ class Instances:
         database: Database,
         sealer: Sealer,
         feed: Feed,
+        lease: Lease,
         clock: Callable[[], datetime],
         chance: Callable[[], float],
     ) -> None:
         self._database = database
         self._sealer = sealer
         self._feed = feed
+        self._lease = lease
         self._clock = clock
         self._chance = chance
         self._facts: Batcher[PhaseFact, None] = Batcher(self._write_facts)
@@ -64,8 +68,10 @@ class Instances:
         """Fold a phase in; returns when it is on disk. Late and repeated phases change nothing."""
         await self._facts.submit(fact)
 
+    @retried
     async def _write_facts(self, facts: Sequence[PhaseFact]) -> Sequence[None]:
         entries: list[Entry] = []
+        ended: list[tuple[Changed, PhaseFact]] = []
         async with self._database.write() as connection:
             known = {i.id: i for i in await instance_rows.by_ids(connection, {fact.instance_id for fact in facts})}
             seen = await _steps_seen(connection, known)
@@ -73,32 +79,37 @@ class Instances:
                 instance = known.get(fact.instance_id)
                 if instance is None or instance.host != fact.host:
                     continue
-                changed = changes.on_phase(instance, fact.phase, fact.at, fact.detail)
-                known[instance.id] = _with_provider_id(changed.instance, fact.provider_id)
-                await self._count(connection, changed, fact)
+                became = changes.on_phase(instance, fact.phase, fact.at, fact.detail)
+                known[instance.id] = _with_provider_id(became.instance, fact.provider_id)
+                if became.ended_idle or became.failed:
+                    ended.append((became, fact))
                 step = PHASE_STEP[fact.phase]
                 if (instance.id, step) not in seen:
                     seen.add((instance.id, step))
                     entries.append(Entry(step, fact.at, "", instance.id, fact.detail))
+            # Always in the same order, so that no two coordinators wait for each other.
+            for became, fact in sorted(ended, key=_order_of_locks):
+                await self._count(connection, became, fact)
             await instance_rows.save(connection, known.values())
             await _forget_files(connection, [i.id for i in known.values() if i.status is Status.DELETED])
             await timelines.append(connection, entries)
         self._feed.publish(entries)
         return [None] * len(facts)
 
-    async def _count(self, connection: AsyncConnection, changed: Changed, fact: PhaseFact) -> None:
+    async def _count(self, connection: AsyncConnection, became: Changed, fact: PhaseFact) -> None:
         """What the phase means for the pool, the host and the job beside the instance."""
-        now, instance = self._clock(), changed.instance
-        if changed.ended_idle:
+        now, instance = self._clock(), became.instance
+        if became.ended_idle:
             await tried.may_have_run(connection, instance, now)
-        if not changed.failed:
+        if not became.failed:
             return
         await tried.failed(connection, instance, now, fact.detail or "the machine stopped before its runner was up")
-        if fact.phase is Phase.FAILED and instance.host:
+        if _blames_host(fact.phase, instance):
             await cooldowns.host_failed(connection, instance.host, now, self._chance())
         else:
             await cooldowns.pool_failed(connection, instance.pool_id, now, self._chance())
 
+    @retried
     async def runner_said(self, instance_id: str, status: RunnerStatus, message: str) -> Instance | None:
         """Take a status that the guest reported; None when the instance is gone or cannot take that step."""
         now = self._clock()
@@ -129,18 +140,26 @@ class Instances:
         self._feed.publish(entries)
         return instance
 
+    @retried
     async def system_info(self, instance_id: str, os_name: str, os_version: str) -> None:
         """Keep what the guest says of its system."""
         async with self._database.write() as connection:
             told = {"os_name": os_name, "os_version": os_version}
             await connection.execute(sa.update(instances).where(instances.c.id == instance_id).values(told))
 
+    @retried
     async def configure_runner(self, instance_id: str, forge_runner_id: int, files: Mapping[str, bytes]) -> None:
-        """Keep the just-in-time configuration until the guest fetches it."""
+        """Keep the just-in-time configuration until the guest fetches it.
+
+        Raises:
+            LeaseLost: another coordinator asks the forge now, and this configuration is or will be replaced.
+        """
         now = self._clock()
         entry = Entry(Step.RUNNER_CONFIGURED, now, "", instance_id)
         sealed = self._sealer.seal(msgspec.msgpack.encode(dict(files)), f"instance:{instance_id}")
         async with self._database.write() as connection:
+            await self._lease.check(connection)
+            changed.of(connection).configured.add(instance_id)
             await connection.execute(
                 sa.update(instances)
                 .where(instances.c.id == instance_id)
@@ -149,6 +168,7 @@ class Instances:
             await timelines.append(connection, [entry])
         self._feed.publish([entry])
 
+    @retried
     async def take_runner_file(self, instance_id: str, name: str) -> bytes | None:
         """One file of the runner's configuration, handed out once; None: not there yet.
 
@@ -173,6 +193,7 @@ class Instances:
             )
         return content
 
+    @retried
     async def retire(self, instance_id: str, reason: str, *, step: Step = Step.RETIRED, failed: bool = False) -> bool:
         """Send an instance on its way to deletion; False when it is on its way already, or gone.
 
@@ -192,6 +213,7 @@ class Instances:
         self._feed.publish([entry])
         return True
 
+    @retried
     async def mark_busy(self, instance_id: str) -> None:
         """The forge says that this runner has a job: it is kept, whatever we believed."""
         now = self._clock()
@@ -200,6 +222,7 @@ class Instances:
             if found and can_runner(found[0], RunnerStatus.ACTIVE):
                 await instance_rows.save(connection, [advance(found[0], now, runner_status=RunnerStatus.ACTIVE)])
 
+    @retried
     async def begin(self, instance_id: str, status: Status) -> Instance | None:
         """Note that a command is being carried out (creating or deleting); None when the instance has moved on."""
         now = self._clock()
@@ -214,6 +237,17 @@ class Instances:
 
 class AlreadyTakenError(Exception):
     """A secret that is handed out once was asked for again."""
+
+
+def _blames_host(phase: Phase, instance: Instance) -> bool:
+    return phase is Phase.FAILED and bool(instance.host)
+
+
+def _order_of_locks(ended: tuple[Changed, PhaseFact]) -> tuple[bool, str, str]:
+    """Pools before hosts, as everywhere, each by its key."""
+    instance = ended[0].instance
+    blames_host = _blames_host(ended[1].phase, instance)
+    return blames_host, instance.host if blames_host else instance.pool_id, instance.id
 
 
 def _with_provider_id(instance: Instance, provider_id: str) -> Instance:

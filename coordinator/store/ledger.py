@@ -17,6 +17,7 @@ from coordinator.store import instance_rows, timelines
 from coordinator.store.batch import Batcher
 from coordinator.store.database import Database
 from coordinator.store.feed import Feed
+from coordinator.store.retrying import retried
 from coordinator.store.rows import from_job, to_job
 from coordinator.store.schema import jobs
 from coordinator.store.timelines import Notes
@@ -51,12 +52,15 @@ class Ledger:
         """Fold an event into the ledger; returns when it is on disk. Late and repeated events change nothing."""
         return await self._batcher.submit(event)
 
+    @retried
     async def _write(self, events: Sequence[JobEvent]) -> Sequence[Job]:
         async with self._database.write() as connection:
             known = await _jobs_by_key(connection, {event.key for event in events})
             new, changed, entries = self._fold_all(known, events)
             await _bind(connection, known, {event.key for event in events})
-            await _save(connection, [known[key] for key in new], [known[key] for key in changed - new])
+            # Inserted in one order by all coordinators, so that none waits for one that waits for it.
+            inserted = sorted(new, key=lambda key: (key.endpoint_id, key.forge_job_id, key.attempt))
+            await _save(connection, [known[key] for key in inserted], [known[key] for key in changed - new])
             await timelines.append(connection, entries)
         committed = self._clock()
         self._feed.publish(entries)
@@ -94,7 +98,7 @@ async def _jobs_by_key(connection: AsyncConnection, keys: set[JobKey]) -> dict[J
         jobs.c.endpoint_id.in_({key.endpoint_id for key in keys}),
         jobs.c.forge_job_id.in_({key.forge_job_id for key in keys}),
     )
-    rows = await connection.execute(query.with_for_update())
+    rows = await connection.execute(query.order_by(jobs.c.id).with_for_update())
     return {job.key: job for job in map(to_job, rows) if job.key in keys}
 
 

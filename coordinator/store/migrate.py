@@ -7,8 +7,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coordinator.store.database import Database, DatabaseUnusable
+
+_SETTING_UP = 0x686F73746C6572  # any number that nobody else uses in this database
 
 
 def alembic_config(connection: sa.Connection | None = None) -> Config:
@@ -37,4 +40,11 @@ async def migrate(database: Database) -> None:
         DatabaseUnusable: the database is of a newer version.
     """
     async with database.write() as connection:
+        await only_one_at_a_time(connection)
         await connection.run_sync(_upgrade)
+
+
+async def only_one_at_a_time(connection: AsyncConnection) -> None:
+    """Until this transaction's end no other coordinator sets the database up. SQLite has one writer anyway."""
+    if connection.dialect.name == "postgresql":
+        await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SETTING_UP)))

@@ -16,6 +16,8 @@ from coordinator.store import instance_rows, timelines
 from coordinator.store.changed import Changes
 from coordinator.store.database import Database
 from coordinator.store.feed import Feed
+from coordinator.store.lease import Lease
+from coordinator.store.retrying import retried
 from coordinator.store.rows import POOL_QUERY, to_entity, to_host, to_job, to_pool
 from coordinator.store.schema import entities, hosts, instances, jobs, pools
 
@@ -25,35 +27,29 @@ _PARAMETERS = 5000
 
 class Planning:
     def __init__(
-        self, database: Database, feed: Feed, clock: Callable[[], datetime], new_id: Callable[[], str]
+        self, database: Database, feed: Feed, lease: Lease, clock: Callable[[], datetime], new_id: Callable[[], str]
     ) -> None:
         self._database = database
         self._feed = feed
+        self._lease = lease
         self._clock = clock
         self._new_id = new_id
 
-    async def world(self, connected: Collection[str], clouds: Mapping[str, int], policy: Policy | None = None) -> World:
-        """A consistent snapshot.
-
-        Args:
-            connected: hosts whose agents have a stream open.
-            clouds: configured cloud providers.
-        """
+    async def world(self, clouds: Mapping[str, int], policy: Policy | None = None) -> World:
+        """A consistent snapshot. `clouds`: configured providers, and how many instances each may make at once."""
         async with self._database.read() as connection:
             job_rows = await connection.execute(sa.select(jobs).where(jobs.c.status == JobStatus.QUEUED))
             return World(
                 jobs=tuple(to_job(row) for row in job_rows),
                 instances=tuple(await instance_rows.alive(connection)),
                 pools=tuple(to_pool(row) for row in await connection.execute(POOL_QUERY)),
-                hosts=tuple(
-                    to_host(row, connected=row.name in connected) for row in await connection.execute(sa.select(hosts))
-                ),
+                hosts=tuple(to_host(row) for row in await connection.execute(sa.select(hosts))),
                 clouds=clouds,
                 entities=tuple(to_entity(row) for row in await connection.execute(sa.select(entities))),
                 policy=policy or Policy(),
             )
 
-    async def tell(self, board: Board, changes: Changes, connected: Collection[str]) -> list[Instance]:
+    async def tell(self, board: Board, changes: Changes) -> list[Instance]:
         """Bring a board up to date with the changed rows; returns the changed instances that are not deleted."""
         async with self._database.read() as connection:
             if changes.catalog:
@@ -63,7 +59,7 @@ class Planning:
                     board.put_pool(to_pool(row))
             for part in _parts(changes.hosts):
                 for row in await connection.execute(sa.select(hosts).where(hosts.c.name.in_(part))):
-                    board.put_host(to_host(row, connected=row.name in connected))
+                    board.put_host(to_host(row))
             alive: list[Instance] = []
             for part in _parts(changes.instances):
                 alive += await instance_rows.by_ids(connection, part, lock=False)
@@ -77,16 +73,21 @@ class Planning:
             board.put_instance(instance)
         return [instance for instance in alive if instance.status is not Status.DELETED]
 
+    @retried
     async def commit(self, plan: Plan) -> list[Instance]:
         """Write the plan's creates in one transaction; those whose ground has gone meanwhile are left out.
 
         Returns the instances that now are to be made. The next plan starts from what is in the database, so what was
         left out is thought over again.
+
+        Raises:
+            LeaseLost: it is not for this process to plan. Nothing was written.
         """
         if not plan.creates:
             return []
         now = self._clock()
         async with self._database.write() as connection:
+            await self._lease.check(connection)
             creates = await _still_right(connection, plan.creates)
             made = [self._instance(create, now) for create in creates]
             entries = [
@@ -141,8 +142,9 @@ async def _still_right(connection: AsyncConnection, creates: Sequence[Create]) -
     queued = set(
         await connection.scalars(sa.select(jobs.c.id).where(jobs.c.id.in_(job_ids), jobs.c.status == JobStatus.QUEUED))
     )
-    rows = await connection.execute(sa.select(pools.c.id, pools.c.max_runners, pools.c.enabled).with_for_update())
-    room = {row.id: row.max_runners if row.enabled else 0 for row in rows if row.id in pool_ids}
+    locked = sa.select(pools.c.id, pools.c.max_runners, pools.c.enabled).where(pools.c.id.in_(pool_ids))
+    rows = await connection.execute(locked.order_by(pools.c.id).with_for_update())
+    room = {row.id: row.max_runners if row.enabled else 0 for row in rows}
     counted = await connection.execute(
         sa.select(instances.c.pool_id, sa.func.count().label("used"))
         .where(instances.c.pool_id.in_(pool_ids), instances.c.status != Status.DELETED)

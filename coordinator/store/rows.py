@@ -142,14 +142,14 @@ def to_pool(row: Row) -> Pool:
     )
 
 
-def to_host(row: Row, *, connected: bool) -> Host:
+def to_host(row: Row) -> Host:
     drivers = msgspec.json.decode(row.drivers, type=dict[str, DriverInfo])
     return Host(
         name=row.name,
         arch=row.arch,
         capacity=Resources(row.vcpus, row.memory_mib, row.disk_gib),
         drivers={name: frozenset(info.images) for name, info in drivers.items()},
-        connected=connected,
+        connected=row.coordinator != "",
         failures=row.failures,
         cool_until=row.cool_until,
     )

@@ -170,6 +170,28 @@ hosts = sa.Table(
     _time("last_seen"),
     sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
     _time("cool_until", nullable=True),
+    # Which coordinator holds its stream (empty: none), that stream's number there, and the agent's process on it.
+    sa.Column("coordinator", Plain, nullable=False, server_default=""),
+    sa.Column("stream", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("agent_run", Plain, nullable=False, server_default=""),
+)
+
+# Processes that serve this installation. Times are the database's, in microseconds since 1970.
+coordinators = sa.Table(
+    "coordinators",
+    metadata,
+    _id(),
+    sa.Column("expires_at", sa.BigInteger, nullable=False),
+)
+
+# One row: who plans. The fencing number counts holders.
+planning_lease = sa.Table(
+    "planning_lease",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    _text("holder"),
+    sa.Column("fencing", sa.BigInteger, nullable=False),
+    sa.Column("expires_at", sa.BigInteger, nullable=False),
 )
 
 jobs = sa.Table(

@@ -8,16 +8,21 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from coordinator.store.catalog import Catalog
+from coordinator.store.changed import Changes
 from coordinator.store.database import Database, DatabaseUnusable
 from coordinator.store.feed import Feed
 from coordinator.store.history import History
 from coordinator.store.hosts import Hosts
 from coordinator.store.instances import Instances
+from coordinator.store.lease import Lease
 from coordinator.store.ledger import Ledger
-from coordinator.store.migrate import migrate
+from coordinator.store.listener import Listener
+from coordinator.store.members import Members
+from coordinator.store.migrate import migrate, only_one_at_a_time
 from coordinator.store.planning import Planning
 from coordinator.store.schema import controller
 from coordinator.store.sealing import Sealer, load_or_make_key
+from coordinator.store.telling import Told
 from coordinator.store.timelines import Notes
 from hostler.errors import HostlerError
 
@@ -40,14 +45,18 @@ class Store:
         self._sealer = sealer
         self._clock = clock
         self._new_id = new_id
+        self.me = database.me
         self.feed = Feed()
         database.on_change = self.feed.changed
+        self.lease = Lease(self.me)
+        self.lease.on_change = lambda: self.feed.changed(Changes(everything=True))
+        self.members = Members(database, self.lease, self.me)
         self.notes = Notes(database, self.feed)
         self.ledger = Ledger(database, self.feed, self.notes, clock, new_id)
-        self.instances = Instances(database, sealer, self.feed, clock, chance)
-        self.planning = Planning(database, self.feed, clock, new_id)
+        self.instances = Instances(database, sealer, self.feed, self.lease, clock, chance)
+        self.planning = Planning(database, self.feed, self.lease, clock, new_id)
         self.catalog = Catalog(database, sealer, new_id)
-        self.hosts = Hosts(database)
+        self.hosts = Hosts(database, self.me)
         self.history = History(database)
         self.controller_id = ""
         self.instance_token_key = b""
@@ -58,6 +67,7 @@ class Store:
     async def open(self) -> None:
         await migrate(self._database)
         async with self._database.write() as connection:
+            await only_one_at_a_time(connection)
             row = (await connection.execute(sa.select(controller))).first()
             if row is None:
                 self.controller_id = self._new_id()
@@ -68,6 +78,10 @@ class Store:
             else:
                 self.controller_id = row.id
                 self.instance_token_key = self._sealer.open(row.instance_token_key, f"controller:{row.id}")
+
+    def listener(self, hear: Callable[[Told], None], missed: Callable[[], None]) -> Listener:
+        """What hears the other coordinators on this PostgreSQL."""
+        return Listener(self._database.url, self.me, hear, missed)
 
     async def close(self) -> None:
         await self.notes.close()
@@ -87,7 +101,7 @@ async def open_store(
     Raises:
         HostlerError: key file or database cannot be used.
     """
-    database = Database(url)
+    database = Database(url, me=new_id())
     store = Store(database, Sealer(load_or_make_key(data_dir / KEY_FILE)), clock=clock, new_id=new_id, chance=chance)
     try:
         await store.open()

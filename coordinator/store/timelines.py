@@ -10,6 +10,7 @@ from coordinator.domain.changes import Step
 from coordinator.domain.timeline import Entry
 from coordinator.store.database import Database
 from coordinator.store.feed import Feed
+from coordinator.store.retrying import retried
 from coordinator.store.rows import from_entry
 from coordinator.store.schema import timeline
 
@@ -60,8 +61,12 @@ class Notes:
         async with self._writing:
             entries, self._entries = self._entries, []
             if entries:
-                async with self._database.write() as connection:
-                    await append(connection, entries)
+                await self._write(entries)
+
+    @retried
+    async def _write(self, entries: Sequence[Entry]) -> None:
+        async with self._database.write() as connection:
+            await append(connection, entries)
 
     async def close(self) -> None:
         async with self._writing:  # a write under way is not cut off

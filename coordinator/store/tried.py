@@ -1,4 +1,8 @@
-"""Keeping with a job what became of the machines that were made for it."""
+"""Keeping with a job what became of the machines that were made for it.
+
+Everywhere else jobs are locked before instances. Here the instance is locked already, so a job that is locked by
+another transaction is not waited for (`nowait`): this one is rolled back and tried again.
+"""
 
 from datetime import datetime
 
@@ -20,10 +24,9 @@ async def failed(connection: AsyncConnection, instance: Instance, now: datetime,
     """A machine came to nothing: count it for the job it was made for, if that still waits."""
     if not instance.for_job:
         return
-    query = sa.select(jobs).where(jobs.c.id == instance.for_job, jobs.c.status == JobStatus.QUEUED).with_for_update()
-    row = (await connection.execute(query)).first()
-    if row is not None:
-        await _save(connection, tries.failed(to_job(row), now, fault))
+    job = await _lock(connection, instance.for_job)
+    if job is not None:
+        await _save(connection, tries.failed(job, now, fault))
 
 
 async def may_have_run(connection: AsyncConnection, instance: Instance, now: datetime) -> None:
@@ -31,10 +34,21 @@ async def may_have_run(connection: AsyncConnection, instance: Instance, now: dat
     query = sa.select(jobs).where(
         jobs.c.status == JobStatus.QUEUED, jobs.c.entity_id == instance.entity_id, jobs.c.retry_at.is_(None)
     )
-    rows = await connection.execute(query.order_by(jobs.c.queued_at, jobs.c.id).limit(_LOOKED_AT).with_for_update())
-    job = next((job for job in map(to_job, rows) if serve(instance.labels, job.labels)), None)
-    if job is not None:
-        await _save(connection, tries.may_have_run(job, now))
+    rows = await connection.execute(query.order_by(jobs.c.queued_at, jobs.c.id).limit(_LOOKED_AT))
+    for seen in map(to_job, rows.all()):
+        if not serve(instance.labels, seen.labels):
+            continue
+        job = await _lock(connection, seen.id)
+        if job is not None and job.retry_at is None:
+            await _save(connection, tries.may_have_run(job, now))
+            return
+
+
+async def _lock(connection: AsyncConnection, job_id: str) -> Job | None:
+    """The job, if it still waits."""
+    query = sa.select(jobs).where(jobs.c.id == job_id, jobs.c.status == JobStatus.QUEUED)
+    row = (await connection.execute(query.with_for_update(nowait=True))).first()
+    return to_job(row) if row else None
 
 
 async def _save(connection: AsyncConnection, job: Job) -> None:

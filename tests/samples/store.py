@@ -1,4 +1,4 @@
-"""An open store on SQLite in a temporary directory, with a clock that a test moves and a declared repository."""
+"""An open store with a clock that a test moves and a declared repository; SQLite where no other URL is given."""
 
 import itertools
 from collections.abc import AsyncIterator
@@ -72,13 +72,14 @@ class Clock:
 
 
 class Ids:
-    """UUID-shaped, in order, never twice."""
+    """UUID-shaped, in order, never twice; of another `kind`, others."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: int = 0) -> None:
+        self._kind = kind
         self._numbers = itertools.count(1)
 
     def __call__(self) -> str:
-        return f"00000000-0000-4000-8000-{next(self._numbers):012x}"
+        return f"{self._kind:08x}-0000-4000-8000-{next(self._numbers):012x}"
 
 
 class Sample:
@@ -93,19 +94,26 @@ class Sample:
         self.pool: Pool
 
     async def fill(self) -> None:
+        """Plan and be connected to the host; the catalog is filled where it is empty."""
+        await self.store.members.beat({})
         await self.apply(DOCUMENT)
+        await self.look()
+        await self.store.hosts.present(self.host(), 1, "agent")
+
+    async def look(self) -> None:
+        """At what is declared."""
         entity = (await self.store.catalog.entities())[0]
         self.entity_id, self.endpoint_id = entity.id, entity.endpoint_id
         self.pool = (await self.store.catalog.pools())[0]
-        await self.store.hosts.present(
-            HostRecord(
-                name="host-1",
-                arch="amd64",
-                capacity=Resources(16, 32768, 500),
-                drivers={"libvirt": DriverInfo("tcg", ["debian"])},
-                agent_version="0",
-                last_seen=self.clock(),
-            )
+
+    def host(self, name: str = "host-1") -> HostRecord:
+        return HostRecord(
+            name=name,
+            arch="amd64",
+            capacity=Resources(16, 32768, 500),
+            drivers={"libvirt": DriverInfo("tcg", ["debian"])},
+            agent_version="0",
+            last_seen=self.clock(),
         )
 
     async def apply(self, document: str) -> list[str]:
@@ -143,14 +151,20 @@ class Sample:
 
 
 @asynccontextmanager
-async def open_sample(directory: Path) -> AsyncIterator[Sample]:
-    clock = Clock()
-    store = await open_store(
-        f"sqlite:///{directory}/hostler.db", directory, clock=clock, new_id=Ids(), chance=lambda: 0.0
-    )
-    try:
-        sample = Sample(store, clock, directory)
+async def open_sample(directory: Path, url: str = "") -> AsyncIterator[Sample]:
+    """The sample whose coordinator plans."""
+    async with open_bare(directory, url) as sample:
         await sample.fill()
         yield sample
+
+
+@asynccontextmanager
+async def open_bare(directory: Path, url: str = "", kind: int = 0) -> AsyncIterator[Sample]:
+    """A store that has done nothing yet; `kind`: of its ids, where several are on one database."""
+    clock = Clock()
+    url = url or f"sqlite:///{directory}/hostler.db"
+    store = await open_store(url, directory, clock=clock, new_id=Ids(kind), chance=lambda: 0.0)
+    try:
+        yield Sample(store, clock, directory)
     finally:
         await store.close()

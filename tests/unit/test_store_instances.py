@@ -77,7 +77,7 @@ async def test_a_repeated_phase_is_in_the_timeline_once(sample: Sample) -> None:
 async def test_a_failed_machine_cools_its_host_and_machines_that_fail_together_count_once(sample: Sample) -> None:
     for machine in [await sample.instance(number) for number in (1, 2, 3)]:
         await _reach(sample, machine, Phase.FAILED, detail="no disk")
-    world = await sample.store.planning.world({"host-1"}, {})
+    world = await sample.store.planning.world({})
     assert world.hosts[0].failures == 1
     assert world.hosts[0].cool_until == sample.clock() + timedelta(seconds=0.5)
     assert world.pools[0].failures == 0
@@ -85,7 +85,7 @@ async def test_a_failed_machine_cools_its_host_and_machines_that_fail_together_c
     for machine in world.instances:
         await _reach(sample, machine, Phase.DELETED)
     await _reach(sample, await sample.instance(4), Phase.FAILED)
-    assert (await sample.store.planning.world({"host-1"}, {})).hosts[0].failures == 2
+    assert (await sample.store.planning.world({})).hosts[0].failures == 2
 
 
 async def test_a_machine_that_stops_early_cools_its_pool_and_one_that_comes_up_heals_both(sample: Sample) -> None:
@@ -177,19 +177,21 @@ async def test_a_command_is_begun_only_while_it_still_makes_sense(sample: Sample
 async def test_a_plan_is_made_of_what_is_there_and_names_are_unique(sample: Sample) -> None:
     for number in range(1, 5):
         await sample.queue(number)
-    decided = plan(await sample.store.planning.world({"host-1"}, {}), sample.clock())
+    decided = plan(await sample.store.planning.world({}), sample.clock())
     made = await sample.store.planning.commit(decided)
     assert len(made) == 3
     assert len({machine.name for machine in made}) == 3
     assert all(machine.name.startswith("hostler-") and len(machine.name) == 20 for machine in made)
     assert [wait.code for wait in decided.waits] == ["no_room"]
-    world = await sample.store.planning.world({"host-1"}, {})
+    world = await sample.store.planning.world({})
     assert sorted(world.instances, key=lambda i: i.id) == sorted(made, key=lambda i: i.id)
     assert plan(world, sample.clock()).creates == ()
 
 
 async def test_an_unconnected_host_is_told_as_such(sample: Sample) -> None:
-    assert not (await sample.store.planning.world(set(), {})).hosts[0].connected
+    assert (await sample.store.planning.world({})).hosts[0].connected
+    await sample.store.hosts.left("host-1", 1, sample.clock())
+    assert not (await sample.store.planning.world({})).hosts[0].connected
 
 
 @pytest.mark.parametrize("status", [JobStatus.IN_PROGRESS, JobStatus.COMPLETED])
@@ -217,9 +219,9 @@ async def test_a_create_whose_pool_is_full_or_disabled_is_left_out(sample: Sampl
 async def test_a_host_that_presents_itself_again_keeps_its_failures(sample: Sample) -> None:
     await _reach(sample, await sample.instance(), Phase.FAILED)
     record = (await sample.store.hosts.all())[0]
-    await sample.store.hosts.present(msgspec.structs.replace(record, agent_version="1"))
+    await sample.store.hosts.present(msgspec.structs.replace(record, agent_version="1"), 2, "agent")
     assert [host.agent_version for host in await sample.store.hosts.all()] == ["1"]
-    assert (await sample.store.planning.world(set(), {})).hosts[0].failures == 1
+    assert (await sample.store.planning.world({})).hosts[0].failures == 1
 
 
 async def test_a_console_is_kept_and_replaced(sample: Sample) -> None:

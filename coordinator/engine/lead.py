@@ -1,0 +1,101 @@
+"""What the holder of the planning lease does besides: it plans, and acts for clouds and at the forges."""
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+
+from coordinator.domain.instance import BOOTING, COMING, Instance
+from coordinator.domain.planner import plan_on
+from coordinator.domain.planning.board import Board
+from coordinator.domain.world import Moment, Plan, Policy, Retire
+from coordinator.engine.budgets import Budgets
+from coordinator.engine.cloud import CloudExecutor
+from coordinator.engine.errands import Errands
+from coordinator.engine.hands import CREATES, DELETES, Hands
+from coordinator.engine.registrar import Registrar
+from coordinator.store.changed import Changes
+from coordinator.store.store import Store
+
+
+class Lead:
+    """One term: from the moment the lease is got until it is lost."""
+
+    def __init__(
+        self,
+        store: Store,
+        hands: Hands,
+        cloud: CloudExecutor,
+        registrar: Registrar,
+        budgets: Budgets,
+        policy: Policy,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._store = store
+        self._hands = hands
+        self._cloud = cloud
+        self._registrar = registrar
+        self._budgets = budgets
+        self._policy = policy
+        self._clock = clock
+        self._errands = Errands(lambda instance_id: store.feed.changed(Changes(instances={instance_id})))
+        self.board = Board(policy, {})
+        self.decided = Plan()
+
+    async def plan(self, changes: Changes) -> datetime | None:
+        """Take in what changed, plan, commit and act; returns when to plan again though nothing happens.
+
+        The first call must be with `everything`.
+
+        Raises:
+            LeaseLost: the plan was not committed; this term is over.
+        """
+        instances = await self._take_in(changes)
+        now = self._clock()
+        decided = plan_on(self.board, Moment(now, self._budgets.now(now)))
+        made = await self._store.planning.commit(decided)
+        for instance in made:
+            self.board.put_instance(instance)
+            self._budgets.spend(self.board.entity(instance.entity_id).credentials_id, now)
+        self.decided = decided
+        for instance in [*made, *instances]:
+            self._act_on(instance)
+        self._retire(decided.retires)
+        self._hands.keep_only(self.board.instances.keys())
+        self._registrar.keep_only(self.board.instances.keys())
+        return decided.wake_at
+
+    async def close(self) -> None:
+        """Let go of everything under way: the next holder begins it again."""
+        await self._errands.close()
+
+    async def _take_in(self, changes: Changes) -> Iterable[Instance]:
+        """Bring the board up to date; returns the instances to act on."""
+        if changes.everything or changes.catalog:
+            self._budgets.limit(await self._store.catalog.registration_limits())
+        if changes.everything:
+            self.board = Board.of(await self._store.planning.world(self._cloud.capacities(), self._policy))
+            return self.board.instances.values()
+        return await self._store.planning.tell(self.board, changes)
+
+    def _act_on(self, instance: Instance) -> None:
+        pool = self.board.pools[instance.pool_id]
+        if instance.provider not in self._cloud.clouds:
+            self._hands.act(instance, pool)
+        elif instance.status in CREATES:
+            self._errands.ensure("create", instance.id, self._cloud.create(instance, pool))
+        elif instance.status in DELETES:
+            self._errands.ensure("delete", instance.id, self._cloud.delete(instance, pool))
+        if instance.status in COMING and instance.runner_status in BOOTING and not instance.forge_runner_id:
+            self._errands.ensure("configure", instance.id, self._registrar.configure(instance, pool))
+        if instance.status in DELETES:
+            self._errands.ensure("forget", instance.id, self._registrar.forget(instance))
+
+    def _retire(self, retires: Iterable[Retire]) -> None:
+        for retire in retires:
+            instance = self.board.instances[retire.instance_id]
+            self._errands.ensure("retire", instance.id, self._let_go(instance, retire))
+
+    async def _let_go(self, instance: Instance, retire: Retire) -> None:
+        if await self._registrar.may_go(instance):
+            await self._store.instances.retire(instance.id, retire.reason, failed=retire.failed)
+        else:
+            await self._store.instances.mark_busy(instance.id)
