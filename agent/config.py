@@ -117,7 +117,10 @@ def load(path: Path) -> AgentConfig:
     asked = [name for name in _MODULES if getattr(named, name) is not None]
     if len(asked) != 1:
         found = " and ".join(f"[{name}]" for name in asked) or "neither"
-        raise ConfigError(f"{path}: exactly one of [libvirt] and [simulated] is needed, found {found}")
+        raise ConfigError(
+            f"{path}: exactly one of [libvirt] and [simulated] is needed, found {found}",
+            hint="these two tables are the drivers that there are",
+        )
     return load_file(path, _kind_for(asked[0], path))
 
 

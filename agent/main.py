@@ -28,7 +28,9 @@ def main() -> None:
             settings.check_files()
             asyncio.run(_serve(daemon.Agent(settings, provider)))
     except HostlerError as error:
-        sys.stderr.write(f"hostler-agent: {error}\n")
+        # What the file's own reading does not find is told by key alone.
+        file = f"{asked.config}: " if str(error).startswith("key '") else ""
+        sys.stderr.write(f"hostler-agent: {file}{error}\n")
         sys.exit(EXIT_CONFIG if asked.check or isinstance(error, ConfigError) else EXIT_FAILED)
 
 

@@ -84,6 +84,8 @@ def fold(job: Job | None, event: JobEvent, new_id: str) -> Job | None:
             conclusion=event.conclusion,
             html_url=event.html_url,
         )
+    if event.entity_id != job.entity_id:
+        return None  # whoever has one repository's secret must not speak of another's jobs
     # A late event takes nothing back, but may tell what the ones before it left out.
     told = msgspec.structs.replace(
         job,

@@ -1,15 +1,23 @@
 """Serving the HTTP application within this process's event loop. Why uvicorn: docs/decisions/http-server.md."""
 
 import asyncio
+import errno
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Final
 
 import uvicorn
 from litestar import Litestar
 
+from coordinator.http.guarded import GuardedProtocol
 from hostler.config import host_and_port
 from hostler.errors import HostlerError
+
+_HINTS: Final = {
+    errno.EADDRINUSE: "is another program listening there? choose another http.bind",
+    errno.EADDRNOTAVAIL: "this machine has no such address (yet); if it is the agent's bridge, start the agent first",
+}
 
 
 class CannotListen(HostlerError):
@@ -35,6 +43,7 @@ async def serve(app: Litestar, bind: str) -> AsyncIterator[None]:
     listener = _listen(bind)
     config = uvicorn.Config(
         app,
+        http=GuardedProtocol,
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -62,6 +71,6 @@ def _listen(bind: str) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        hint = "is another program listening there? choose another http.bind"
+        hint = _HINTS.get(error.errno or 0, "choose another http.bind")
         raise CannotListen(f"http.bind: cannot listen on {bind}: {error.strerror}", hint=hint) from error
     return listener

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 import structlog
-from litestar import Response, post
+from litestar import MediaType, Response, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
@@ -113,7 +113,7 @@ class Webhooks:
         self._controller_id = controller_id
         self._clock = clock
 
-    async def receive(self, request: AnyRequest) -> Response[None]:
+    async def receive(self, request: AnyRequest) -> Response[bytes]:
         """Take one delivery.
 
         Raises:
@@ -124,17 +124,17 @@ class Webhooks:
         event = request.headers.get("x-github-event", "")
         if event != "workflow_job":
             log.debug("webhook ignored", github_event=event)
-            return Response(None, status_code=200)
+            return _taken()
         payload = parse(body)
         owner = await self._owner(payload)
         if owner is None:
-            return Response(None, status_code=200)
+            return _taken()
         if not signed_by(owner.secret, body, request.headers.get("x-hub-signature-256", "")):
             raise ApiError(401, "X-Hub-Signature-256 is missing or not the HMAC of the body with the webhook secret")
         job_event = to_event(payload, owner, received_at)
         if job_event is not None:
             await self._ledger.record(job_event)
-        return Response(None, status_code=200)
+        return _taken()
 
     async def _owner(self, payload: WorkflowJobPayload) -> WebhookOwner | None:
         """Whose event it claims to be; the signature then proves it."""
@@ -152,16 +152,21 @@ class Webhooks:
 
     def routes(self) -> list[HTTPRouteHandler]:
         @post("/webhooks", status_code=200)
-        async def webhook(request: AnyRequest) -> Response[None]:
+        async def webhook(request: AnyRequest) -> Response[bytes]:
             return await self.receive(request)
 
         @post("/webhooks/{controller_id:str}", status_code=200)
-        async def webhook_of_controller(request: AnyRequest, controller_id: FromPath[str]) -> Response[None]:
+        async def webhook_of_controller(request: AnyRequest, controller_id: FromPath[str]) -> Response[bytes]:
             if controller_id != self._controller_id:
-                return Response(None, status_code=200)
+                return _taken()
             return await self.receive(request)
 
         return [webhook, webhook_of_controller]
+
+
+def _taken() -> Response[bytes]:
+    """200 and nothing else, as GARM answers whether the event was of use or not."""
+    return Response(b"", status_code=200, media_type=MediaType.TEXT)
 
 
 async def read_limited(request: AnyRequest) -> bytes:

@@ -60,7 +60,12 @@ class ImageFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def _subnet(value: str) -> IPv4Network:
-    subnet = IPv4Network(value)
+    try:
+        subnet = IPv4Network(value)
+    except ValueError:
+        raise ValueError(
+            f"'{value}' is not a private IPv4 network with a prefix from /16 to /29, for example 10.213.0.0/22"
+        ) from None
     check(subnet.is_private, f"'{value}' is not a private network")
     check(16 <= subnet.prefixlen <= 29, f"'{value}' must have a prefix from /16 to /29")
     return subnet

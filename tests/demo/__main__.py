@@ -25,9 +25,9 @@ from tests.demo.stop import clear, end
 from tests.demo.traces import settings
 
 _GITHUB: Final = """\
-The same with a real GitHub repository: copy docs/examples/ (coordinator.toml, agent.toml, fleet.toml), put the
-repository's name, a token with 'Administration: read and write' and the webhook's secret into fleet.toml, and
-follow "Point it at GitHub" in README.md.
+The same with a real GitHub repository: the files in docs/examples/ say what to set, and "Point it at GitHub" in
+README.md goes through it in seven steps. It takes a token with "Administration: read and write" on the
+repository and a webhook secret, each in a file of its own.
 """
 
 

@@ -155,3 +155,40 @@ async def test_an_address_in_use_is_said_with_its_key(wire: Wire) -> None:
     with pytest.raises(CannotListen, match=rf"http\.bind: cannot listen on 127\.0\.0\.1:{wire.port}: Address already"):
         async with serve(wire.site.app, f"127.0.0.1:{wire.port}"):
             pytest.fail("it listens twice")
+
+
+async def test_a_head_that_does_not_end_is_refused_before_it_fills_the_memory(wire: Wire) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", wire.port)
+    try:
+        writer.write(b"POST /webhooks HTTP/1.1\r\nHost: coordinator\r\nX-Long: ")
+        writer.write(b"x" * 65 * 1024)
+        async with asyncio.timeout(20):
+            head = await reader.read(1024)
+        assert b" 431 " in head.split(b"\r\n")[0]
+    finally:
+        writer.close()
+
+
+async def test_a_head_that_takes_too_long_is_not_waited_for(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coordinator.http.guarded.LONGEST_HEAD_SECONDS", 0.2)
+    reader, writer = await asyncio.open_connection("127.0.0.1", wire.port)
+    try:
+        writer.write(b"POST /webhooks HTTP/1.1\r\nHost: coord")
+        async with asyncio.timeout(10):
+            head = await reader.read(1024)
+        assert b" 408 " in head.split(b"\r\n")[0]
+    finally:
+        writer.close()
+
+
+async def test_a_connection_that_is_kept_takes_one_request_after_the_other(wire: Wire) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", wire.port)
+    try:
+        for _ in range(3):
+            writer.write(b"POST /webhooks HTTP/1.1\r\nHost: c\r\nX-GitHub-Event: ping\r\nContent-Length: 2\r\n\r\n{}")
+            async with asyncio.timeout(10):
+                head = await reader.readuntil(b"\r\n\r\n")
+            assert b" 200 " in head.split(b"\r\n")[0]
+            assert b"content-length: 0" in head.lower()
+    finally:
+        writer.close()
