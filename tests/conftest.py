@@ -1,11 +1,14 @@
 """For all tests: quiet logs, a reproducible Hypothesis, and no silent skips where nothing may skip."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from hostler import logs
+from tests.real.postgres import Postgres, postgres
 
 settings.register_profile("ci", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("here", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
@@ -14,6 +17,40 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 def pytest_configure() -> None:
     logs.configure("warning")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--postgres", action="store_true", help="run the tests of the store on PostgreSQL as well")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "database_url" in metafunc.fixturenames:
+        also = ["postgresql"] if metafunc.config.getoption("--postgres") else []
+        metafunc.parametrize("database_url", ["sqlite", *also], indirect=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    with postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def empty_database_url(database_url: str, request: pytest.FixtureRequest) -> str:
+    """Of a database without tables."""
+    if database_url.startswith("sqlite"):
+        return database_url
+    server: Postgres = request.getfixturevalue("postgres_server")
+    return server.empty()
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of a database with the tables in it: SQLite, and where asked for PostgreSQL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/hostler.db"
+    server: Postgres = request.getfixturevalue("postgres_server")
+    return server.migrated()
 
 
 @pytest.hookimpl(trylast=True)

@@ -12,8 +12,8 @@ from tests.samples.store import DOCUMENT, FORGE_TOKEN, WEBHOOK_SECRET, Sample, o
 
 
 @pytest.fixture
-async def sample(tmp_path: Path) -> AsyncIterator[Sample]:
-    async with open_sample(tmp_path) as opened:
+async def sample(tmp_path: Path, database_url: str) -> AsyncIterator[Sample]:
+    async with open_sample(tmp_path, database_url) as opened:
         yield opened
 
 

@@ -1,7 +1,8 @@
 """The database itself: migrations, durability, sealed secrets, and errors at opening that say what to do."""
 
 import os
-import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from coordinator.domain.changes import Phase
 from coordinator.domain.job import JobStatus
+from coordinator.store.alone import AnotherCoordinator, alone
 from coordinator.store.database import Database, DatabaseUnusable, driver_url
 from coordinator.store.instances import PhaseFact
 from coordinator.store.migrate import migrate
@@ -29,8 +31,15 @@ async def _open(directory: Path, url: str = "") -> Store:
     )
 
 
-async def test_the_migrations_lead_to_the_tables_of_the_program(tmp_path: Path) -> None:
-    database = Database(f"sqlite:///{tmp_path}/hostler.db")
+@asynccontextmanager
+async def _database(url: str) -> AsyncIterator[Database]:
+    database = Database(url)
+    yield database
+    await database.close()
+
+
+async def test_the_migrations_lead_to_the_tables_of_the_program(empty_database_url: str) -> None:
+    database = Database(empty_database_url)
 
     def differences(connection: sa.Connection) -> list[object]:
         return list(compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), metadata))
@@ -45,14 +54,15 @@ async def test_the_migrations_lead_to_the_tables_of_the_program(tmp_path: Path) 
     await database.close()
 
 
-async def test_a_database_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
-    await (await _open(tmp_path)).close()
-    with sqlite3.connect(tmp_path / "hostler.db") as plain:
-        plain.execute("UPDATE alembic_version SET version_num = '9999'")
+async def test_a_database_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path, database_url: str) -> None:
+    await (await _open(tmp_path, database_url)).close()
+    async with _database(database_url) as plain, plain.write() as connection:
+        await connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(DatabaseUnusable, match=r"schema 9999.*written by a newer version"):
-        await _open(tmp_path)
-    with sqlite3.connect(tmp_path / "hostler.db") as plain:
-        assert plain.execute("SELECT version_num FROM alembic_version").fetchall() == [("9999",)]
+        await _open(tmp_path, database_url)
+    async with _database(database_url) as plain, plain.read() as connection:
+        versions = await connection.scalars(sa.text("SELECT version_num FROM alembic_version"))
+        assert versions.all() == ["9999"]
 
 
 async def test_every_connection_writes_ahead_and_syncs_each_commit(tmp_path: Path) -> None:
@@ -64,11 +74,11 @@ async def test_every_connection_writes_ahead_and_syncs_each_commit(tmp_path: Pat
     await store.close()
 
 
-async def test_the_controller_stays_who_it_is(tmp_path: Path) -> None:
-    first = await _open(tmp_path)
+async def test_the_controller_stays_who_it_is(tmp_path: Path, database_url: str) -> None:
+    first = await _open(tmp_path, database_url)
     who, key = first.controller_id, first.instance_token_key
     await first.close()
-    second = await _open(tmp_path)
+    second = await _open(tmp_path, database_url)
     assert (second.controller_id, second.instance_token_key) == (who, key)
     assert len(key) == 32
     await second.close()
@@ -159,11 +169,28 @@ def test_a_key_of_a_wrong_length_is_refused(tmp_path: Path, content: bytes) -> N
         load_or_make_key(tmp_path / KEY_FILE)
 
 
-async def test_a_database_is_not_opened_with_another_key(tmp_path: Path) -> None:
-    await (await _open(tmp_path)).close()
+async def test_a_database_is_not_opened_with_another_key(tmp_path: Path, database_url: str) -> None:
+    await (await _open(tmp_path, database_url)).close()
     (tmp_path / KEY_FILE).write_bytes(os.urandom(32))
     with pytest.raises(SealBroken):
-        await _open(tmp_path)
+        await _open(tmp_path, database_url)
+
+
+def test_a_second_coordinator_on_one_sqlite_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/hostler.db"
+    with alone(url):
+        with pytest.raises(AnotherCoordinator, match=r"another coordinator uses.*several.*need PostgreSQL"), alone(url):
+            raise AssertionError("two at once")
+        with alone(f"sqlite:///{tmp_path}/other.db"):
+            pass
+    with alone(url):
+        pass
+
+
+def test_several_may_use_one_postgresql() -> None:
+    url = "postgresql://user@host/name"
+    with alone(url), alone(url):
+        pass
 
 
 def _contents(directory: Path) -> dict[str, bytes]:

@@ -14,13 +14,12 @@ from coordinator.domain.instance import RunnerStatus, Status
 from coordinator.domain.job import Job, JobEvent, JobStatus
 from coordinator.store.batch import Batcher
 from coordinator.store.schema import timeline
-from coordinator.store.store import open_store
-from tests.samples.store import Clock, Ids, Sample, open_sample
+from tests.samples.store import Sample, open_bare, open_sample
 
 
 @pytest.fixture
-async def sample(tmp_path: Path) -> AsyncIterator[Sample]:
-    async with open_sample(tmp_path) as opened:
+async def sample(tmp_path: Path, database_url: str) -> AsyncIterator[Sample]:
+    async with open_sample(tmp_path, database_url) as opened:
         yield opened
 
 
@@ -62,13 +61,10 @@ async def test_more_than_one_batch_holds_is_written_in_several(sample: Sample) -
     assert len(await sample.store.history.jobs(completed=True)) == 1200
 
 
-async def test_what_is_recorded_is_on_disk_for_another_process(sample: Sample) -> None:
+async def test_what_is_recorded_is_on_disk_for_another_process(sample: Sample, database_url: str) -> None:
     job = await sample.queue()
-    other = await open_store(
-        f"sqlite:///{sample.directory}/hostler.db", sample.directory, clock=Clock(), new_id=Ids(), chance=lambda: 0.0
-    )
-    assert await other.history.job(job.id) == job
-    await other.close()
+    async with open_bare(sample.directory, database_url, kind=1) as other:
+        assert await other.store.history.job(job.id) == job
 
 
 async def test_an_event_that_cannot_be_written_takes_no_other_with_it(sample: Sample) -> None:
@@ -193,8 +189,8 @@ async def test_a_commit_wakes_the_engine_and_tells_the_watchers(sample: Sample) 
     assert not sample.store.feed._watchers
 
 
-async def test_notes_share_a_commit_and_are_kept_when_the_store_closes(tmp_path: Path) -> None:
-    async with open_sample(tmp_path) as sample:
+async def test_notes_share_a_commit_and_are_kept_when_the_store_closes(tmp_path: Path, database_url: str) -> None:
+    async with open_sample(tmp_path, database_url) as sample:
         sample.store.notes._delay_seconds = 60.0  # only what is asked for is written
         jobs = [await sample.queue(number) for number in (1, 2, 3)]
         with commits(sample) as seen:
@@ -202,6 +198,6 @@ async def test_notes_share_a_commit_and_are_kept_when_the_store_closes(tmp_path:
             await sample.store.notes.flush()
         assert len(seen) == 1
         last = await sample.queue(4)
-    async with open_sample(tmp_path) as sample, sample.store._database.read() as connection:
+    async with open_sample(tmp_path, database_url) as sample, sample.store._database.read() as connection:
         query = sa.select(timeline.c.job_id).where(timeline.c.step == Step.COMMITTED)
         assert set(await connection.scalars(query)) == {job.id for job in [*jobs, last]}
