@@ -151,6 +151,23 @@ def test_a_pool_that_does_not_share_hosts_goes_where_no_stranger_is() -> None:
     assert "host a has machines of another repository" in decided.waits[0].reason
 
 
+def test_nobody_is_put_beside_the_machines_of_a_pool_that_does_not_share_hosts() -> None:
+    shy, other = pool("shy", share_hosts=False), pool("other", entity_id="entity-2")
+    alone = instance(1, pool_id=shy.id, host="a", job_id="x", runner_status=RunnerStatus.ACTIVE)
+    jobs = (job(1, entity_id="entity-2"), job(2, entity_id="entity-2"))
+    seen = told(world(jobs, (alone,), (shy, other), (host("a"), host("b", capacity=SMALL))))
+    decided = plan(seen, NOW)
+    assert [create.host for create in decided.creates] == ["b"]
+    assert "does not share hosts" in decided.waits[0].reason
+
+
+def test_two_of_one_plan_do_not_share_a_host_when_one_of_them_minds() -> None:
+    shy, other = pool("shy", share_hosts=False), pool("other", entity_id="entity-2")
+    jobs = (job(1), job(2, entity_id="entity-2"))
+    decided = plan(told(world(jobs, pools=(shy, other), hosts=(host("a"),))), NOW)
+    assert len(decided.creates) == 1
+
+
 def test_idle_runners_are_kept_beyond_what_the_jobs_need() -> None:
     seen = told(world((job(1),), pools=(pool(min_idle=2),), hosts=(BIG,)))
     decided = plan(seen, NOW)

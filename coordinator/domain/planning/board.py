@@ -37,7 +37,8 @@ class Board:
         self.of_entity: Counter[str] = Counter()
         self.making: Counter[str] = Counter()  # by host, and by cloud
         self.free: dict[str, Resources] = {}
-        self.strangers: defaultdict[str, Counter[str]] = defaultdict(Counter)  # host to entities
+        self.beside: defaultdict[str, Counter[tuple[str, str]]] = defaultdict(Counter)  # host to entities and pools
+        self.shy: set[str] = set()  # pools that do not share hosts
         self.serving: defaultdict[str, Counter[Labels]] = defaultdict(Counter)  # entity to labels
         self._idle: defaultdict[str, defaultdict[Labels, dict[str, datetime]]] = defaultdict(lambda: defaultdict(dict))
         self.serving_pool: defaultdict[str, dict[str, Instance]] = defaultdict(dict)
@@ -80,6 +81,10 @@ class Board:
             self.keepers.add(pool.id)
         else:
             self.keepers.discard(pool.id)
+        if pool.share_hosts:
+            self.shy.discard(pool.id)
+        else:
+            self.shy.add(pool.id)
         for instance in self.serving_pool[pool.id].values():
             self._date(instance)
         if pool.cool_until is not None:
@@ -232,8 +237,23 @@ class Board:
         if host:
             change = pool.resources if count > 0 else Resources() - pool.resources
             self.free[host] -= change
-            self.strangers[host][pool.entity_id] += count
+            self._count_beside(host, (pool.entity_id, pool.id), count)
             self.touch(host, fuller=count > 0)
+
+    def _count_beside(self, host: str, whose: tuple[str, str], count: int) -> None:
+        beside = self.beside[host]
+        beside[whose] += count
+        if not beside[whose]:
+            del beside[whose]
+
+    def has_strangers(self, host: str, pool: Pool) -> bool:
+        """Whether the host has machines of another entity that this pool's may not be beside: either may mind."""
+        if pool.share_hosts and not self.shy:
+            return False
+        return any(
+            entity_id != pool.entity_id and not (pool.share_hosts and other not in self.shy)
+            for entity_id, other in self.beside[host]
+        )
 
     def _tally(self, instance: Instance, count: int) -> None:
         self.in_pool[instance.pool_id] += count
@@ -243,7 +263,7 @@ class Board:
         if instance.host:
             free = self.free.get(instance.host, Resources())
             self.free[instance.host] = free - instance.resources if count > 0 else free + instance.resources
-            self.strangers[instance.host][instance.entity_id] += count
+            self._count_beside(instance.host, (instance.entity_id, instance.pool_id), count)
             self.touch(instance.host, fuller=count > 0)
         if instance.serves_demand:
             self.serving[instance.entity_id][instance.labels] += count

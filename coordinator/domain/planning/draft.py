@@ -149,10 +149,8 @@ class Draft:
         """Why a host with room for it does not take this pool's machine now; empty when it does."""
         if self.board.making[host.name] >= self.board.policy.creates_per_host:
             return f"is making {self.board.making[host.name]} machines, its limit"
-        if not pool.share_hosts and any(
-            count > 0 for entity, count in self.board.strangers[host.name].items() if entity != pool.entity_id
-        ):
-            return "has machines of another repository"
+        if self.board.has_strangers(host.name, pool):
+            return "has machines of another repository, and one of the two does not share hosts"
         return ""
 
     def _no_host(self, pool: Pool) -> str:
