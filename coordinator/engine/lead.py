@@ -95,7 +95,13 @@ class Lead:
             self._errands.ensure("retire", instance.id, self._let_go(instance, retire))
 
     async def _let_go(self, instance: Instance, retire: Retire) -> None:
-        if await self._registrar.may_go(instance):
-            await self._store.instances.retire(instance.id, retire.reason, failed=retire.failed)
+        """Deregister first; what has changed since the plan is kept, and thought over again."""
+        fresh = await self._store.instances.get(instance.id)
+        if fresh is None or fresh.runner_status is not instance.runner_status or fresh.job_id:
+            return
+        if await self._registrar.may_go(fresh):
+            await self._store.instances.retire(
+                instance.id, retire.reason, failed=retire.failed, only_if=instance.runner_status
+            )
         else:
             await self._store.instances.mark_busy(instance.id)

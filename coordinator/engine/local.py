@@ -43,10 +43,10 @@ class LocalExecutor:
         link = self._link(instance)
         if link is None:
             return
-        self._sent[instance.id] = (link, instance.generation)
         access = await self._store.catalog.forge_access(instance.entity_id)
         token = self._tokens.mint(instance, access.entity)
         data = scripts.user_data(instance, self._where, token)
+        self._sent[instance.id] = (link, instance.generation)
         link.send(wire.create_command(instance, pool.arch, self._where, token, data), lambda: self._note(instance))
 
     def _note(self, instance: Instance) -> None:

@@ -79,7 +79,15 @@ class Reconciler:
     async def _destroy_orphan(self, link: Link, instance_id: str) -> None:
         """A machine that nobody knows is destroyed, unless it becomes known within the grace."""
         await asyncio.sleep(self._orphan_grace.total_seconds())
-        if link.closed.is_set() or await self._store.instances.get(instance_id) is not None:
+        while not link.closed.is_set():
+            try:
+                if await self._store.instances.get(instance_id) is not None:
+                    return
+                break
+            except Exception:
+                log.exception("it cannot be told whether a machine is known", instance=instance_id)
+                await asyncio.sleep(self._orphan_grace.total_seconds())
+        if link.closed.is_set():
             return
         log.warning("destroying an orphaned machine", host=link.host, instance=instance_id)
         link.send(wire.delete_command(instance_id, _NO_GENERATION))

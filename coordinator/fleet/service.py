@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from typing import Any, Final
 
 import grpc
@@ -75,8 +74,7 @@ class FleetService(FleetServicer):
         finally:
             for task in tasks:
                 task.cancel()
-                with suppress(asyncio.CancelledError, grpc.RpcError):
-                    await task
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read(self, link: Link, messages: AsyncIterator[pb.AgentMessage], acks: asyncio.Queue[Any]) -> None:
         async for message in messages:

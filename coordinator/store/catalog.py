@@ -60,16 +60,19 @@ class Catalog:
         # What every webhook and every create asks for, until something is applied.
         self._owners: dict[tuple[str, str, str], WebhookOwner] = {}
         self._access: dict[str, ForgeAccess] = {}
+        self._generation = 0  # what was read before the last change must not be kept
 
     async def repository(self, base_url: str, owner: str, name: str) -> WebhookOwner | None:
         """The repository by its forge's address and its name, compared as forges do, without regard to case."""
         key = (base_url.lower(), owner.lower(), name.lower())
-        if key not in self._owners:
-            found = await self._repository(key)
-            if found is None:
-                return None
+        known = self._owners.get(key)
+        if known is not None:
+            return known
+        generation = self._generation
+        found = await self._repository(key)
+        if found is not None and generation == self._generation:
             self._owners[key] = found
-        return self._owners[key]
+        return found
 
     async def _repository(self, key: tuple[str, str, str]) -> WebhookOwner | None:
         base_url, owner, name = key
@@ -90,9 +93,14 @@ class Catalog:
         return WebhookOwner(to_entity(row), self._sealer.open(row.webhook_secret, f"entity:{row.id}"))
 
     async def forge_access(self, entity_id: str) -> ForgeAccess:
-        if entity_id not in self._access:
-            self._access[entity_id] = await self._forge_access(entity_id)
-        return self._access[entity_id]
+        known = self._access.get(entity_id)
+        if known is not None:
+            return known
+        generation = self._generation
+        found = await self._forge_access(entity_id)
+        if generation == self._generation:
+            self._access[entity_id] = found
+        return found
 
     async def _forge_access(self, entity_id: str) -> ForgeAccess:
         async with self._database.read() as connection:
@@ -134,14 +142,16 @@ class Catalog:
         Raises:
             UnknownReference, Clash: nothing was changed.
         """
-        async with self._database.write() as connection:
-            changed.of(connection).catalog = True
-            changes = await _Apply(connection, self._sealer, self._new_id, known_providers).run(declared)
-        self.forget()
-        return changes
+        try:
+            async with self._database.write() as connection:
+                changed.of(connection).catalog = True
+                return await _Apply(connection, self._sealer, self._new_id, known_providers).run(declared)
+        finally:
+            self.forget()  # also when whoever asked has gone: it may be committed all the same
 
     def forget(self) -> None:
         """Something was applied, here or by another coordinator."""
+        self._generation += 1
         self._owners.clear()
         self._access.clear()
 

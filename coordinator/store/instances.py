@@ -160,6 +160,7 @@ class Instances:
         async with self._database.write() as connection:
             await self._lease.check(connection)
             changed.of(connection).configured.add(instance_id)
+            changed.of(connection).instances.add(instance_id)
             await connection.execute(
                 sa.update(instances)
                 .where(instances.c.id == instance_id)
@@ -194,15 +195,27 @@ class Instances:
         return content
 
     @retried
-    async def retire(self, instance_id: str, reason: str, *, step: Step = Step.RETIRED, failed: bool = False) -> bool:
+    async def retire(
+        self,
+        instance_id: str,
+        reason: str,
+        *,
+        step: Step = Step.RETIRED,
+        failed: bool = False,
+        only_if: RunnerStatus | None = None,
+    ) -> bool:
         """Send an instance on its way to deletion; False when it is on its way already, or gone.
 
-        `failed` counts it as a failure of its pool.
+        Args:
+            failed: count it as a failure of its pool.
+            only_if: what its runner was when this was decided; when it is something else now, nothing is done.
         """
         now = self._clock()
         async with self._database.write() as connection:
             found = await instance_rows.by_ids(connection, [instance_id])
             if not found or not can(found[0], Status.PENDING_DELETE):
+                return False
+            if only_if is not None and (found[0].runner_status is not only_if or found[0].job_id):
                 return False
             await instance_rows.save(connection, [changes.finish(found[0], now, fault=reason if failed else "")])
             if failed:

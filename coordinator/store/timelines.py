@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coordinator.domain.changes import Step
@@ -13,6 +14,8 @@ from coordinator.store.feed import Feed
 from coordinator.store.retrying import retried
 from coordinator.store.rows import from_entry
 from coordinator.store.schema import timeline
+
+log = structlog.get_logger()
 
 
 async def append(connection: AsyncConnection, entries: Sequence[Entry]) -> None:
@@ -53,15 +56,23 @@ class Notes:
             self._writer = asyncio.create_task(self._write_soon())
 
     async def _write_soon(self) -> None:
-        await asyncio.sleep(self._delay_seconds)
-        await self.flush()
+        while self._entries:
+            await asyncio.sleep(self._delay_seconds)
+            try:
+                await self.flush()
+            except Exception:
+                log.exception("late timeline entries could not be written, they are kept", entries=len(self._entries))
 
     async def flush(self) -> None:
         """Returns when all that was added is on disk, by whomever."""
         async with self._writing:
             entries, self._entries = self._entries, []
-            if entries:
-                await self._write(entries)
+            try:
+                if entries:
+                    await self._write(entries)
+            except BaseException:
+                self._entries[:0] = entries
+                raise
 
     @retried
     async def _write(self, entries: Sequence[Entry]) -> None:
