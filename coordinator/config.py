@@ -52,11 +52,13 @@ class Planner(_Table, frozen=True):
     starvation_minutes: int = 30  # who waits longer goes before everybody
     idle_grace_seconds: int = 120  # how long an idle runner that nothing is queued for is kept
     creates_per_host: int = 16  # machines that one host makes at once
+    patrol_seconds: int = 120  # how often what forges and clouds list is compared with what should be there
 
     def __post_init__(self) -> None:
         config.check(1 <= self.starvation_minutes <= 10_080, "starvation_minutes: must be 1 to 10080")
         config.check(0 <= self.idle_grace_seconds <= 86_400, "idle_grace_seconds: must be 0 to 86400")
         config.check(1 <= self.creates_per_host <= 1000, "creates_per_host: must be 1 to 1000")
+        config.check(1 <= self.patrol_seconds <= 3600, "patrol_seconds: must be 1 to 3600")
 
     @property
     def policy(self) -> Policy:
@@ -67,6 +69,21 @@ class Planner(_Table, frozen=True):
         )
 
 
+class Retention(_Table, frozen=True):
+    days: int = 30  # how long finished jobs and deleted instances are kept, with their timelines and consoles
+
+    def __post_init__(self) -> None:
+        config.check(1 <= self.days <= 3650, "days: must be 1 to 3650")
+
+
+class Secrets(_Table, frozen=True):
+    key_file: str = ""  # empty: systemd's credential `hostler-key`, or secrets.key in data_dir
+
+    def __post_init__(self) -> None:
+        absolute = not self.key_file or Path(self.key_file).is_absolute()
+        config.check(absolute, f"key_file: '{self.key_file}' must be an absolute path")
+
+
 class CoordinatorConfig(_Table, frozen=True):
     data_dir: str = "/var/lib/hostler"
     log_level: str = "info"
@@ -74,6 +91,8 @@ class CoordinatorConfig(_Table, frozen=True):
     grpc: Grpc = Grpc()
     database: DatabaseTable | None = None
     planner: Planner = Planner()
+    retention: Retention = Retention()
+    secrets: Secrets = Secrets()
     provider: list[ExecSettings] = []
 
     def __post_init__(self) -> None:

@@ -1,13 +1,14 @@
 """The coordinator put together: one asyncio process of store, engine, fleet, HTTP and gRPC."""
 
 import asyncio
+import os
 import random
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import grpc
@@ -16,10 +17,13 @@ import structlog
 from coordinator.admin import AdminService
 from coordinator.cluster.cluster import Cluster
 from coordinator.config import CoordinatorConfig
+from coordinator.engine import housekeeping
 from coordinator.engine.budgets import Budgets
 from coordinator.engine.cloud import CloudExecutor
 from coordinator.engine.engine import Engine
+from coordinator.engine.inspection import Inspection
 from coordinator.engine.local import LocalExecutor
+from coordinator.engine.patrol import Patrol
 from coordinator.engine.registrar import Registrar
 from coordinator.fleet.links import Links
 from coordinator.fleet.reconciler import ORPHAN_GRACE, Reconciler
@@ -30,6 +34,7 @@ from coordinator.http.webhooks import Webhooks
 from coordinator.runner_api import scripts
 from coordinator.runner_api.routes import RunnerApi
 from coordinator.runner_api.waiting import Waiting
+from coordinator.store import keys
 from coordinator.store.alone import alone
 from coordinator.store.store import Store, open_store
 from coordinator.tokens import InstanceTokens
@@ -81,8 +86,10 @@ async def run(
     """
     async with AsyncExitStack() as stack:
         stack.enter_context(alone(config.database_url))
+        data_dir = Path(config.data_dir)
+        key = keys.find(data_dir, config.secrets.key_file, os.environ)
         store = await open_store(
-            config.database_url, Path(config.data_dir), clock=clock, new_id=_new_id, chance=random.random
+            config.database_url, data_dir, clock=clock, new_id=_new_id, chance=random.random, key=key
         )
         stack.push_async_callback(store.close)
         session = await stack.enter_async_context(aiohttp.ClientSession(timeout=_FORGE_TIMEOUT))
@@ -91,8 +98,8 @@ async def run(
         stack.push_async_callback(parts.cluster.leave)
         await stack.enter_async_context(_grpc_server(config.grpc.bind, parts))
         await stack.enter_async_context(server.serve(parts.http, config.http.bind))
-        engine = asyncio.create_task(parts.engine.run())
-        stack.push_async_callback(_end, engine, parts)
+        tasks = [asyncio.create_task(endless) for endless in parts.endless()]
+        stack.push_async_callback(_end, tasks, parts)
         log.info("coordinator is up", http=config.http.bind, grpc=config.grpc.bind, controller_id=store.controller_id)
         await stop.wait()
         log.info("coordinator goes down; machines keep running")
@@ -122,15 +129,28 @@ class _Parts:
         registrar = Registrar(store, forges, self.waiting, budgets, clock, random.random)
         self.engine = Engine(store, links, local, cloud, registrar, budgets, config.planner.policy, clock)
         self.reconciler = Reconciler(store, local.resend, orphan_grace)
+        inspection = Inspection(store, registrar, clouds, clock)
+        every = timedelta(seconds=config.planner.patrol_seconds)
+        self.patrol = Patrol(store, inspection, every, clock, random.random)
+        self._keep = timedelta(days=config.retention.days)
+        self._store = store
         self.fleet = FleetService(store, links, self.reconciler)
         self.admin = AdminService(store, links, self.engine, frozenset(clouds))
         webhooks = Webhooks(store.catalog, store.ledger, store.controller_id, clock)
         self.http = app.build(webhooks, RunnerApi(store, forges, tokens, where, self.waiting))
 
+    def endless(self) -> Iterable[Coroutine[Any, Any, None]]:
+        """What runs beside the servers, for as long as they do."""
+        yield self.engine.run()
+        yield self.patrol.run()
+        yield housekeeping.prune_for_ever(self._store, self._keep)
 
-async def _end(engine: "asyncio.Task[None]", parts: _Parts) -> None:
-    engine.cancel()
-    await asyncio.gather(engine, return_exceptions=True)
+
+async def _end(tasks: "Sequence[asyncio.Task[None]]", parts: _Parts) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await parts.patrol.close()
     await parts.engine.close()
     await parts.cluster.let_another_plan()
     parts.reconciler.close()

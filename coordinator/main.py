@@ -2,17 +2,21 @@
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from pathlib import Path
 
 from coordinator import coordinator
 from coordinator.config import CoordinatorConfig
+from coordinator.store import keys, rotation
+from coordinator.store.keys import KeyPlace
 from hostler import __version__, config, logs
 from hostler.errors import ConfigError, HostlerError
 
 EXIT_FAILED = 1
 EXIT_CONFIG = 2
+ROTATE_KEY = "rotate-key"
 
 
 def main() -> None:
@@ -24,6 +28,9 @@ def main() -> None:
             sys.stdout.write(f"{asked.config}: good\n")
             return
         logs.configure(settings.log_level)
+        if asked.command == ROTATE_KEY:
+            _rotate_key(settings)
+            return
         _make_data_dir(asked.config, settings)
         asyncio.run(_serve(settings))
     except HostlerError as error:
@@ -33,6 +40,12 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="hostler-coordinator", description="Takes jobs from forges, runs the fleet.")
+    parser.add_argument(
+        "command",
+        nargs="?",
+        choices=[ROTATE_KEY],
+        help="without a command: serve; rotate-key: seal all secrets with a new key, while no coordinator runs",
+    )
     parser.add_argument("--config", type=Path, default=Path("/etc/hostler/coordinator.toml"), metavar="FILE")
     parser.add_argument("--check", action="store_true", help="validate the file and what it names, then exit 0 or 2")
     parser.add_argument("--version", action="version", version=__version__)
@@ -44,6 +57,21 @@ def _make_data_dir(file: Path, settings: CoordinatorConfig) -> None:
         Path(settings.data_dir).mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise ConfigError(f"{file}: key 'data_dir': cannot be made: {error}") from error
+
+
+def _rotate_key(settings: CoordinatorConfig) -> None:
+    place = keys.find(Path(settings.data_dir), settings.secrets.key_file, os.environ)
+    done = asyncio.run(rotation.rotate(settings.database_url, place))
+    what = "finished the rotation that was begun earlier" if done.finished_earlier else "made a new key"
+    sys.stdout.write(f"{what}: {done.secrets} secrets are sealed with the new key\n{_what_next(settings, place)}")
+
+
+def _what_next(settings: CoordinatorConfig, place: KeyPlace) -> str:
+    if place.given:
+        return "Now leave only the first 32 bytes, the new key, in the credential's source.\n"
+    if settings.database_url.startswith("sqlite"):
+        return f"Back up {place.path} together with the database.\n"
+    return f"Copy {place.path} to every coordinator before any of them starts, and back it up with the database.\n"
 
 
 async def _serve(settings: CoordinatorConfig) -> None:

@@ -14,19 +14,20 @@ from coordinator.store.feed import Feed
 from coordinator.store.history import History
 from coordinator.store.hosts import Hosts
 from coordinator.store.instances import Instances
+from coordinator.store.keys import KEY_FILE, KeyPlace, load_or_make
 from coordinator.store.lease import Lease
 from coordinator.store.ledger import Ledger
 from coordinator.store.listener import Listener
 from coordinator.store.members import Members
 from coordinator.store.migrate import migrate, only_one_at_a_time
 from coordinator.store.planning import Planning
+from coordinator.store.retention import Retention
+from coordinator.store.rolls import Rolls
 from coordinator.store.schema import controller
-from coordinator.store.sealing import Sealer, load_or_make_key
+from coordinator.store.sealing import Sealer
 from coordinator.store.telling import Told
 from coordinator.store.timelines import Notes
 from hostler.errors import HostlerError
-
-KEY_FILE = "secrets.key"
 
 
 class Store:
@@ -58,6 +59,8 @@ class Store:
         self.catalog = Catalog(database, sealer, new_id)
         self.hosts = Hosts(database, self.me)
         self.history = History(database)
+        self.rolls = Rolls(database)
+        self.retention = Retention(database, clock)
         self.controller_id = ""
         self.instance_token_key = b""
 
@@ -95,14 +98,17 @@ async def open_store(
     clock: Callable[[], datetime],
     new_id: Callable[[], str],
     chance: Callable[[], float],
+    key: KeyPlace | None = None,
 ) -> Store:
-    """Open the database, migrated, with the key in `data_dir`.
+    """Open the database, migrated. The key is in `data_dir`, unless another place is given.
 
     Raises:
         HostlerError: key file or database cannot be used.
     """
     database = Database(url, me=new_id())
-    store = Store(database, Sealer(load_or_make_key(data_dir / KEY_FILE)), clock=clock, new_id=new_id, chance=chance)
+    store = Store(
+        database, Sealer(*load_or_make(key or KeyPlace(data_dir / KEY_FILE))), clock=clock, new_id=new_id, chance=chance
+    )
     try:
         await store.open()
     except (sa.exc.SQLAlchemyError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Listings against instances: every pair is answered, strangers and the busy are left alone, one look proves nothing."""
+"""Listings against instances: every pair is answered, strangers and the busy are left alone, one proves nothing."""
 
 from datetime import timedelta
 from typing import Any

@@ -17,10 +17,11 @@ from coordinator.domain.job import JobStatus
 from coordinator.store.alone import AnotherCoordinator, alone
 from coordinator.store.database import Database, DatabaseUnusable, driver_url
 from coordinator.store.instances import PhaseFact
+from coordinator.store.keys import KEY_FILE, KeyFileUnusable, KeyPlace, load_or_make
 from coordinator.store.migrate import migrate
 from coordinator.store.schema import metadata
-from coordinator.store.sealing import KeyFileUnusable, SealBroken, Sealer, load_or_make_key
-from coordinator.store.store import KEY_FILE, Store, open_store
+from coordinator.store.sealing import SealBroken, Sealer
+from coordinator.store.store import Store, open_store
 from tests.samples.domain import calm
 from tests.samples.store import FORGE_TOKEN, WEBHOOK_SECRET, Clock, Ids, open_sample
 
@@ -146,19 +147,19 @@ def test_no_byte_of_a_sealed_secret_can_be_changed_or_lost(data: st.DataObject) 
 
 
 def test_the_key_file_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
-    key = load_or_make_key(tmp_path / KEY_FILE)
+    (key,) = load_or_make(KeyPlace(tmp_path / KEY_FILE))
     assert len(key) == 32
     assert (tmp_path / KEY_FILE).stat().st_mode & 0o777 == 0o600
-    assert load_or_make_key(tmp_path / KEY_FILE) == key
+    assert load_or_make(KeyPlace(tmp_path / KEY_FILE)) == [key]
     assert [path.name for path in tmp_path.iterdir()] == [KEY_FILE]
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
 def test_a_key_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
-    load_or_make_key(tmp_path / KEY_FILE)
+    load_or_make(KeyPlace(tmp_path / KEY_FILE))
     (tmp_path / KEY_FILE).chmod(mode)
     with pytest.raises(KeyFileUnusable, match="chmod 600"):
-        load_or_make_key(tmp_path / KEY_FILE)
+        load_or_make(KeyPlace(tmp_path / KEY_FILE))
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"x" * 33])
@@ -166,7 +167,7 @@ def test_a_key_of_a_wrong_length_is_refused(tmp_path: Path, content: bytes) -> N
     (tmp_path / KEY_FILE).write_bytes(content)
     (tmp_path / KEY_FILE).chmod(0o600)
     with pytest.raises(KeyFileUnusable, match=f"holds {len(content)} bytes instead of 32"):
-        load_or_make_key(tmp_path / KEY_FILE)
+        load_or_make(KeyPlace(tmp_path / KEY_FILE))
 
 
 async def test_a_database_is_not_opened_with_another_key(tmp_path: Path, database_url: str) -> None:

@@ -1,0 +1,56 @@
+"""Who is to be looked for at forges and in clouds, and what is known of what they list."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import sqlalchemy as sa
+
+from coordinator.domain.instance import Instance, Status
+from coordinator.store.database import Database
+from coordinator.store.rows import to_instance
+from coordinator.store.schema import instances
+
+ALIVE: Final = tuple(status for status in Status if status is not Status.DELETED)
+_PARAMETERS: Final = 5000
+
+
+class Inhabited(NamedTuple):
+    """Ids of entities and pools that have instances."""
+
+    entities: frozenset[str]
+    pools: frozenset[str]
+
+
+class Rolls:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def inhabited(self, since: datetime | None = None) -> Inhabited:
+        """Those that have an instance alive; or one that changed since, which reads the whole table."""
+        mine = instances.c.status.in_(ALIVE) if since is None else instances.c.changed_at >= since
+        query = sa.select(instances.c.entity_id, instances.c.pool_id).where(mine).distinct()
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).all()
+        return Inhabited(frozenset(row.entity_id for row in rows), frozenset(row.pool_id for row in rows))
+
+    async def of_entity(self, entity_id: str) -> list[Instance]:
+        """Its instances that are not deleted."""
+        return await self._read(instances.c.status.in_(ALIVE) & (instances.c.entity_id == entity_id))
+
+    async def of_pool(self, pool_id: str) -> list[Instance]:
+        """Its instances that are not deleted."""
+        return await self._read(instances.c.status.in_(ALIVE) & (instances.c.pool_id == pool_id))
+
+    async def named(self, names: Iterable[str]) -> list[Instance]:
+        """Deleted or not."""
+        wanted = sorted(names)
+        found: list[Instance] = []
+        for start in range(0, len(wanted), _PARAMETERS):
+            found += await self._read(instances.c.name.in_(wanted[start : start + _PARAMETERS]))
+        return found
+
+    async def _read(self, where: sa.ColumnElement[Any]) -> list[Instance]:
+        query = sa.select(instances).where(where).order_by(instances.c.created_at, instances.c.id)
+        async with self._database.read() as connection:
+            return [to_instance(row) for row in await connection.execute(query)]
