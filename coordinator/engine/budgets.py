@@ -1,7 +1,7 @@
 """What the forges let be registered: counted per credentials, and paused when a forge says so."""
 
-from collections import deque
-from collections.abc import Mapping
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -18,6 +18,7 @@ class Budgets:
 
     def __init__(self) -> None:
         self._limits: Mapping[str, int] = {}
+        self._planned: defaultdict[str, set[str]] = defaultdict(set)  # instances whose registration is to come
         self._spent: dict[str, deque[datetime]] = {}
         self._paused_until: dict[str, datetime] = {}
 
@@ -25,9 +26,32 @@ class Budgets:
         """Registrations a minute by credentials; those not named have no limit."""
         self._limits = limits
 
-    def spend(self, credentials_id: str, now: datetime) -> None:
+    def plan(self, credentials_id: str, instance_id: str) -> None:
+        """A registration is to come: it counts from now on, whenever it is called for."""
+        self._planned[credentials_id].add(instance_id)
+
+    def give_up(self, credentials_id: str, instance_id: str) -> None:
+        """If it was still to come, it does not."""
+        self._planned[credentials_id].discard(instance_id)
+
+    def spend(self, credentials_id: str, instance_id: str, now: datetime) -> None:
+        """A registration is called for, perhaps not for the first time."""
+        self._planned[credentials_id].discard(instance_id)
         if credentials_id in self._limits:
             self._spent.setdefault(credentials_id, deque()).append(now)
+
+    def remember(self, registered: Iterable[tuple[str, datetime]]) -> None:
+        """Begin with what a former life of this process, or another one, has registered: credentials and when."""
+        self._planned.clear()
+        self._spent.clear()
+        for credentials_id, time in sorted(registered, key=lambda one: one[1]):
+            self._spent.setdefault(credentials_id, deque()).append(time)
+
+    def full_until(self, credentials_id: str, now: datetime) -> datetime | None:
+        """When the next registration may be called for; None: now."""
+        limit = self._limits.get(credentials_id)
+        spent = self._lately(credentials_id, now)
+        return spent[-limit] + WINDOW if limit is not None and len(spent) >= limit else None
 
     def pause(self, credentials_id: str, until: datetime) -> None:
         """The forge wants no calls before."""
@@ -47,8 +71,12 @@ class Budgets:
         until = self.paused_until(name, now)
         if until is not None:
             return Budget(0, until)
-        spent = self._spent.get(name, deque())
+        spent = self._lately(name, now)
+        left = self._limits[name] - len(spent) - len(self._planned[name])
+        return Budget(max(left, 0), spent[0] + WINDOW if spent else now + WINDOW)
+
+    def _lately(self, name: str, now: datetime) -> deque[datetime]:
+        spent = self._spent.setdefault(name, deque())
         while spent and spent[0] + WINDOW <= now:
             spent.popleft()
-        left = self._limits[name] - len(spent)
-        return Budget(left, spent[0] + WINDOW if spent else now + WINDOW)
+        return spent

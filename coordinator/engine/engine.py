@@ -134,7 +134,9 @@ class Engine:
         await self._end_term()
         if number is not None:
             log.info("this coordinator plans", term=number)
-            self._lead, self._term = self._new_lead(), number
+            lead = self._new_lead()
+            await lead.begin()
+            self._lead, self._term = lead, number
             self._sweep_at = None
 
     async def _end_term(self) -> None:

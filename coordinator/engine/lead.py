@@ -7,7 +7,7 @@ from coordinator.domain.instance import BOOTING, COMING, Instance
 from coordinator.domain.planner import plan_on
 from coordinator.domain.planning.board import Board
 from coordinator.domain.world import Moment, Plan, Policy, Retire
-from coordinator.engine.budgets import Budgets
+from coordinator.engine.budgets import WINDOW, Budgets
 from coordinator.engine.cloud import CloudExecutor
 from coordinator.engine.errands import Errands
 from coordinator.engine.hands import CREATES, DELETES, Hands
@@ -40,6 +40,10 @@ class Lead:
         self.board = Board(policy, {})
         self.decided = Plan()
 
+    async def begin(self) -> None:
+        """Before the first plan: what was registered lately, by whomever, counts."""
+        self._budgets.remember(await self._store.planning.registered_since(self._clock() - WINDOW))
+
     async def plan(self, changes: Changes) -> datetime | None:
         """Take in what changed, plan, commit and act; returns when to plan again though nothing happens.
 
@@ -54,7 +58,7 @@ class Lead:
         made = await self._store.planning.commit(decided)
         for instance in made:
             self.board.put_instance(instance)
-            self._budgets.spend(self.board.entity(instance.entity_id).credentials_id, now)
+            self._budgets.plan(self.board.entity(instance.entity_id).credentials_id, instance.id)
         self.decided = decided
         for instance in [*made, *instances]:
             self._act_on(instance)

@@ -59,14 +59,17 @@ class Registrar:
 
         A forge that is down is asked again until the bootstrap time is over; one that refuses ends the instance.
         """
-        fresh = await self._store.instances.get(instance.id)
-        if fresh is None or fresh.forge_runner_id:
-            return  # the snapshot was older than what has been done since
+        credentials = await self._credentials(instance.entity_id)
         try:
-            configuration = await self._configuration(instance, pool)
+            fresh = await self._store.instances.get(instance.id)
+            if fresh is None or fresh.forge_runner_id:
+                return  # the snapshot was older than what has been done since
+            configuration = await self._configuration(instance, pool, credentials)
         except (ForgeRefused, ForgeUnavailable) as error:
             await self._store.instances.retire(instance.id, f"no runner configuration: {error}", failed=True)
             return
+        finally:
+            self._budgets.give_up(credentials, instance.id)
         if configuration is None:
             return
         await self._store.instances.configure_runner(instance.id, configuration.runner_id, configuration.files)
@@ -79,16 +82,12 @@ class Registrar:
         now = await self._store.instances.get(instance_id)
         return now is not None and now.status in COMING
 
-    async def _configuration(self, instance: Instance, pool: Pool) -> RunnerConfiguration | None:
+    async def _configuration(self, instance: Instance, pool: Pool, credentials: str) -> RunnerConfiguration | None:
         """None: the instance was sent away before the forge gave one."""
-        credentials = await self._credentials(instance.entity_id)
-        calls = 0
 
         async def register(forge: Forge) -> RunnerConfiguration:
-            nonlocal calls
-            calls += 1
-            if calls > 1:  # the first was counted with the plan
-                self._budgets.spend(credentials, self._clock())
+            await self._until_room(credentials)
+            self._budgets.spend(credentials, instance.id, self._clock())
             return await forge.configure_runner(instance.name, pool.labels, pool.runner_group)
 
         async def anew(forge: Forge) -> RunnerConfiguration | None:
@@ -139,6 +138,13 @@ class Registrar:
         if until is not None:
             await asyncio.sleep((until - self._clock() + _SPREAD * self._chance()).total_seconds())
             await self._until_allowed(credentials)  # the forge may have asked for more time meanwhile
+
+    async def _until_room(self, credentials: str) -> None:
+        """Until one more registration is within the limit; nothing runs between this and the next statement."""
+        until = self._budgets.full_until(credentials, self._clock())
+        if until is not None:
+            await asyncio.sleep((until - self._clock()).total_seconds())
+            await self._until_room(credentials)
 
     async def _credentials(self, entity_id: str) -> str:
         return (await self._store.catalog.forge_access(entity_id)).entity.credentials_id

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coordinator.domain.changes import Step
-from coordinator.domain.instance import Instance, RunnerStatus, Status
+from coordinator.domain.instance import BOOTING, COMING, Instance, RunnerStatus, Status
 from coordinator.domain.job import JobStatus
 from coordinator.domain.planning.board import Board
 from coordinator.domain.timeline import Entry
@@ -19,10 +19,12 @@ from coordinator.store.feed import Feed
 from coordinator.store.lease import Lease
 from coordinator.store.retrying import retried
 from coordinator.store.rows import POOL_QUERY, to_entity, to_host, to_job, to_pool
-from coordinator.store.schema import entities, hosts, instances, jobs, pools
+from coordinator.store.schema import entities, hosts, instances, jobs, pools, timeline
 
 _NAME_CHARACTERS = 12
 _PARAMETERS = 5000
+_LATEST_ENTRIES = 20_000
+"""In that many the last minute's registrations are; there is no index by time."""
 
 
 class Planning:
@@ -74,6 +76,30 @@ class Planning:
         return [instance for instance in alive if instance.status is not Status.DELETED]
 
     @retried
+    async def registered_since(self, since: datetime) -> list[tuple[str, datetime]]:
+        """With which credentials runners were registered, and when.
+
+        A call that is without an answer may have been made just now.
+        """
+        newest = sa.select(sa.func.coalesce(sa.func.max(timeline.c.id), 0)).scalar_subquery()
+        configured = (
+            sa.select(entities.c.credentials_id, timeline.c.at)
+            .join(instances, instances.c.entity_id == entities.c.id)
+            .join(timeline, timeline.c.instance_id == instances.c.id)
+            .where(timeline.c.step == Step.RUNNER_CONFIGURED, timeline.c.at > since)
+            .where(timeline.c.id > newest - _LATEST_ENTRIES)
+        )
+        asked = (
+            sa.select(entities.c.credentials_id)
+            .join(instances, instances.c.entity_id == entities.c.id)
+            .where(instances.c.status.in_(COMING), instances.c.runner_status.in_(BOOTING))
+            .where(instances.c.forge_runner_id == 0)
+        )
+        async with self._database.read() as connection:
+            known = [(row.credentials_id, row.at) for row in await connection.execute(configured)]
+            unknown = [(row.credentials_id, self._clock()) for row in await connection.execute(asked)]
+        return known + unknown
+
     async def commit(self, plan: Plan) -> list[Instance]:
         """Write the plan's creates in one transaction; those whose ground has gone meanwhile are left out.
 

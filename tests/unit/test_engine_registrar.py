@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.domain.instance import Instance, Status
-from coordinator.engine.budgets import Budgets
+from coordinator.engine.budgets import WINDOW, Budgets
 from coordinator.engine.registrar import Registrar
 from coordinator.forges.contract import (
     ForgeError,
@@ -81,8 +81,8 @@ class Desk:
     async def configure(self, *machines: Instance) -> None:
         await asyncio.gather(*(self.registrar.configure(machine, self.sample.pool) for machine in machines))
 
-    def repeated(self) -> int:
-        """How many calls were counted here; the first of each instance is counted with its plan."""
+    def spent(self) -> int:
+        """How many calls were counted."""
         return 100 - self.budgets.now(self.clock())[self.credentials].calls
 
     def gaps(self) -> list[float]:
@@ -96,12 +96,12 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
         yield Desk(sample, (await sample.store.catalog.entities())[0].credentials_id)
 
 
-async def test_a_call_that_goes_well_is_made_once_and_costs_no_more_than_its_plan(desk: Desk) -> None:
+async def test_a_call_that_goes_well_is_made_once_and_is_counted_once(desk: Desk) -> None:
     machine = await desk.sample.instance()
     await desk.configure(machine)
     assert desk.forge.calls == ["configure"]
     assert (await desk.sample.now(machine)).forge_runner_id == 7
-    assert desk.repeated() == 0
+    assert desk.spent() == 1
 
 
 async def test_a_forge_that_is_down_is_asked_again_and_each_repetition_costs(desk: Desk) -> None:
@@ -110,7 +110,7 @@ async def test_a_forge_that_is_down_is_asked_again_and_each_repetition_costs(des
     await desk.configure(machine)
     assert desk.forge.calls == ["configure"] * 3
     assert [round(gap, 1) for gap in desk.gaps()] == [0.5, 1.0]
-    assert desk.repeated() == 2
+    assert desk.spent() == 3
     assert (await desk.sample.now(machine)).forge_runner_id == 7
 
 
@@ -118,7 +118,7 @@ async def test_a_lost_answer_costs_one_call_more(desk: Desk) -> None:
     desk.forge.errors = [RunnerExists("there")]
     await desk.configure(await desk.sample.instance())
     assert desk.forge.calls == ["configure", "remove 9", "configure"]
-    assert desk.repeated() == 1
+    assert desk.spent() == 2
 
 
 async def test_a_rate_limit_holds_up_every_call_with_these_credentials_for_as_long_as_it_says(desk: Desk) -> None:
@@ -132,7 +132,7 @@ async def test_a_rate_limit_holds_up_every_call_with_these_credentials_for_as_lo
     assert sorted(desk.forge.calls) == ["configure"] * 4 + ["remove 4"]
     limited = desk.forge.asked[0][1]
     assert all(at - limited >= SOON.total_seconds() for _, at in desk.forge.asked[1:])
-    assert desk.repeated() == 1
+    assert desk.spent() == 4
 
 
 async def test_a_limit_beyond_the_bootstrap_time_ends_the_instance_with_the_reason(desk: Desk) -> None:
@@ -170,3 +170,36 @@ async def test_a_runner_goes_unless_the_forge_says_that_it_is_busy(desk: Desk) -
     assert not await desk.registrar.remove(entity, 4)
     with pytest.raises(ForgeUnavailable):
         await desk.registrar.remove(entity, 4)
+
+
+async def test_what_is_planned_counts_until_it_is_called_or_given_up(desk: Desk) -> None:
+    desk.budgets.limit({desk.credentials: 3})
+    called, given_up, coming = [await desk.sample.instance(number) for number in (1, 2, 3)]
+    for machine in (called, given_up, coming):
+        desk.budgets.plan(desk.credentials, machine.id)
+    assert desk.budgets.now(desk.clock())[desk.credentials].calls == 0
+    await desk.configure(called)
+    assert desk.budgets.now(desk.clock())[desk.credentials].calls == 0
+    await desk.sample.store.instances.retire(given_up.id, "not wanted")
+    await desk.configure(given_up)
+    assert desk.budgets.now(desk.clock())[desk.credentials].calls == 1
+
+
+async def test_a_call_waits_when_the_minute_is_full(desk: Desk) -> None:
+    desk.budgets.limit({desk.credentials: 2})
+    desk.budgets.remember([(desk.credentials, desk.clock() - WINDOW + SOON), (desk.credentials, desk.clock())])
+    began = desk.clock()
+    await desk.configure(await desk.sample.instance())
+    assert desk.forge.calls == ["configure"]
+    assert desk.clock() - began >= SOON - timedelta(milliseconds=20)
+
+
+async def test_a_new_life_knows_what_was_registered_lately(desk: Desk) -> None:
+    store = desk.sample.store
+    done, waiting = await desk.sample.instance(1), await desk.sample.instance(2)
+    await store.instances.configure_runner(done.id, 7, {})
+    lately = await store.planning.registered_since(desk.sample.clock() - WINDOW)
+    assert [credentials for credentials, _ in lately] == [desk.credentials] * 2
+    desk.sample.clock.move(minutes=2)
+    await store.instances.retire(waiting.id, "not wanted")
+    assert await store.planning.registered_since(desk.sample.clock() - WINDOW) == []
