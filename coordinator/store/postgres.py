@@ -57,6 +57,13 @@ def engines(url: URL) -> tuple[AsyncEngine, AsyncEngine]:
         return await connect(url)
 
     writer = create_async_engine(url, async_creator=connection, pool_size=10, max_overflow=10, pool_timeout=30)
+
+    @sa.event.listens_for(writer.sync_engine, "checkout")
+    def open_still(_: Any, record: Any, __: Any) -> None:
+        # Known without asking the server: after its restart no request fails for a connection that had been idle.
+        if record.driver_connection.is_closed():
+            raise sa.exc.DisconnectionError("the server closed it")
+
     reader = writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
     return writer, reader
 
