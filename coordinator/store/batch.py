@@ -6,11 +6,13 @@ from typing import Generic, TypeVar
 
 import sqlalchemy as sa
 
+from coordinator.store.postgres import DatabaseUnusable
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _LARGEST = 500
-_DATABASE_DOWN = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError, OSError)
+_DATABASE_DOWN = (DatabaseUnusable, sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError, OSError)
 
 
 class Batcher(Generic[Item, Result]):

@@ -2,9 +2,9 @@
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from functools import wraps
-from typing import Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 import structlog
@@ -25,7 +25,7 @@ _LOST: Final = {
 }
 
 
-def retried(use_case: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+def retried(use_case: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
     """Run a use case again, from its first statement, when PostgreSQL rolled it back in favour of another one.
 
     For functions whose one transaction is the last thing in them that can fail, and which until it is committed have
