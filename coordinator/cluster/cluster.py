@@ -13,7 +13,6 @@ import structlog
 from coordinator.fleet.links import Links
 from coordinator.runner_api.waiting import Waiting
 from coordinator.store.changed import Changes
-from coordinator.store.listener import Listener
 from coordinator.store.store import Store
 from coordinator.store.telling import Told
 from hostler.errors import HostlerError
@@ -49,17 +48,21 @@ class Cluster:
             self._missed()
 
         listener = self._store.listener(self._hear, missed)
-        self._tasks = [asyncio.create_task(self._beat(seconds)), asyncio.create_task(self._listen(listener))]
+        self._tasks = [asyncio.create_task(self._beat(seconds)), asyncio.create_task(listener.run())]
         await listening.wait()
 
     async def let_another_plan(self) -> None:
-        """This process ends: from now on it does not plan."""
-        for task in self._tasks:
+        """This process ends: from now on it does not plan, and says nothing more."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await _if_it_can("the planning lease ends by itself", self._store.members.release)
 
     async def leave(self) -> None:
+        """It holds no streams any more."""
+        if self._tasks:  # it never came to serve
+            await self.let_another_plan()
         await _if_it_can("the others will notice that it ended", self._store.members.leave)
 
     # --- beats ---
@@ -101,9 +104,6 @@ class Cluster:
                 self._links.move(link, holder.agent_run)
 
     # --- what others tell ---
-
-    async def _listen(self, listener: Listener) -> None:
-        await listener.run()
 
     def _hear(self, told: Told) -> None:
         changes = told.changes

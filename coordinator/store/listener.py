@@ -51,6 +51,9 @@ class Listener:
                 await self._listen(connection)
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:  # TimeoutError is one
                 log.warning("listening to the other coordinators was cut", error=str(error) or type(error).__name__)
+            except Exception:
+                log.exception("listening to the other coordinators failed")
+                await asyncio.sleep(pause)
             finally:
                 connection.terminate()
 
