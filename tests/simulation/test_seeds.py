@@ -1,0 +1,75 @@
+"""The real coordinator in simulated worlds: whatever goes wrong, the rules hold. One test for each seed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.world import trace
+from tests.simulation.world.scenario import Kind, of_seed
+from tests.simulation.world.world import Result, run
+
+SEEDS = 300
+TRACE = Path(__file__).parents[1] / "fixtures/traces/small.jsonl"
+ROOT = Path(__file__).parents[2]
+
+
+def told(result: Result, how: str) -> str:
+    broken = "\n".join(f"{violation.rule}: {violation.text}" for violation in result.violations)
+    return f"{broken}\nsee what happened: python -m tests.simulation.world {how} --seed {result.seed} --verbose"
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_the_rules_hold(seed: int) -> None:
+    result = run(of_seed(seed))
+    assert not result.violations, told(result, "")
+
+
+def test_the_seeds_are_of_every_kind_and_see_every_accident() -> None:
+    scenarios = [of_seed(seed) for seed in range(SEEDS)]
+    assert {scenario.kind for scenario in scenarios} == set(Kind)
+    for fault in of_seed(0).faults.__struct_fields__:
+        assert sum(getattr(scenario.faults, fault) > 0 for scenario in scenarios) > SEEDS // 20, fault
+    assert {pool.provider for scenario in scenarios for pool in scenario.pools} == {"simulated", "cloud"}
+    assert sum(any(pool.min_idle for pool in scenario.pools) for scenario in scenarios) > SEEDS // 20
+    assert sum(scenario.registrations_per_minute > 0 for scenario in scenarios) > SEEDS // 20
+
+
+def test_a_run_is_the_same_to_the_byte_whatever_the_order_of_sets() -> None:
+    def output(hash_seed: str) -> bytes:
+        command = [sys.executable, "-m", "tests.simulation.world", "--seed", "20", "--count", "10", "--verbose"]
+        environment = os.environ | {"PYTHONHASHSEED": hash_seed}
+        return subprocess.run(command, check=True, cwd=ROOT, env=environment, stdout=subprocess.PIPE).stdout
+
+    first, second = output("1"), output("4711")
+    assert len(first) > 10_000
+    assert first == second
+
+
+def test_a_recorded_trace_is_replayed() -> None:
+    jobs = trace.read(TRACE)
+    result = run(trace.replay(jobs, seed=1))
+    assert not result.violations, told(result, f"--trace {TRACE.relative_to(ROOT)}")
+    assert len(jobs) == 24
+    assert sum(" completed " in line and line.endswith("success") for line in result.log) == 24
+    assert result.machines >= 24
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ('{"time": 1, "entity": "octo", "labels": ["linux"], "duration": 1}', "owner/name"),
+        ('{"time": -1, "entity": "octo/app", "labels": ["linux"], "duration": 1}', "negative"),
+        ('{"entity": "octo/app"}', "time"),
+        ("no JSON", "malformed"),
+    ],
+)
+def test_a_trace_that_is_none_is_refused_with_its_line(tmp_path: Path, line: str, part: str) -> None:
+    path = tmp_path / "trace.jsonl"
+    path.write_text(f'{{"time": 1, "entity": "a/b", "labels": ["x"], "duration": 1}}\n{line}\n')
+    with pytest.raises(trace.TraceUnusable) as refused:
+        trace.read(path)
+    assert "trace.jsonl:2" in str(refused.value)
+    assert part in str(refused.value)

@@ -1,0 +1,286 @@
+"""Hosts with their machines, and the agents on them, which speak `hostler.v1` and keep to the real agent's rules."""
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from agent.backoff import Backoff
+from agent.decisions import Answer, Held, Holding, on_create, on_delete
+from agent.endings import Ending
+from coordinator.fleet import wire
+from protos.hostler.v1 import fleet_pb2 as pb
+from providers.contract import Phase
+from tests.simulation.world.guests import Guest
+from tests.simulation.world.scenario import DRIVER, IMAGE, HostSpec, chances
+from tests.simulation.world.stream import Stream
+
+if TYPE_CHECKING:
+    from tests.simulation.world.world import World
+
+_RECONNECT: Final = Backoff(first_seconds=0.5, most_seconds=10.0)
+_PHASES: Final = {Phase(phase.value): number for number, phase in wire.PHASES.items()}
+_STATES: Final = {
+    "creating": pb.MACHINE_STATE_CREATING,
+    "running": pb.MACHINE_STATE_RUNNING,
+    "stopped": pb.MACHINE_STATE_STOPPED,
+}
+
+
+class Machine:
+    def __init__(self, instance_id: str, name: str, generation: int, bootstrap: pb.Bootstrap) -> None:
+        self.id = instance_id
+        self.name = name
+        self.generation = generation
+        self.token = bootstrap.token
+        self.state = "creating"
+        self.phases: dict[Phase, pb.PhaseReached] = {}
+        self.making: asyncio.Task[None] | None = None
+        self.removing: asyncio.Task[None] | None = None
+        self.guest: Guest | None = None
+
+    @property
+    def holding(self) -> Holding:
+        if self.removing is not None:
+            return Holding.REMOVING
+        if self.state == "creating":
+            return Holding.INTERRUPTED if self.making is None else Holding.MAKING
+        return Holding.MADE
+
+
+class Host:
+    """A host, and its agent when that is up. The machines and the endings outlive the agent."""
+
+    def __init__(self, world: "World", spec: HostSpec) -> None:
+        self.spec = spec
+        self.machines: dict[str, Machine] = {}
+        self._endings: dict[str, Ending] = {}
+        self._world = world
+        self._chance = chances(spec.name, world.scenario.seed)
+        self._outbox: dict[int, pb.AgentMessage] = {}
+        self._sequence = 0
+        self._runs = 0
+        self._agent: asyncio.Task[None] | None = None
+        self._stream: Stream | None = None
+
+    def log(self, what: str) -> None:
+        self._world.log(self.spec.name, what)
+
+    # --- the agent's process ---
+
+    def start(self) -> None:
+        if self._agent is None:
+            self._runs += 1
+            self.log("agent starts")
+            self._agent = self._world.spawn(self._serve())
+
+    def crash(self) -> None:
+        """The agent's process is killed: machines stay, what it was doing stops, what it had not said is lost."""
+        if self._agent is None:
+            return
+        self.log("agent is killed")
+        self._agent.cancel()
+        self._agent = None
+        if self._stream is not None:
+            self._stream.hang_up()
+            self._stream = None
+        self._outbox.clear()
+        for machine in self.machines.values():
+            for work in (machine.making, machine.removing):
+                if work is not None:
+                    work.cancel()
+            machine.making = machine.removing = None
+
+    def burn(self) -> None:
+        """The host itself goes down, and nothing that ran on it comes back."""
+        self.crash()
+        self.log(f"is gone, with {len(self.machines)} machines")
+        for machine in list(self.machines.values()):
+            self._drop(machine)
+            self._world.rules.lost(machine.id)
+
+    def cut(self, *, silently: bool) -> None:
+        if self._stream is not None:
+            self.log("stream is cut" + (" silently" if silently else ""))
+            self._stream.cut(silently=silently)
+
+    async def _serve(self) -> None:
+        attempt = 0
+        while True:
+            life = self._world.life
+            if life is not None and life.alive and self._world.parts is not None:
+                self._stream = Stream(self._world.parts.fleet, life, self._chance)
+                if await self._converse(self._stream):
+                    attempt = 0
+                self._stream = None
+            await asyncio.sleep(_RECONNECT.delay(attempt, self._chance))
+            attempt += 1
+
+    async def _converse(self, stream: Stream) -> bool:
+        """One stream until it ends; whether the coordinator had answered."""
+        stream.up.put(pb.AgentMessage(hello=self._hello()))
+        welcomed = False
+        async for message in stream.down:
+            match message.WhichOneof("message"):
+                case "welcome":
+                    welcomed = True
+                    self.log("connected")
+                    for waiting in list(self._outbox.values()):
+                        stream.up.put(waiting)
+                case "create_instance":
+                    self._create(message.create_instance)
+                case "delete_instance":
+                    self._delete(message.delete_instance)
+                case "event_ack":
+                    for sequence in [s for s in self._outbox if s <= message.event_ack.sequence]:
+                        del self._outbox[sequence]
+        return welcomed
+
+    def _hello(self) -> pb.Hello:
+        spec = self.spec
+        return pb.Hello(
+            host=spec.name,
+            agent_version="simulated",
+            arch="amd64",
+            capacity=pb.Resources(vcpus=spec.vcpus, memory_mib=spec.memory_mib, disk_gib=spec.disk_gib),
+            drivers=[pb.Driver(name=DRIVER, acceleration="none", images=[IMAGE])],
+            inventory=pb.Inventory(
+                machines=[
+                    pb.Machine(
+                        instance_id=machine.id,
+                        generation=machine.generation,
+                        name=machine.name,
+                        state=_STATES[machine.state],
+                        phases=machine.phases.values(),
+                    )
+                    for machine in self.machines.values()
+                ]
+            ),
+            agent_run=f"{spec.name}-run-{self._runs}",
+        )
+
+    # --- commands ---
+
+    def _held(self, instance_id: str) -> Held | None:
+        machine = self.machines.get(instance_id)
+        return None if machine is None else Held(machine.holding, machine.generation)
+
+    def _create(self, command: pb.CreateInstance) -> None:
+        instance_id, ended = command.instance_id, self._endings.get(command.instance_id)
+        answer = on_create(command.generation, held=self._held(instance_id), ended=ended)
+        self.log(f"told to create {command.name}: {answer.name.lower()}")
+        if answer is Answer.BEGIN:
+            self._world.rules.told_to_create(instance_id, command.name, self.spec.name)
+            machine = self.machines.get(instance_id)
+            if machine is None:
+                machine = Machine(instance_id, command.name, command.generation, command.bootstrap)
+                self.machines[instance_id] = machine
+            machine.making = self._world.spawn(self._make(machine))
+        elif answer is Answer.REPEAT_PHASES:
+            for phase in list(self.machines[instance_id].phases):
+                self._say(self.machines[instance_id], phase)
+        elif answer is Answer.REPEAT_FAILURE and ended is not None:
+            self._event(instance_id, ended.generation, Phase.FAILED, ended.detail)
+
+    async def _make(self, machine: Machine) -> None:
+        faults = self._world.faults
+        self._reach(machine, Phase.ACCEPTED)
+        await asyncio.sleep(self._chance.uniform(0.02, 2.0))
+        if self._chance.random() < faults.create_hangs:
+            self.log(f"making {machine.name} hangs")
+            await asyncio.Event().wait()
+        if self._chance.random() < faults.create_fails:
+            self._fail(machine)
+            return
+        self._reach(machine, Phase.DISK)
+        await asyncio.sleep(self._chance.uniform(0.1, 5.0))
+        machine.state, machine.making = "running", None
+        self._world.rules.made(machine.id, machine.name, self.spec.name)
+        self._reach(machine, Phase.STARTED)
+        machine.guest = Guest(self._world, machine.name, machine.token, lambda: self._stopped(machine))
+        machine.guest.boot()
+
+    def _fail(self, machine: Machine) -> None:
+        self.log(f"making {machine.name} failed")
+        del self.machines[machine.id]
+        ending = Ending(machine.id, machine.generation, Phase.FAILED, self._world.now(), "no disk space", "failed")
+        self._endings[machine.id] = ending
+        self._event(machine.id, machine.generation, Phase.FAILED, ending.detail)
+
+    def _stopped(self, machine: Machine) -> None:
+        """It powered itself off, or died. Without an agent nobody notices now; the inventory tells later."""
+        if self.machines.get(machine.id) is machine and machine.state == "running":
+            machine.state = "stopped"
+            self._reach(machine, Phase.STOPPED)
+
+    def _delete(self, command: pb.DeleteInstance) -> None:
+        instance_id = command.instance_id
+        machine, ended = self.machines.get(instance_id), self._endings.get(instance_id)
+        answer = on_delete(command.generation, held=self._held(instance_id), ended=ended)
+        self.log(f"told to delete {machine.name if machine else instance_id}: {answer.name.lower()}")
+        if answer is not Answer.BEGIN:
+            return
+        self._endings[instance_id] = Ending(instance_id, command.generation, Phase.DELETED, self._world.now(), "", "")
+        if machine is None:
+            self._event(instance_id, command.generation, Phase.DELETED)
+            return
+        machine.generation = max(machine.generation, command.generation)
+        if machine.making is not None:
+            machine.making.cancel()
+            machine.making = None
+        machine.removing = self._world.spawn(self._remove(machine))
+
+    async def _remove(self, machine: Machine) -> None:
+        await asyncio.sleep(self._chance.uniform(0.02, 2.0))
+        while self._chance.random() < self._world.faults.delete_fails:
+            self._event(machine.id, machine.generation, Phase.DELETE_FAILED, "busy")
+            await asyncio.sleep(self._chance.uniform(1.0, 10.0))
+        self._world.rules.destroyed_by_command(machine.name)
+        self._drop(machine)
+        self._event(machine.id, machine.generation, Phase.DELETED)
+
+    def _drop(self, machine: Machine) -> None:
+        self.machines.pop(machine.id, None)
+        self.log(f"machine {machine.name} is no more")
+        if machine.guest is not None:
+            machine.guest.end()
+
+    # --- what is said ---
+
+    def _reach(self, machine: Machine, phase: Phase) -> None:
+        machine.phases[phase] = pb.PhaseReached(phase=_PHASES[phase], at=wire.timestamp(self._world.now()))
+        self._say(machine, phase)
+
+    def _say(self, machine: Machine, phase: Phase) -> None:
+        self._event(machine.id, machine.generation, phase, at=machine.phases[phase])
+
+    def _event(
+        self,
+        instance_id: str,
+        generation: int,
+        phase: Phase,
+        detail: str = "",
+        at: pb.PhaseReached | None = None,
+    ) -> None:
+        if self._agent is None:
+            return
+        self._sequence += 1
+        event = pb.InstanceEvent(
+            sequence=self._sequence,
+            instance_id=instance_id,
+            generation=generation,
+            phase=_PHASES[phase],
+            at=at.at if at is not None else wire.timestamp(self._world.now()),
+            detail=detail,
+        )
+        message = self._outbox[self._sequence] = pb.AgentMessage(event=event)
+        if self._stream is not None:
+            self._stream.up.put(message)
+
+    def power_off_random(self) -> None:
+        """One running machine dies."""
+        running = [machine for machine in self.machines.values() if machine.state == "running"]
+        if running:
+            machine = self._chance.choice(running)
+            self.log(f"machine {machine.name} dies")
+            if machine.guest is not None:
+                machine.guest.end()
+            self._stopped(machine)

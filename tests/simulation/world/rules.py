@@ -1,0 +1,172 @@
+"""What must hold at every moment of a run. What must hold in the end is in `quiet`."""
+
+from collections import Counter
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from tests.simulation.world.rows import InstanceRow
+from tests.simulation.world.scenario import CLOUD, FLAVORS, Kind
+
+if TYPE_CHECKING:
+    from tests.simulation.world.world import World
+
+_MAKING: Final = ("pending_create", "creating")
+_SERVING: Final = ("pending", "installing", "idle", "offline")
+_MINUTE: Final = 60.0
+
+
+class Violation(msgspec.Struct, frozen=True):
+    rule: str
+    text: str
+
+
+class Rules:
+    """Told of every commit and of everything that happens to machines; keeps what was broken."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self._scenario = world.scenario
+        self.violations: list[Violation] = []
+        self.made_count = 0
+        self._on: dict[str, str] = {}  # instance id to the host that was first told to create it
+        self._made: Counter[str] = Counter()
+        self._known: set[str] = set()  # instances in the database
+
+    def broken(self, rule: str, text: str) -> None:
+        violation = Violation(rule, text)
+        if violation not in self.violations:
+            self._world.log("rules", f"BROKEN: {rule}: {text}")
+            self.violations.append(violation)
+
+    # --- machines ---
+
+    def told_to_create(self, instance_id: str, name: str, host: str) -> None:
+        if self._on.setdefault(instance_id, host) != host:
+            self.broken("nothing is created twice", f"{name} on {self._on[instance_id]} and on {host}")
+
+    def made(self, key: str, name: str, place: str) -> None:
+        """A machine has started."""
+        self._world.log(place, f"machine {name} has started")
+        self.made_count += 1
+        self._made[key] += 1
+        if self._made[key] > 1:
+            self.broken("nothing is created twice", f"machine {name} was started {self._made[key]} times")
+
+    def lost(self, key: str) -> None:
+        """A machine went down with its host: whoever does not know that it had started may make it again."""
+        self._made[key] = 0
+
+    def destroyed_by_command(self, name: str) -> None:
+        if self._world.forge.busy(name):
+            self.broken("no busy runner is killed", f"{name} was destroyed while its job runs")
+
+    # --- commits ---
+
+    def committed(self) -> None:
+        rows = self._world.rows.alive()
+        self._pools(rows)
+        self._quotas(rows)
+        self._hosts(rows)
+        self._making(rows)
+        self._registrations()
+        new = [row for row in rows if row.id not in self._known]
+        self._known.update(row.id for row in new)
+        if new and self._scenario.kind is Kind.STORM:
+            self._shares(rows, new)
+        if new and self._scenario.kind is Kind.STARVING:
+            self._starvation(new)
+
+    def _pools(self, rows: list[InstanceRow]) -> None:
+        most = {pool.name: pool.max_runners for pool in self._scenario.pools}
+        for pool, count in sorted(Counter(row.pool for row in rows).items()):
+            self._within("a pool's max_runners", pool, count, most[pool])
+
+    def _quotas(self, rows: list[InstanceRow]) -> None:
+        quotas = {one.name: one.quota for one in self._scenario.repositories}
+        for entity, count in sorted(Counter(row.entity for row in rows).items()):
+            quota = quotas[entity]
+            if quota is not None:
+                self._within("a repository's quota", entity, count, quota)
+
+    def _hosts(self, rows: list[InstanceRow]) -> None:
+        for spec in self._scenario.hosts:
+            here = [row for row in rows if row.host == spec.name]
+            needs = [FLAVORS[row.flavor] for row in here]
+            capacity = (spec.vcpus, spec.memory_mib, spec.disk_gib)
+            for what, used, have in zip(
+                ("vCPU", "MiB", "GiB"), map(sum, zip(*needs, strict=True)), capacity, strict=False
+            ):
+                self._within("a host's capacity", f"{spec.name} {what}", used, have)
+            machines = sum(machine.removing is None for machine in self._world.hosts[spec.name].machines.values())
+            self._within("a host's capacity", f"{spec.name} machines", machines, spec.vcpus)
+            lonely = {pool.name for pool in self._scenario.pools if not pool.share_hosts}
+            if len({row.entity for row in here}) > 1 and lonely & {row.pool for row in here}:
+                shared = ", ".join(sorted(f"{row.name} of {row.entity}" for row in here))
+                self.broken("no limit is exceeded", f"strangers on {spec.name}: {shared}")
+
+    def _making(self, rows: list[InstanceRow]) -> None:
+        making = Counter(row.host or row.provider for row in rows if row.status in _MAKING)
+        for place, count in sorted(making.items()):
+            limit = self._scenario.cloud_at_once if place == CLOUD else self._scenario.creates_per_host
+            self._within("creates at once", place, count, limit)
+        self._within("creates at once", "cloud's calls", self._world.cloud.creating, self._scenario.cloud_at_once)
+
+    def _registrations(self) -> None:
+        """Where a coordinator is killed, a call that did nothing dies with it: only those that had an effect count."""
+        limit = self._scenario.registrations_per_minute
+        if not limit:
+            return
+        now = self._world.loop.time()
+        for credentials, calls in self._world.forge.registrations.items():
+            while calls and calls[0] <= now - _MINUTE:
+                calls.pop(0)
+            self._within("registrations a minute", credentials, len(calls), limit)
+
+    def _within(self, what: str, name: str, count: int, limit: int) -> None:
+        if count > limit:
+            self.broken("no limit is exceeded", f"{what}: {name} has {count}, at most {limit}")
+
+    def _waiting(self, rows: list[InstanceRow]) -> dict[str, list[datetime]]:
+        """Since when jobs that nothing covers wait, by repository. In these scenarios all jobs of one are alike.
+
+        Those of the last second are left out: a plan is a little older than its commit.
+        """
+        known = self._world.now() - timedelta(seconds=1)
+        coming = Counter(row.entity for row in rows if row.runner_status in _SERVING and row.is_coming)
+        queued = self._world.rows.queued()
+        return {entity: [t for t in times[coming[entity] :] if t < known] for entity, times in queued.items()}
+
+    def _shares(self, rows: list[InstanceRow], new: list[InstanceRow]) -> None:
+        """Nobody gets a machine while another, who waits, has less of the fleet for its weight.
+
+        The tolerance is one machine: what has ended since the plan was made.
+        """
+        weights = {one.name: one.weight for one in self._scenario.repositories}
+        count = Counter(row.entity for row in rows)
+        waiting = self._waiting(rows)
+        for entity in sorted({row.entity for row in new}):
+            for other in sorted(waiting):
+                if other == entity or not waiting[other]:
+                    continue
+                before, theirs = (count[entity] - 1) / weights[entity], (count[other] + 1) / weights[other]
+                if before > theirs:
+                    text = f"{entity} got its machine number {count[entity]}, {other} waits with {count[other]}"
+                    self.broken("shares are fair", text)
+
+    def _starvation(self, new: list[InstanceRow]) -> None:
+        """Whoever waits beyond the bound goes before all who do not."""
+        bound = timedelta(minutes=self._scenario.starvation_minutes)
+        now = self._world.now()
+        starved = {
+            entity: times[0]
+            for entity, times in self._waiting(self._world.rows.alive()).items()
+            if times and times[0] < now - bound - timedelta(seconds=1)
+        }
+        for row in new:
+            since = self._world.rows.queued_at(row.for_job)
+            for entity, time in sorted(starved.items()):
+                if since is not None and entity != row.entity and since > time:
+                    text = f"{row.name} was made for {row.entity}, {entity} waits since {time:%H:%M:%S}"
+                    self.broken("nobody starves", text)

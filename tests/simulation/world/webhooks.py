@@ -1,0 +1,78 @@
+"""The way of webhooks from the forge to the coordinator: lost, doubled, late, and delivered again by an operator."""
+
+import asyncio
+import hashlib
+import hmac
+import json
+from typing import TYPE_CHECKING, Final
+
+from coordinator.http.errors import ApiError
+from tests.simulation.world.forge import Delivery
+from tests.simulation.world.guests import Request
+from tests.simulation.world.life import DeadError
+from tests.simulation.world.scenario import BASE_URL, SECRET, chances
+
+if TYPE_CHECKING:
+    from tests.simulation.world.world import World
+
+_AGAIN_SECONDS: Final = (60.0, 300.0)
+
+
+class Deliveries:
+    def __init__(self, world: "World") -> None:
+        self.pending = 0
+        self._world = world
+        self._chance = chances("webhooks", world.scenario.seed)
+
+    def emit(self, delivery: Delivery) -> None:
+        times = 2 if self._chance.random() < self._world.faults.webhook_twice else 1
+        for _ in range(times):
+            self.pending += 1
+            self._world.spawn(self._deliver(delivery))
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        """In order where nothing goes wrong, for the delay is then the same for all."""
+        faults = self._world.faults
+        calm = faults.until == 0.0
+        await asyncio.sleep(0.05 if calm else self._chance.uniform(0.01, max(faults.webhook_seconds, 0.1)))
+        while True:
+            if self._chance.random() >= self._world.faults.webhook_lost and await self._arrives(delivery):
+                break
+            self._world.log("forge", f"webhook {delivery.action} of job {delivery.job_id} is lost")
+            await asyncio.sleep(self._chance.uniform(*_AGAIN_SECONDS))
+        self.pending -= 1
+
+    async def _arrives(self, delivery: Delivery) -> bool:
+        body = _body(delivery)
+        signature = hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
+        headers = {"x-github-event": "workflow_job", "x-hub-signature-256": f"sha256={signature}"}
+
+        async def call() -> int | None:
+            answer = await self._world.webhooks().receive(Request(body, headers))  # type: ignore[arg-type]
+            return answer.status_code
+
+        try:
+            status = await self._world.ask(call)
+        except (ApiError, DeadError):
+            return False
+        # The forge's own clock of ten seconds is left out: what is late is taken all the same.
+        return status == 200
+
+
+def _body(delivery: Delivery) -> bytes:
+    owner, name = delivery.entity.split("/")
+    return json.dumps(
+        {
+            "action": delivery.action,
+            "workflow_job": {
+                "id": delivery.job_id,
+                "run_id": delivery.job_id,
+                "html_url": f"{BASE_URL}/{delivery.entity}/actions/runs/1/job/{delivery.job_id}",
+                "labels": list(delivery.labels),
+                "name": f"job-{delivery.job_id}",
+                "runner_name": delivery.runner or None,
+                "conclusion": delivery.conclusion or None,
+            },
+            "repository": {"name": name, "owner": {"login": owner}},
+        }
+    ).encode()
