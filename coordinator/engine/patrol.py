@@ -53,27 +53,27 @@ class Patrol:
         self._every = every
         self._clock = clock
         self._chance = chance
-        self._seen: dict[Subject, datetime] | None = None  # when each last had something; None: nobody has looked
+        self._known: set[Subject] = set()
         self._rests: dict[Subject, _Rest] = {}
         self._looks: dict[Subject, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
         """For ever, in rounds of about `every`. The looks of a round are spread over it."""
         while True:
-            await self._pause(self._every)
             try:
                 subjects = await self._subjects() if self._store.lease.number is not None else []
             except Exception:
                 log.exception("the patrol does not know where to look")
-                continue
+                subjects = []
             gap = max(self._every / max(len(subjects), 1), _LEAST_GAP)
-            for number, subject in enumerate(subjects):
-                if number:
-                    await self._pause(gap)
+            for subject in subjects:
+                await self._pause(gap)
                 self._begin(subject)
+            if not subjects:
+                await self._pause(self._every)
 
     async def _pause(self, length: timedelta) -> None:
-        await asyncio.sleep(length.total_seconds() * (0.5 + self._chance() / 2))
+        await asyncio.sleep(length.total_seconds() * (0.5 + self._chance()))
 
     async def close(self) -> None:
         looks = list(self._looks.values())
@@ -84,14 +84,12 @@ class Patrol:
     async def _subjects(self) -> list[Subject]:
         """Those to look at now, in an order of chance."""
         now = self._clock()
-        if self._seen is None:
-            self._seen = dict.fromkeys(_subjects(await self._store.rolls.inhabited(now - _LINGERS)), now)
-        self._seen |= dict.fromkeys(_subjects(await self._store.rolls.inhabited()), now)
-        for subject in [subject for subject, at in self._seen.items() if at + _LINGERS < now]:
-            del self._seen[subject]
+        inhabited = set(_subjects(await self._store.rolls.inhabited(now - _LINGERS)))
+        for subject in self._known - inhabited:
             self._rests.pop(subject, None)
             self._inspection.forget(subject.id)
-        return sorted((s for s in sorted(self._seen) if not self._rests_now(s, now)), key=lambda _: self._chance())
+        self._known = inhabited
+        return sorted((s for s in sorted(inhabited) if not self._rests_now(s, now)), key=lambda _: self._chance())
 
     def _rests_now(self, subject: Subject, now: datetime) -> bool:
         rest = self._rests.get(subject)

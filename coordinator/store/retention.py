@@ -15,7 +15,7 @@ from coordinator.store.schema import consoles, instances, jobs, timeline
 
 _BATCH: Final = 500
 _LOOKED_UP: Final = 10_000
-"""Candidates found by one reading of a table: it has no index by age, which every webhook would pay for."""
+"""Candidates found by one reading of a table: jobs have no index by age, for every webhook would pay for it."""
 
 
 class Pruned(NamedTuple):

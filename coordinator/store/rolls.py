@@ -26,9 +26,9 @@ class Rolls:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def inhabited(self, since: datetime | None = None) -> Inhabited:
-        """Those that have an instance alive; or one that changed since, which reads the whole table."""
-        mine = instances.c.status.in_(ALIVE) if since is None else instances.c.changed_at >= since
+    async def inhabited(self, since: datetime) -> Inhabited:
+        """Those that have an instance, or have had one since."""
+        mine = instances.c.status.in_(ALIVE) | (instances.c.changed_at >= since)
         query = sa.select(instances.c.entity_id, instances.c.pool_id).where(mine).distinct()
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).all()

@@ -251,6 +251,7 @@ instances = sa.Table(
     sa.Column("runner_files", sa.LargeBinary, nullable=True),
     sa.Column("runner_files_taken", Names, nullable=False),
     sa.Index(None, "status"),
+    sa.Index(None, "changed_at"),
     sa.Index(None, "host"),
 )
 

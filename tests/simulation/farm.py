@@ -19,7 +19,7 @@ from agent.config import CapacitySection, CoordinatorSection, HostSection
 from agent.daemon import Agent
 from agent.with_simulated import SimulatedConfig
 from coordinator import coordinator
-from coordinator.config import CoordinatorConfig, DatabaseTable, Grpc, Http
+from coordinator.config import CoordinatorConfig, DatabaseTable, Grpc, Http, Planner
 from protos.hostler.v1 import admin_pb2
 from protos.hostler.v1.admin_pb2_grpc import AdminStub
 from providers.exec.settings import ExecSettings
@@ -45,7 +45,14 @@ Condition = Callable[[admin_pb2.FleetStatusResponse], object]
 class Farm:
     """Started by `farm()`. Its parts can be stopped and started again."""
 
-    def __init__(self, directory: Path, *, cloud: str = "", orphan_grace: timedelta = timedelta(minutes=1)) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        cloud: str = "",
+        orphan_grace: timedelta = timedelta(minutes=1),
+        patrol_seconds: int = 120,
+    ) -> None:
         """`cloud`: the name of a provider of the executable `file-cloud`, if there is to be one."""
         self.directory = directory
         self.forge = ForgeSimulator()
@@ -62,6 +69,7 @@ class Farm:
             http=Http(bind=f"127.0.0.1:{self.http_port}", public_url=f"http://127.0.0.1:{self.http_port}"),
             grpc=Grpc(bind=f"127.0.0.1:{self.grpc_port}"),
             database=DatabaseTable(url=f"sqlite:///{directory}/coordinator/hostler.db"),
+            planner=Planner(patrol_seconds=patrol_seconds),
             provider=[self._cloud_settings(cloud)] if cloud else [],
         )
         Path(self.config.data_dir).mkdir(exist_ok=True, mode=0o700)
@@ -301,10 +309,15 @@ class Farm:
 
 @asynccontextmanager
 async def farm(
-    directory: Path, *, cloud: str = "", orphan_grace: timedelta = timedelta(minutes=1), coordinated: bool = True
+    directory: Path,
+    *,
+    cloud: str = "",
+    orphan_grace: timedelta = timedelta(minutes=1),
+    patrol_seconds: int = 120,
+    coordinated: bool = True,
 ) -> AsyncIterator[Farm]:
     """A farm with its coordinator in this process, unless it is to be started otherwise (`coordinated=False`)."""
-    one = Farm(directory, cloud=cloud, orphan_grace=orphan_grace)
+    one = Farm(directory, cloud=cloud, orphan_grace=orphan_grace, patrol_seconds=patrol_seconds)
     try:
         await one.start()
         if coordinated:

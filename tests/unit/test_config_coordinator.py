@@ -31,6 +31,12 @@ public_url = "http://127.0.0.1:9997"
 bind = "127.0.0.1:9998"
 [database]
 url = "sqlite:///{tmp_path}/hostler.db"
+[planner]
+patrol_seconds = 60
+[retention]
+days = 90
+[secrets]
+key_file = "/etc/hostler/sealing.key"
 [[provider]]
 name = "cloud"
 kind = "exec"
@@ -51,6 +57,8 @@ def test_every_key_is_taken(whole: str, tmp_path: Path) -> None:
     assert parsed.data_dir == f"{tmp_path}/data"
     assert parsed.database_url == f"sqlite:///{tmp_path}/hostler.db"
     assert (parsed.http.bind, parsed.grpc.bind) == ("127.0.0.1:9997", "127.0.0.1:9998")
+    assert (parsed.planner.patrol_seconds, parsed.retention.days) == (60, 90)
+    assert parsed.secrets.key_file == "/etc/hostler/sealing.key"
     assert [(one.name, one.environment) for one in parsed.provider] == [("cloud", ("AWS_", "PATH"))]
 
 
@@ -90,6 +98,12 @@ WRONG = [
     ("sqlite:///", "mysql://u:hush@h", "database", "allowed: sqlite:////absolute/path.db or postgresql://"),
     ("sqlite:///", "postgresql:/u:hush@h", "database", "url: this is not a database URL"),
     ("sqlite:////", "sqlite:///", "database", "allowed: sqlite:////absolute/path.db"),
+    ("= 60", "= 0", "planner", "patrol_seconds: must be 1 to 3600"),
+    ("= 60", "= 3601", "planner", "patrol_seconds: must be 1 to 3600"),
+    ("= 90", "= 0", "retention", "days: must be 1 to 3650"),
+    ("= 90", "= 3651", "retention", "days: must be 1 to 3650"),
+    ("days = 90", "weeks = 4", "retention.weeks", "allowed here: days"),
+    ('"/etc/hostler/sealing.key"', '"sealing.key"', "secrets", "key_file: 'sealing.key' must be an absolute path"),
     ('"cloud"', '""', "provider[0]", "name: must not be empty"),
     ('"cloud"', '"libvirt"', "", "the name 'libvirt' is that of a driver of agents"),
     ('"exec"', '"terraform"', "provider[0].kind", "Invalid enum value 'terraform'; allowed: exec"),
