@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from providers.exec.process import Ending, Finished
 from tests.simulation.world.guests import Guest
+from tests.simulation.world.life import CURRENT, Life
 from tests.simulation.world.scenario import chances
 
 if TYPE_CHECKING:
@@ -41,14 +42,14 @@ class Cloud:
 
     async def run(self, executable: str, environment: Mapping[str, str], stdin: bytes, seconds: float) -> Finished:
         """Stands for `providers.exec.process.run`."""
-        call = self._world.spawn(self._call(environment, stdin))
+        call = self._world.spawn(self._call(environment, stdin, CURRENT.get()))
         try:
             return await asyncio.wait_for(asyncio.shield(call), seconds)
         except TimeoutError:
             call.cancel()
             return Finished(Ending.TIMED_OUT, None, b"", b"", stderr_cut=False)
 
-    async def _call(self, environment: Mapping[str, str], stdin: bytes) -> Finished:
+    async def _call(self, environment: Mapping[str, str], stdin: bytes, caller: Life | None) -> Finished:
         command, instance = environment["GARM_COMMAND"], environment.get("GARM_INSTANCE_ID", "")
         await asyncio.sleep(self._chance.uniform(0.1, 2.0))
         faulty = self._chance.random() < self._world.faults.cloud_call
@@ -59,7 +60,7 @@ class Cloud:
         if fault == "slow":
             await asyncio.sleep(self._chance.uniform(10, 400))
         if command == "CreateInstance":
-            finished = await self._create(json.loads(stdin), environment["GARM_POOL_ID"])
+            finished = await self._create(json.loads(stdin), environment["GARM_POOL_ID"], caller)
         elif command == "DeleteInstance":
             finished = self._delete(instance)
         else:
@@ -69,7 +70,7 @@ class Cloud:
             return _failed(1, "the connection was reset")
         return finished
 
-    async def _create(self, told: dict[str, str], pool_id: str) -> Finished:
+    async def _create(self, told: dict[str, str], pool_id: str, caller: Life | None) -> Finished:
         name = told["name"]
         if name in self.machines or name in self._reserved:
             return _failed(_DUPLICATE, f"there is an instance {name}")
@@ -83,7 +84,11 @@ class Cloud:
             self._reserved.discard(name)
         self._numbers += 1
         machine = self.machines[name] = CloudMachine(name, pool_id, f"i-{self._numbers:04}")
-        self._world.rules.made(name, name, "cloud")
+        if caller is not None and caller.alive:
+            self._world.rules.made(name, name, "cloud")
+        else:
+            # However late it comes, and whatever its successor has done meanwhile: nobody can call it back.
+            self.log(f"machine {name} has started, by a call of a coordinator that is no more")
         machine.guest = Guest(self._world, name, told["instance-token"], lambda: self._stopped(machine))
         machine.guest.boot()
         return _answer(_shown(machine))

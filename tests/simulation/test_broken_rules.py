@@ -1,0 +1,190 @@
+"""Each rule of the simulation is shown to bite: the coordinator is broken on purpose, and the rule must say so.
+
+A break is a change that a person could make by mistake; of the first seeds that can show it, one must.
+"""
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, ExitStack
+from datetime import UTC, datetime
+from typing import Any, Final
+from unittest import mock
+
+import msgspec
+import pytest
+
+from coordinator.domain import sightings
+from coordinator.domain.changes import Phase
+from coordinator.domain.fleet import Pool
+from coordinator.domain.instance import Instance
+from coordinator.domain.job import Job, JobEvent
+from coordinator.domain.planning import spare
+from coordinator.domain.planning.board import Board
+from coordinator.domain.planning.demand import Cover
+from coordinator.domain.planning.draft import Draft
+from coordinator.engine import engine, lead
+from coordinator.engine.budgets import Budgets
+from coordinator.engine.local import LocalExecutor
+from coordinator.engine.registrar import Registrar
+from coordinator.fleet import wire
+from coordinator.store.instances import PhaseFact
+from coordinator.store.ledger import Ledger
+from tests.simulation.world.scenario import Faults, HostSpec, JobSpec, Kind, PoolSpec, Repository, Scenario, of_seed
+from tests.simulation.world.world import run
+
+Patch = AbstractContextManager[Any]
+MOST_SEEDS: Final = 100
+put = mock.patch.object
+
+
+def of_kind(kind: Kind) -> list[Scenario]:
+    return [scenario for scenario in map(of_seed, range(MOST_SEEDS)) if scenario.kind is kind]
+
+
+def with_late_webhooks() -> list[Scenario]:
+    """People cancel jobs, and the forge tells late which of the others have begun: what seems idle may be busy."""
+    return [
+        Scenario(
+            seed,
+            Kind.CHAOS,
+            (Repository("octo/app", "one"),),
+            (PoolSpec("pool-0", "octo/app", ("linux",), max_runners=10),),
+            (HostSpec("host-0", 16, 65536),),
+            tuple(JobSpec(float(n), "octo/app", ("linux",), 900.0) for n in range(8)),
+            Faults(webhook_seconds=900.0, cancelled=0.5, until=2400.0),
+        )
+        for seed in range(20)
+    ]
+
+
+def jobs_are_forgotten() -> Iterable[Patch]:
+    real, told = Ledger.record, 0
+
+    async def record(self: Ledger, event: JobEvent) -> Job | None:
+        nonlocal told
+        told += 1
+        return await real(self, event) if told % 5 else None
+
+    yield put(Ledger, "record", record)
+
+
+def no_reason_is_given() -> Iterable[Patch]:
+    yield put(engine, "why_waiting", lambda *_: "")
+
+
+def machines_are_deleted_on_paper_only() -> Iterable[Patch]:
+    async def delete(self: LocalExecutor, instance: Instance) -> None:
+        now = datetime(2030, 1, 1, tzinfo=UTC)
+        await self._store.instances.record_phase(PhaseFact(instance.host, instance.id, Phase.DELETED, now))
+
+    yield put(LocalExecutor, "delete", delete)
+
+
+def hosts_are_not_heard_when_a_machine_is_gone() -> Iterable[Patch]:
+    heard = {number: phase for number, phase in wire.PHASES.items() if phase is not Phase.DELETED}
+    yield put(wire, "PHASES", heard)
+
+
+def runners_are_left_at_the_forge() -> Iterable[Patch]:
+    rule = sightings.FORGE[sightings.Runner.GONE, sightings.AtForge.ABSENT]
+    yield put(Registrar, "forget", mock.AsyncMock(return_value=None))
+    yield mock.patch.dict(sightings.FORGE, {key: rule for key in sightings.FORGE if key[0] is sightings.Runner.GONE})
+
+
+def nobody_asks_whether_a_runner_is_busy() -> Iterable[Patch]:
+    yield put(Registrar, "may_go", mock.AsyncMock(return_value=True))
+
+
+def pools_and_quotas_have_no_end() -> Iterable[Patch]:
+    yield put(Draft, "_refusal", lambda *_: "")
+
+
+def hosts_have_no_end() -> Iterable[Patch]:
+    yield put(Board, "_places", lambda *_: 1)
+
+
+def hosts_and_strangers_bear_everything() -> Iterable[Patch]:
+    yield put(Draft, "_unsuited", lambda *_: "")
+
+
+def clouds_make_everything_at_once() -> Iterable[Patch]:
+    yield put(Draft, "_in_cloud", lambda *_: "")
+
+
+def registrations_are_not_counted() -> Iterable[Patch]:
+    yield put(Budgets, "spend", lambda *_: None)
+
+
+def creates_are_sent_to_every_host() -> Iterable[Patch]:
+    real = LocalExecutor.create
+
+    async def create(self: LocalExecutor, instance: Instance, pool: Pool) -> None:
+        for host in sorted(self._links.hosts()):
+            self.resend(instance.id)
+            await real(self, msgspec.structs.replace(instance, host=host), pool)
+
+    yield put(LocalExecutor, "create", create)
+
+
+def coming_machines_do_not_count() -> Iterable[Patch]:
+    yield put(Board, "cover_of", lambda *_: Cover())
+
+
+def what_is_idle_stays() -> Iterable[Patch]:
+    yield put(spare, "_surplus", lambda _: ())
+
+
+def weights_are_ignored() -> Iterable[Patch]:
+    yield put(Board, "share", lambda *_: 0.0)
+
+
+def starving_jobs_wait_on() -> Iterable[Patch]:
+    real = Draft._turn
+
+    def turn(self: Draft, *job: Any) -> Any:
+        self._starved_before = datetime.min.replace(tzinfo=UTC)
+        return real(self, *job)
+
+    yield put(Draft, "_turn", turn)
+
+
+def the_planner_fails() -> Iterable[Patch]:
+    yield put(lead, "plan_on", mock.Mock(side_effect=ValueError("broken")))
+
+
+@pytest.mark.parametrize(
+    ("broken", "rule", "part", "kind"),
+    [
+        (jobs_are_forgotten, "every queued job has capacity or a reason", "", Kind.CHAOS),
+        (no_reason_is_given, "every queued job has capacity or a reason", "without a reason", Kind.CHAOS),
+        (machines_are_deleted_on_paper_only, "no machine without a row", "", Kind.CALM),
+        (hosts_are_not_heard_when_a_machine_is_gone, "no row without a machine", "", Kind.CALM),
+        (runners_are_left_at_the_forge, "no registration without a machine", "", Kind.CHAOS),
+        (nobody_asks_whether_a_runner_is_busy, "no busy runner is killed", "", None),
+        (pools_and_quotas_have_no_end, "no limit is exceeded", "quota", Kind.CHAOS),
+        (hosts_have_no_end, "no limit is exceeded", "a host's capacity", Kind.CHAOS),
+        (hosts_and_strangers_bear_everything, "no limit is exceeded", "creates at once: host", Kind.CHAOS),
+        (hosts_and_strangers_bear_everything, "no limit is exceeded", "strangers", Kind.CHAOS),
+        (clouds_make_everything_at_once, "no limit is exceeded", "creates at once: cloud", Kind.CHAOS),
+        (registrations_are_not_counted, "no limit is exceeded", "registrations", Kind.CHAOS),
+        (creates_are_sent_to_every_host, "nothing is created twice", "", Kind.CALM),
+        (coming_machines_do_not_count, "exactly one machine for each job", "", Kind.CALM),
+        (what_is_idle_stays, "no machine is kept for nothing", "", None),
+        (weights_are_ignored, "shares are fair", "", Kind.STORM),
+        (starving_jobs_wait_on, "nobody starves", "", Kind.STARVING),
+        (the_planner_fails, "the coordinator does not fail", "planning failed", Kind.CALM),
+    ],
+)
+def test_a_break_is_found(broken: Any, rule: str, part: str, kind: Kind | None) -> None:
+    scenarios = of_kind(kind) if kind else with_late_webhooks()
+    with ExitStack() as stack:
+        for patch in broken():
+            stack.enter_context(patch)
+        for scenario in scenarios:
+            if any(one.rule == rule and part in one.text for one in run(scenario).violations):
+                return
+    pytest.fail(f"{len(scenarios)} runs did not show that '{rule}' is broken")
+
+
+def test_late_webhooks_alone_break_nothing() -> None:
+    for scenario in with_late_webhooks()[:5]:
+        assert not run(scenario).violations
