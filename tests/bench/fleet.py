@@ -17,25 +17,38 @@ class Fleet(msgspec.Struct, frozen=True):
     pools_each: int = 1
     forge_url: str = "http://forge.invalid"
     max_runners: int = 10_000
+    credentials: int = 1  # dealt to the repositories in turn
+    registrations_per_minute: int = 0  # by one of the credentials; 0: no limit
 
     def names(self) -> list[str]:
         """OWNER/NAME of each repository."""
         return [f"{OWNER}/{name}" for name in self._names()]
+
+    def tokens(self) -> list[str]:
+        """Of the credentials."""
+        return [TOKEN, *(f"{TOKEN}-{number}" for number in range(1, self.credentials))]
+
+    def repositories_of(self, credentials: int) -> list[str]:
+        return self.names()[credentials :: self.credentials]
 
     def _names(self) -> list[str]:
         return [f"widgets-{number:03}" for number in range(self.repositories)]
 
     def document(self) -> str:
         """What `hostler apply` would read. The first pool of a repository serves LABELS, the others more."""
+        endpoint = f'[[endpoint]]\nname = "forge"\nbase_url = "{self.forge_url}"\napi_base_url = "{self.forge_url}"'
         parts = [
-            f'[[endpoint]]\nname = "forge"\nbase_url = "{self.forge_url}"\napi_base_url = "{self.forge_url}"',
-            f'[[credentials]]\nname = "token"\nendpoint = "forge"\ntoken = "{TOKEN}"',
+            f"{endpoint}\nregistrations_per_minute = {self.registrations_per_minute}",
+            *(
+                f'[[credentials]]\nname = "token-{number}"\nendpoint = "forge"\ntoken = "{token}"'
+                for number, token in enumerate(self.tokens())
+            ),
             '[[flavor]]\nname = "small"\nvcpus = 2\nmemory_mib = 4096\ndisk_gib = 20',
         ]
-        for name in self._names():
+        for position, name in enumerate(self._names()):
             parts.append(
-                f'[[repository]]\nendpoint = "forge"\nowner = "{OWNER}"\nname = "{name}"\ncredentials = "token"\n'
-                f'webhook_secret = "{SECRET}"'
+                f'[[repository]]\nendpoint = "forge"\nowner = "{OWNER}"\nname = "{name}"\n'
+                f'credentials = "token-{position % self.credentials}"\nwebhook_secret = "{SECRET}"'
             )
             parts += [self._pool(name, number) for number in range(self.pools_each)]
         return "\n".join(parts)

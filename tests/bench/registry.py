@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from tests.bench import http_servers, ingest, latency, memory, planner
+from tests.bench import crash, http_servers, ingest, latency, memory, planner, storm
 from tests.bench.results import Benchmark
 
 ALL: Final = (
@@ -11,4 +11,7 @@ ALL: Final = (
     Benchmark("memory", memory.run),
     Benchmark("http", http_servers.run),
     Benchmark("planner", planner.run),
+    Benchmark("crash", crash.run),
+    Benchmark("storm", storm.run),
+    Benchmark("storm-limited", storm.run_limited),
 )

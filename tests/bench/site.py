@@ -33,6 +33,11 @@ class Site:
         self.pid = 0
 
     @property
+    def database(self) -> Path:
+        """The file, where it is SQLite's."""
+        return self._folder / "coordinator" / "hostler.db"
+
+    @property
     def grpc(self) -> str:
         return f"127.0.0.1:{self.grpc_port}"
 
@@ -73,7 +78,7 @@ public_url = "http://127.0.0.1:{self.http_port}"
 bind = "{self.grpc}"
 
 [database]
-url = "sqlite:///{self._folder}/coordinator/hostler.db"
+url = "sqlite:///{self.database}"
 """
 
 

@@ -1,0 +1,102 @@
+"""The coordinator is killed among 1,000 jobs in flight, at a moment that a seed draws, and started again.
+
+Webhooks that were not answered are sent again, as a forge redelivers them. HOSTLER_BENCH_SEED repeats a moment.
+"""
+
+import asyncio
+import os
+import random
+import secrets
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from tests.bench.farm import Farm
+from tests.bench.fleet import Fleet
+from tests.bench.forges import limiting_forge
+from tests.bench.latency import Hook
+from tests.bench.results import BenchmarkFailed, Result, at_most, shown
+from tests.bench.site import Site, site
+from tests.bench.webhooks import FIRST_JOB, queued_over
+
+_JOBS: Final = 1_000
+_HOSTS: Final = 64
+_CONNECTIONS: Final = 8
+_ROUNDS: Final = 3
+_REGISTRATION_SECONDS: Final = 0.05
+_PATIENCE_SECONDS: Final = 40.0
+_QUIET_SECONDS: Final = 2.0
+"""So long nothing more happens: what would be doubled shows by then."""
+
+
+class _Crash(NamedTuple):
+    first_create_seconds: float  # from the restart
+    all_seconds: float
+    lost: int
+    doubled: int
+
+
+async def run(folder: Path) -> list[Result]:
+    seed = int(os.environ.get("HOSTLER_BENCH_SEED") or secrets.randbelow(1_000_000))
+    sys.stderr.write(f"crash: HOSTLER_BENCH_SEED={seed}\n")
+    chance = random.Random(seed)  # noqa: S311 - a repeatable moment, not a secret
+    crashes = []
+    for number in range(_ROUNDS):
+        (folder / str(number)).mkdir()
+        crashes.append(await _crash(folder / str(number), chance.randint(1, _JOBS - 50)))
+    return [
+        at_most("crash, restart to first planned create, worst", max(c.first_create_seconds for c in crashes), "s", 2),
+        shown("crash, restart to every job's create, worst", max(c.all_seconds for c in crashes), "s"),
+        at_most(f"crash, lost of {_ROUNDS} x {_JOBS} jobs, seed {seed}", sum(c.lost for c in crashes), "jobs", 0),
+        at_most(f"crash, doubled of {_ROUNDS} x {_JOBS} jobs", sum(c.doubled for c in crashes), "machines", 0),
+    ]
+
+
+async def _crash(folder: Path, after_creates: int) -> _Crash:
+    fleet = Fleet(repositories=8)
+    async with limiting_forge(folder, fleet, _REGISTRATION_SECONDS) as forge:
+        fleet = Fleet(repositories=8, forge_url=forge.url)
+        async with site(folder / "site", fleet) as one, Farm(one.grpc, _HOSTS) as farm:
+            requests = queued_over(forge.url, fleet.names(), FIRST_JOB, _JOBS)
+            waiting = list(reversed(requests))
+            sending = [asyncio.create_task(_send(one.http_port, waiting)) for _ in range(_CONNECTIONS)]
+            if not await farm.until_made(after_creates, _PATIENCE_SECONDS):
+                raise BenchmarkFailed(f"only {len(farm.made)} of {_JOBS} jobs got a machine before any crash")
+            await one.kill()
+            unanswered = [request for sent in await asyncio.gather(*sending) for request in sent]
+            return await _again(one, farm, unanswered + waiting)
+
+
+async def _again(one: Site, farm: Farm, requests: list[bytes]) -> _Crash:
+    began = time.monotonic()
+    await one.start()
+    left = await asyncio.gather(*(_send(one.http_port, requests) for _ in range(_CONNECTIONS)))
+    if any(left) or requests:
+        raise BenchmarkFailed("the restarted coordinator does not take webhooks")
+    await farm.until_made(_JOBS, _PATIENCE_SECONDS)
+    await asyncio.sleep(_QUIET_SECONDS)
+    one.check()
+    after = [made.at for made in farm.made if made.at > began]
+    if not after:
+        raise BenchmarkFailed("nothing was left to be made after the crash")
+    # All jobs ask for the same, so it does not matter which machine is whose: there must be as many as jobs.
+    machines = Counter(made.instance_id for made in farm.made)
+    standing = len(machines) - len(set(farm.deleted))
+    doubled = max(len(machines) - _JOBS, 0) + sum(count - 1 for count in machines.values())
+    return _Crash(after[0] - began, after[-1] - began, max(_JOBS - standing, 0), doubled)
+
+
+async def _send(port: int, waiting: list[bytes]) -> list[bytes]:
+    """Send from the end of the list; returns the one that the other side left unanswered when it went."""
+    hook = await Hook.open(port)
+    while waiting:
+        request = waiting.pop()
+        try:
+            hook.send(request)
+            await hook.answered()
+        except (OSError, asyncio.IncompleteReadError):
+            return [request]
+    hook.close()
+    return []
