@@ -12,8 +12,8 @@ from coordinator.store.store import Store
 log = structlog.get_logger()
 
 _EVERY: Final = timedelta(hours=1)
-_BETWEEN_BATCHES: Final = timedelta(seconds=1)
-"""A batch holds the database for some milliseconds; webhooks must not wait for several in a row."""
+_BETWEEN_BATCHES: Final = timedelta(seconds=0.25)
+"""Webhooks must not wait for several in a row."""
 
 
 async def prune_for_ever(store: Store, keep: timedelta) -> None:

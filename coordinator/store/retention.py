@@ -7,15 +7,20 @@ from typing import Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from coordinator.domain.instance import Status
 from coordinator.domain.job import JobStatus
 from coordinator.store.database import Database
 from coordinator.store.rolls import ALIVE
 from coordinator.store.schema import consoles, instances, jobs, timeline
 
-_BATCH: Final = 500
+_BATCH: Final = 100
+"""With their timelines some 700 rows, 20 ms of SQLite's only writer, for which webhooks wait."""
+
 _LOOKED_UP: Final = 10_000
 """Candidates found by one reading of a table: jobs have no index by age, for every webhook would pay for it."""
+
+
+_UNFINISHED: Final = tuple(status for status in JobStatus if status is not JobStatus.COMPLETED)
+"""Nearly every row is completed: asked for by that, SQLite reads the index of the status instead of the ids."""
 
 
 class Pruned(NamedTuple):
@@ -60,12 +65,12 @@ class Retention:
 def _old_job(before: datetime) -> sa.ColumnElement[bool]:
     alive = instances.c.status.in_(ALIVE)
     needed = sa.select(instances.c.job_id).where(alive).union_all(sa.select(instances.c.for_job).where(alive))
-    return (jobs.c.status == JobStatus.COMPLETED) & (jobs.c.changed_at < before) & jobs.c.id.not_in(needed)
+    return jobs.c.status.not_in(_UNFINISHED) & (jobs.c.changed_at < before) & jobs.c.id.not_in(needed)
 
 
 def _old_instance(before: datetime) -> sa.ColumnElement[bool]:
     ran = sa.exists().where(jobs.c.id == instances.c.job_id)
-    return (instances.c.status == Status.DELETED) & (instances.c.changed_at < before) & ~ran
+    return instances.c.status.not_in(ALIVE) & (instances.c.changed_at < before) & ~ran
 
 
 async def _prune_jobs(connection: AsyncConnection, ids: Sequence[str], before: datetime) -> int:
