@@ -72,10 +72,10 @@ class Registrar:
             self._budgets.give_up(credentials, instance.id)
         if configuration is None:
             return
-        await self._store.instances.configure_runner(instance.id, configuration.runner_id, configuration.files)
+        runner_id, files = configuration.runner_id, configuration.files
+        is_coming = await self._store.instances.configure_runner(instance.id, runner_id, files)
         self._waiting.notify(instance.id)
-        if not await self._is_coming(instance.id):
-            # It was sent away meanwhile, perhaps by one who did not see that it had a runner.
+        if not is_coming:
             await self._remove_ghost(instance, configuration.runner_id)
 
     async def _is_coming(self, instance_id: str) -> bool:

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coordinator.domain import changes
 from coordinator.domain.changes import PHASE_STEP, Changed, Phase, Step
-from coordinator.domain.instance import Instance, RunnerStatus, Status, advance, can, can_runner
+from coordinator.domain.instance import COMING, Instance, RunnerStatus, Status, advance, can, can_runner
 from coordinator.domain.timeline import Entry
 from coordinator.store import changed, cooldowns, instance_rows, timelines, tried
 from coordinator.store.batch import Batcher
@@ -32,6 +32,14 @@ class PhaseFact(msgspec.Struct, frozen=True):
     provider_id: str = ""
 
 
+class _Configured(msgspec.Struct, frozen=True):
+    """What a forge gave an instance's runner."""
+
+    instance_id: str
+    runner_id: int
+    sealed: bytes
+
+
 class Instances:
     def __init__(
         self,
@@ -49,6 +57,7 @@ class Instances:
         self._clock = clock
         self._chance = chance
         self._facts: Batcher[PhaseFact, None] = Batcher(self._write_facts)
+        self._configured: Batcher[_Configured, bool] = Batcher(self._write_configured)
 
     async def get(self, instance_id: str) -> Instance | None:
         async with self._database.read() as connection:
@@ -147,27 +156,39 @@ class Instances:
             told = {"os_name": os_name, "os_version": os_version}
             await connection.execute(sa.update(instances).where(instances.c.id == instance_id).values(told))
 
-    @retried
-    async def configure_runner(self, instance_id: str, forge_runner_id: int, files: Mapping[str, bytes]) -> None:
-        """Keep the just-in-time configuration until the guest fetches it.
+    async def configure_runner(self, instance_id: str, forge_runner_id: int, files: Mapping[str, bytes]) -> bool:
+        """Keep the just-in-time configuration until the guest fetches it; returns when it is on disk.
+
+        False: the instance was sent away meanwhile, perhaps by one who did not see that it had a runner.
 
         Raises:
             LeaseLost: another coordinator asks the forge now, and this configuration is or will be replaced.
         """
-        now = self._clock()
-        entry = Entry(Step.RUNNER_CONFIGURED, now, "", instance_id)
         sealed = self._sealer.seal(msgspec.msgpack.encode(dict(files)), f"instance:{instance_id}")
+        return await self._configured.submit(_Configured(instance_id, forge_runner_id, sealed))
+
+    @retried
+    async def _write_configured(self, configured: Sequence[_Configured]) -> Sequence[bool]:
+        now = self._clock()
+        ordered = sorted(configured, key=lambda one: one.instance_id)  # two coordinators must not wait for each other
+        rows = [{"key_id": one.instance_id, "new_id": one.runner_id, "new_files": one.sealed} for one in ordered]
+        entries = [Entry(Step.RUNNER_CONFIGURED, now, "", one.instance_id) for one in ordered]
         async with self._database.write() as connection:
             await self._lease.check(connection)
-            changed.of(connection).configured.add(instance_id)
-            changed.of(connection).instances.add(instance_id)
+            ids = {one.instance_id for one in configured}
+            changed.of(connection).configured.update(ids)
+            changed.of(connection).instances.update(ids)
             await connection.execute(
                 sa.update(instances)
-                .where(instances.c.id == instance_id)
-                .values(forge_runner_id=forge_runner_id, runner_files=sealed)
+                .where(instances.c.id == sa.bindparam("key_id"))
+                .values(forge_runner_id=sa.bindparam("new_id"), runner_files=sa.bindparam("new_files")),
+                rows,
             )
-            await timelines.append(connection, [entry])
-        self._feed.publish([entry])
+            await timelines.append(connection, entries)
+            now_there = await instance_rows.by_ids(connection, ids, lock=False)
+        self._feed.publish(entries)
+        coming = {instance.id for instance in now_there if instance.status in COMING}
+        return [one.instance_id in coming for one in configured]
 
     @retried
     async def take_runner_file(self, instance_id: str, name: str) -> bytes | None:
