@@ -12,7 +12,7 @@ import structlog
 
 from coordinator.domain.changes import Phase, Step
 from coordinator.domain.fleet import Pool
-from coordinator.domain.instance import Instance, Status
+from coordinator.domain.instance import COMING, Instance, RunnerStatus, Status
 from coordinator.domain.timeline import Entry
 from coordinator.forges.contract import ForgeError
 from coordinator.forges.forges import Forges
@@ -68,26 +68,34 @@ class CloudExecutor:
             return
         cloud = self.clouds[instance.provider]
         extra_specs = _extra_specs(pool)
+        # A list that cannot be had says nothing of the machine: the errand fails and is begun again.
+        made = await self._find(cloud, instance, pool, extra_specs) if begun_before else None
         try:
-            made = await self._find(cloud, instance, pool, extra_specs) if begun_before else None
             if made is None:
                 spec = await self._spec(instance, pool, extra_specs)
                 self._store.notes.add([Entry(Step.DISPATCHED, self._clock(), "", instance.id, instance.provider)])
                 made = await self._create(cloud, spec, pool, extra_specs)
         except (ProviderError, ForgeError) as error:
-            await self._store.instances.record_phase(
-                PhaseFact("", instance.id, Phase.FAILED, self._clock(), str(error))
-            )
-            return
+            if not await self._has_called(instance):
+                failed = PhaseFact("", instance.id, Phase.FAILED, self._clock(), str(error))
+                await self._store.instances.record_phase(failed)
+                return
+            log.warning("a create failed, and its machine has called: kept", instance=instance.name, error=str(error))
+        provider_id = made.provider_id if made else ""  # without one it is known by its name
         await self._store.instances.record_phase(
-            PhaseFact("", instance.id, Phase.STARTED, self._clock(), provider_id=made.provider_id)
+            PhaseFact("", instance.id, Phase.STARTED, self._clock(), provider_id=provider_id)
         )
+
+    async def _has_called(self, instance: Instance) -> bool:
+        """Whether there is a machine whatever its provider says: its runner may have a job by now."""
+        now = await self._store.instances.get(instance.id)
+        return now is not None and now.status in COMING and now.runner_status is not RunnerStatus.PENDING
 
     async def _create(
         self, cloud: ExecProvider, spec: CloudSpec, pool: Pool, extra_specs: dict[str, Any]
     ) -> CloudInstance:
         try:
-            return await cloud.create(spec)
+            return await cloud.create(spec, clean_up=False)  # deleted, if at all, by this instance's own delete
         except InstanceExists:
             # Names are never used twice: it is this very instance, made by a call whose answer was lost.
             made = await self._named(cloud, spec.name, pool, extra_specs)

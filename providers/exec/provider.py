@@ -56,8 +56,10 @@ class ExecProvider:
         self._controller_id = controller_id
         self._slots = asyncio.Semaphore(settings.max_concurrent)
 
-    async def create(self, spec: CloudSpec) -> CloudInstance:
+    async def create(self, spec: CloudSpec, *, clean_up: bool = True) -> CloudInstance:
         """Make an instance. When that fails, what may have been made is deleted by name before the error goes up.
+
+        `clean_up=False` leaves that to the caller, who may know that the instance is in use all the same.
 
         Raises:
             InstanceExists: there was one of that name already; it is left alone, for it may be running a job.
@@ -75,7 +77,8 @@ class ExecProvider:
         except (InstanceExists, ProviderNotStarted, RequestInvalid):
             raise
         except ExecError as error:
-            error.left_behind = await self._delete_failed(made, spec, secrets)
+            if clean_up:
+                error.left_behind = await self._delete_failed(made, spec, secrets)
             raise
         return created
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.simulation.world import trace
-from tests.simulation.world.scenario import Kind, of_seed
+from tests.simulation.world.scenario import CLOUD, Faults, JobSpec, Kind, PoolSpec, Repository, Scenario, of_seed
 from tests.simulation.world.world import Result, run
 
 SEEDS = 300
@@ -46,6 +46,22 @@ def test_a_run_is_the_same_to_the_byte_whatever_the_order_of_sets() -> None:
     first, second = output("1"), output("4711")
     assert len(first) > 10_000
     assert first == second
+
+
+def test_a_cloud_whose_answers_are_late_or_lost_costs_no_busy_runner() -> None:
+    """What a create made is up, and its runner busy, before the create is known to have failed."""
+    for seed in range(4):
+        scenario = Scenario(
+            seed,
+            Kind.CHAOS,
+            (Repository("octo/app", "one"),),
+            (PoolSpec("pool-0", "octo/app", ("linux",), provider=CLOUD, max_runners=10),),
+            (),
+            tuple(JobSpec(n * 20.0, "octo/app", ("linux",), 600.0) for n in range(6)),
+            Faults(cloud_call=0.6, kills=1, until=1200.0),
+        )
+        result = run(scenario)
+        assert not result.violations, told(result, "")
 
 
 def test_a_recorded_trace_is_replayed() -> None:

@@ -97,6 +97,16 @@ class Cloud:
         """It tells nobody."""
         machine.state = "stopped"
 
+    def power_off_random(self) -> None:
+        """One running machine dies."""
+        running = [machine for machine in self.machines.values() if machine.state == "running"]
+        if running:
+            machine = self._chance.choice(running)
+            self.log(f"machine {machine.name} dies")
+            if machine.guest is not None:
+                machine.guest.end()
+            self._stopped(machine)
+
     def _delete(self, instance: str) -> Finished:
         machine = next((m for m in self.machines.values() if instance in (m.name, m.provider_id)), None)
         if machine is None:

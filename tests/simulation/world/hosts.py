@@ -97,6 +97,16 @@ class Host:
             self._drop(machine)
             self._world.rules.lost(machine.id)
 
+    def come_back_with_an_orphan(self) -> None:
+        """The agent's process is killed, and the next one finds a machine of which nobody has heard."""
+        self.crash()
+        orphan = Machine(self._world.new_id(), "nobodys", 1, pb.Bootstrap())
+        orphan.state = "running"
+        orphan.phases[Phase.STARTED] = pb.PhaseReached(phase=pb.PHASE_STARTED, at=wire.timestamp(self._world.now()))
+        self.machines[orphan.id] = orphan
+        self.log(f"has a machine {orphan.id} that nobody knows")
+        self.start()
+
     def cut(self, *, silently: bool) -> None:
         if self._stream is not None:
             self.log("stream is cut" + (" silently" if silently else ""))

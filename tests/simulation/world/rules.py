@@ -99,7 +99,8 @@ class Rules:
                 ("vCPU", "MiB", "GiB"), map(sum, zip(*needs, strict=True)), capacity, strict=False
             ):
                 self._within("a host's capacity", f"{spec.name} {what}", used, have)
-            machines = sum(machine.removing is None for machine in self._world.hosts[spec.name].machines.values())
+            on_host = self._world.hosts[spec.name].machines.values()
+            machines = sum(machine.removing is None and machine.id in self._known for machine in on_host)
             self._within("a host's capacity", f"{spec.name} machines", machines, spec.vcpus)
             lonely = {pool.name for pool in self._scenario.pools if not pool.share_hosts}
             if len({row.entity for row in here}) > 1 and lonely & {row.pool for row in here}:

@@ -88,6 +88,9 @@ class World:
         self.changed_at = self.loop.time()
         self.lines.append(f"{self.loop.time():12.4f} {who}: {what}")
 
+    def new_id(self) -> str:
+        return f"00000000-0000-4000-8000-{next(self._ids):012x}"
+
     @property
     def faults(self) -> Faults:
         """What may go wrong now."""
@@ -181,7 +184,7 @@ class World:
             settings.database_url,
             self._directory,
             clock=self.now,
-            new_id=lambda: f"00000000-0000-4000-8000-{next(self._ids):012x}",
+            new_id=self.new_id,
             chance=self._chance.random,
         )
         if not self._applied:
@@ -220,17 +223,22 @@ class World:
         for spec in self.scenario.jobs:
             if chance.random() < faults.cancelled:
                 self._at(spec.time + 1.0 + chance.uniform(0, 120), self._cancel_one)
+        hosts = list(self.hosts.values())
         for _ in range(faults.cuts):
-            host, silently = chance.choice(list(self.hosts.values())), chance.random() < 0.5
+            host, silently = chance.choice(hosts), chance.random() < 0.5
             self._at(chance.uniform(1, faults.until), lambda host=host, silently=silently: host.cut(silently=silently))  # type: ignore[misc]
         for count, accident in ((faults.agent_crashes, Host.crash), (faults.host_crashes, Host.burn)):
             for _ in range(count):
-                host, time = chance.choice(list(self.hosts.values())), chance.uniform(1, faults.until)
+                host, time = chance.choice(hosts), chance.uniform(1, faults.until)
                 self._at(time, lambda host=host, accident=accident: accident(host))  # type: ignore[misc]
                 self._at(time + chance.uniform(1, 300), host.start)
         for _ in range(round(faults.machine_dies * 10)):
-            host = chance.choice(list(self.hosts.values()))
-            self._at(chance.uniform(1, faults.until), host.power_off_random)
+            places: list[Host | Cloud] = [*self.hosts.values(), self.cloud]
+            place = chance.choice(places)
+            self._at(chance.uniform(1, faults.until), place.power_off_random)
+        for _ in range(faults.orphans):
+            host = chance.choice(hosts)
+            self._at(chance.uniform(1, faults.until), host.come_back_with_an_orphan)
         if faults.until:
             self._at(faults.until, self._spare)
 
