@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from tests.bench import crash, http_servers, ingest, latency, memory, planner, storm
+from tests.bench import agents, crash, http_servers, ingest, latency, memory, planner, storm
 from tests.bench.results import Benchmark
 
 ALL: Final = (
@@ -14,4 +14,5 @@ ALL: Final = (
     Benchmark("crash", crash.run),
     Benchmark("storm", storm.run),
     Benchmark("storm-limited", storm.run_limited),
+    Benchmark("fleet", agents.run),
 )
