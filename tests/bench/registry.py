@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from tests.bench import agents, crash, http_servers, ingest, latency, memory, planner, storm
+from tests.bench import agents, crash, http_servers, ingest, latency, lease, memory, planner, storm
 from tests.bench.results import Benchmark
 
 ALL: Final = (
@@ -14,5 +14,6 @@ ALL: Final = (
     Benchmark("crash", crash.run),
     Benchmark("storm", storm.run),
     Benchmark("storm-limited", storm.run_limited),
+    Benchmark("lease", lease.run),
     Benchmark("fleet", agents.run),
 )

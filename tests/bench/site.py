@@ -25,17 +25,19 @@ _COORDINATOR: Final = "coordinator"
 class Site:
     """A coordinator in a folder. It may be stopped, killed and started again."""
 
-    def __init__(self, folder: Path, processes: Processes) -> None:
+    def __init__(self, folder: Path, processes: Processes, database_url: str = "") -> None:
+        """`database_url`: a PostgreSQL database; empty: SQLite in the folder."""
         self._processes = processes
         self._config = folder / "coordinator.toml"
-        self._folder = folder
+        self.data = folder / "coordinator"
+        self._database_url = database_url or f"sqlite:///{self.database}"
         self.http_port, self.grpc_port = free_port(), free_port()
         self.pid = 0
 
     @property
     def database(self) -> Path:
         """The file, where it is SQLite's."""
-        return self._folder / "coordinator" / "hostler.db"
+        return self.data / "hostler.db"
 
     @property
     def grpc(self) -> str:
@@ -67,7 +69,7 @@ class Site:
 
     def _toml(self) -> str:
         return f"""\
-data_dir = "{self._folder}/coordinator"
+data_dir = "{self.data}"
 log_level = "warning"
 
 [http]
@@ -78,7 +80,7 @@ public_url = "http://127.0.0.1:{self.http_port}"
 bind = "{self.grpc}"
 
 [database]
-url = "sqlite:///{self.database}"
+url = "{self._database_url}"
 """
 
 
