@@ -1,12 +1,10 @@
 """The guest images: built by their scripts and booted by QEMU alone, the test guest against a small runner API."""
 
 import asyncio
-import hashlib
 import secrets
 import subprocess
-import tarfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from io import BytesIO
 from pathlib import Path
 
@@ -14,6 +12,8 @@ import msgspec
 import pycdlib
 import pytest
 from aiohttp import web
+
+from tests.real.conftest import RUNNER_RELEASE_FILE
 
 pytestmark = pytest.mark.real
 
@@ -49,7 +49,7 @@ runcmd:
   - "until docker info >/tmp/docker-info 2>/dev/null; do sleep 0.5; done"
   - "echo docker up $(cut -d ' ' -f 1 /proc/uptime) $(grep 'Storage Driver' /tmp/docker-info) >/dev/ttyS0"
   - "echo root of $(df --output=size -BG / | tail -n 1) on $(hostname) >/dev/ttyS0"
-  - "su - runner -c 'docker ps && sudo -n true && cd actions-runner && ./run.sh' >/dev/ttyS0 2>&1"
+  - "su - runner -c 'docker ps && sudo -n true && cd actions-runner && ./RELEASE_FILE' >/dev/ttyS0 2>&1"
   - "systemctl --failed --no-legend --plain | sed 's/^/unit failed: /' >/dev/ttyS0"
   - "(cloud-init status --wait; echo finished $(cut -d ' ' -f 1 /proc/uptime); poweroff) >/dev/ttyS0 2>&1 &"
 """
@@ -267,39 +267,31 @@ def test_a_built_image_is_left_alone_until_an_input_changes(image: Path, tmp_pat
 
 
 @pytest.fixture
-def runner_image(tmp_path: Path, word: str) -> Iterator[Path]:
-    script = tmp_path / "run.sh"
-    script.write_text(f"#!/bin/sh\necho runner of $(id -un) says {word}\n")
-    script.chmod(0o755)
-    tarball = tmp_path / "runner.tar.gz"
-    with tarfile.open(tarball, "w:gz") as archive:
-        archive.add(script, "./run.sh")
-    image = tmp_path / "runner.qcow2"
-    checked = ["--runner-tarball", str(tarball), "--sha256", hashlib.sha256(tarball.read_bytes()).hexdigest()]
-    subprocess.run([IMAGES / "build-runner-image", "--without-build-tools", *checked, str(image)], check=True)
-    # QEMU gives a machine its image as it is; a provider's overlay is as large as the flavor's disk.
-    subprocess.run(["qemu-img", "resize", "-q", str(image), "8G"], check=True)
-    yield image
-    image.unlink()
+def runner_disk(runner_image: Path, tmp_path: Path) -> Path:
+    """As a provider makes it: an overlay as large as the flavor's disk."""
+    disk = tmp_path / "disk.qcow2"
+    overlay = ["create", "-q", "-f", "qcow2", "-b", str(runner_image), "-F", "qcow2", str(disk), "8G"]
+    subprocess.run(["qemu-img", *overlay], check=True)
+    return disk
 
 
-async def test_a_runner_image_runs_cloud_init_docker_and_the_runner(
-    runner_image: Path, word: str, tmp_path: Path
-) -> None:
+@pytest.mark.timeout(600)
+async def test_a_runner_image_runs_cloud_init_docker_and_what_was_unpacked(runner_disk: Path, tmp_path: Path) -> None:
     files = {
         "meta-data": "instance-id: i-1\nlocal-hostname: hostler-guest-2\n",
         "network-config": NETWORK_CONFIG,
-        "user-data": INSPECTION,
+        "user-data": INSPECTION.replace("RELEASE_FILE", RUNNER_RELEASE_FILE),
     }
     write_iso(tmp_path / "seed.iso", files)
 
-    life = await boot(runner_image, tmp_path / "seed.iso", vcpus=2, memory_mib=2048, seconds=180)
+    life = await boot(runner_disk, tmp_path / "seed.iso", vcpus=2, memory_mib=2048, seconds=300)
 
     told = [line for line in life.console.splitlines() if "cloud-init[" not in line]
     print(*told, f"powered off after {life.seconds:.1f} s", sep="\n")
     assert any("docker up" in line and "Storage Driver: overlay2" in line for line in told), life.console
     assert any(line.startswith("root of") and "8G on hostler-guest-2" in line for line in told)
-    assert f"runner of runner says {word}" in told
+    assert f"{RUNNER_RELEASE_FILE} runs as runner" in told
     assert not [line for line in told if line.startswith("unit failed")]
     assert "status: done" in "\n".join(told)
+    assert "Invalid cloud-config" not in life.console
     assert life.exit_code == 0

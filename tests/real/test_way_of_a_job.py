@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
-import libvirt
 import msgspec
 import pytest
 from aiohttp import web
@@ -20,7 +19,8 @@ from tests.demo.farm import LABELS, Farm
 from tests.demo.forge import Control
 from tests.demo.places import Places
 from tests.demo.run import bring_up_network
-from tests.real.conftest import ROOT, SETTINGS, URI
+from tests.real import machines
+from tests.real.conftest import ROOT, SETTINGS
 
 pytestmark = pytest.mark.real
 
@@ -96,7 +96,7 @@ class World(msgspec.Struct, frozen=True):
 
     async def gone(self) -> None:
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while (await self.status())["instances"] or self.domains() or list(self.instances.iterdir()):
+            while (await self.status())["instances"] or machines.domains() or list(self.instances.iterdir()):
                 await asyncio.sleep(0.1)
         assert self.emulators() == {}
         assert "vnet" not in output("ip", "-oneline", "link")
@@ -126,23 +126,8 @@ class World(msgspec.Struct, frozen=True):
     def records(self) -> list[Record]:
         return [msgspec.json.decode(path.read_bytes(), type=Record) for path in self.instances.glob("*/state.json")]
 
-    def domains(self) -> list[str]:
-        conn = libvirt.open(URI)
-        names = [domain.name() for domain in conn.listAllDomains()]
-        conn.close()
-        return names
-
     def emulators(self) -> dict[int, str]:
-        """QEMUs of this farm: process id and the command line."""
-        found = {}
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                words = (process / "cmdline").read_text()
-            except OSError:
-                continue
-            if words.startswith("/usr/bin/qemu-system") and str(self.instances) in words:
-                found[int(process.name)] = words
-        return found
+        return machines.emulators(self.instances)
 
     def created(self) -> list[str]:
         """The ids of machines as they were begun, by the agent's own log; begun anew is there twice."""
@@ -171,18 +156,9 @@ async def world(libvirt_up: None, test_guest: None, tmp_path: Path) -> AsyncIter
     finally:
         await farm.stop()
         await serving.cleanup()
-        await asyncio.to_thread(destroy_machines, places.agent_data)
+        await asyncio.to_thread(machines.destroy, places.agent_data)
         for part in ("forge", "coordinator", "agent"):
             print(f"--- {part}", places.log(part).read_text() if places.log(part).exists() else "", sep="\n")
-
-
-def destroy_machines(agent_data: Path) -> None:
-    """Of a test that failed: it must not fail the next ones."""
-    conn = libvirt.open(URI)
-    for domain in conn.listAllDomains():
-        if str(agent_data) in domain.XMLDesc():
-            domain.destroy()
-    conn.close()
 
 
 async def kill_and_start(world: World, parts: tuple[str, ...]) -> None:
@@ -198,14 +174,14 @@ async def kill_and_start(world: World, parts: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("parts", [("agent",), ("coordinator",), ("coordinator", "agent")], ids="+".join)
 async def test_a_machine_outlives_whoever_is_killed_and_its_job_ends_well(world: World, parts: tuple[str, ...]) -> None:
     job = await world.queue_waiting("job")
-    machines = world.emulators()
-    assert len(machines) == 1
+    running = world.emulators()
+    assert len(running) == 1
 
     await kill_and_start(world, parts)
 
     (instance,) = (await world.status())["instances"]
     assert (instance["status"], instance["runner_status"]) == ("running", "active")
-    assert world.emulators() == machines
+    assert world.emulators() == running
     world.gate.open("job")
     assert "gate says go" in await world.succeeded(job)
     assert len(world.created()) == 1
@@ -263,7 +239,7 @@ async def test_an_agent_killed_in_the_middle_of_a_create_makes_one_machine_in_th
     (half,) = world.records()
     assert list(half.phases) == ["accepted"]
     assert (world.instances / half.instance_id / "disk.qcow2").exists()
-    assert world.domains() == []
+    assert machines.domains() == []
 
     await world.farm.start_agent()
 
