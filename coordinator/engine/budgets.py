@@ -1,6 +1,6 @@
 """What the forges let be registered: counted per credentials, and paused when a forge says so."""
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
@@ -13,13 +13,15 @@ WINDOW: Final = timedelta(minutes=1)
 class Budgets:
     """GitHub REST, rate limits: 900 points a minute and endpoint, 5 for a write, so 180 registrations a minute.
 
-    Counted over a sliding minute, which is within any fixed minute that a forge may count by.
+    Counted over a sliding minute, which is within any fixed minute that a forge may count by. It begins with the
+    answer: nobody knows how long a call was on its way, and one that comes too early is refused and counts as well.
     """
 
     def __init__(self) -> None:
         self._limits: Mapping[str, int] = {}
         self._planned: defaultdict[str, set[str]] = defaultdict(set)  # instances whose registration is to come
-        self._spent: dict[str, deque[datetime]] = {}
+        self._asked: Counter[str] = Counter()  # calls that have no answer yet
+        self._spent: dict[str, deque[datetime]] = {}  # when calls were answered
         self._paused_until: dict[str, datetime] = {}
 
     def limit(self, limits: Mapping[str, int]) -> None:
@@ -34,15 +36,22 @@ class Budgets:
         """If it was still to come, it does not."""
         self._planned[credentials_id].discard(instance_id)
 
-    def spend(self, credentials_id: str, instance_id: str, now: datetime) -> None:
-        """A registration is called for, perhaps not for the first time."""
+    def spend(self, credentials_id: str, instance_id: str) -> None:
+        """A registration is called for, perhaps not for the first time. `answered` is to follow."""
         self._planned[credentials_id].discard(instance_id)
-        if credentials_id in self._limits:
-            self._spent.setdefault(credentials_id, deque()).append(now)
+        self._asked[credentials_id] += 1
+
+    def answered(self, credentials_id: str, now: datetime) -> None:
+        """A call that was made has ended, whichever way."""
+        if self._asked[credentials_id]:
+            self._asked[credentials_id] -= 1
+            if credentials_id in self._limits:
+                self._spent.setdefault(credentials_id, deque()).append(now)
 
     def remember(self, registered: Iterable[tuple[str, datetime]]) -> None:
         """Begin with what a former life of this process, or another one, has registered: credentials and when."""
         self._planned.clear()
+        self._asked.clear()
         self._spent.clear()
         for credentials_id, time in sorted(registered, key=lambda one: one[1]):
             self._spent.setdefault(credentials_id, deque()).append(time)
@@ -51,7 +60,10 @@ class Budgets:
         """When the next registration may be called for; None: now."""
         limit = self._limits.get(credentials_id)
         spent = self._lately(credentials_id, now)
-        return spent[-limit] + WINDOW if limit is not None and len(spent) >= limit else None
+        too_many = len(spent) + self._asked[credentials_id] - limit if limit is not None else -1
+        if too_many < 0:
+            return None
+        return (spent[too_many] if too_many < len(spent) else now) + WINDOW
 
     def pause(self, credentials_id: str, until: datetime) -> None:
         """The forge wants no calls before."""
@@ -72,7 +84,7 @@ class Budgets:
         if until is not None:
             return Budget(0, until)
         spent = self._lately(name, now)
-        left = self._limits[name] - len(spent) - len(self._planned[name])
+        left = self._limits[name] - len(spent) - self._asked[name] - len(self._planned[name])
         return Budget(max(left, 0), spent[0] + WINDOW if spent else now + WINDOW)
 
     def _lately(self, name: str, now: datetime) -> deque[datetime]:

@@ -87,8 +87,11 @@ class Registrar:
 
         async def register(forge: Forge) -> RunnerConfiguration:
             await self._until_room(credentials)
-            self._budgets.spend(credentials, instance.id, self._clock())
-            return await forge.configure_runner(instance.name, pool.labels, pool.runner_group)
+            self._budgets.spend(credentials, instance.id)
+            try:
+                return await forge.configure_runner(instance.name, pool.labels, pool.runner_group)
+            finally:
+                self._budgets.answered(credentials, self._clock())
 
         async def anew(forge: Forge) -> RunnerConfiguration | None:
             if not await self._is_coming(instance.id):  # a limit may have held this up for long

@@ -203,3 +203,19 @@ async def test_a_new_life_knows_what_was_registered_lately(desk: Desk) -> None:
     desk.sample.clock.move(minutes=2)
     await store.instances.retire(waiting.id, "not wanted")
     assert await store.planning.registered_since(desk.sample.clock() - WINDOW) == []
+
+
+def test_the_minute_of_a_call_begins_with_its_answer_and_a_call_without_one_counts() -> None:
+    budgets, begun = Budgets(), NOW
+    budgets.limit({"token": 2})
+    budgets.spend("token", "first")
+    budgets.spend("token", "second")
+    assert budgets.now(begun)["token"].calls == 0
+    assert budgets.full_until("token", begun) == begun + WINDOW
+    answers = [begun + timedelta(seconds=10), begun + timedelta(seconds=11)]
+    for answer in answers:
+        budgets.answered("token", answer)
+    assert budgets.full_until("token", begun + WINDOW) == answers[0] + WINDOW
+    assert budgets.full_until("token", answers[0] + WINDOW) is None
+    budgets.spend("token", "third")
+    assert budgets.full_until("token", answers[0] + WINDOW) == answers[1] + WINDOW
