@@ -10,6 +10,7 @@ import structlog
 from coordinator.fleet import wire
 from coordinator.fleet.links import HostTaken, Link, Links
 from coordinator.fleet.reconciler import Reconciler
+from coordinator.store.hosts import HostRecord
 from coordinator.store.instances import PhaseFact
 from coordinator.store.store import Store
 from hostler import __version__
@@ -38,7 +39,7 @@ class FleetService(FleetServicer):
         except HostTaken as taken:
             await context.abort(grpc.StatusCode.ALREADY_EXISTS, str(taken))
         number = self._links.next_number()
-        await self._store.hosts.present(wire.host_record(hello, now), number, hello.agent_run)
+        await self._present(wire.host_record(hello, now), number, hello.agent_run)
         link = self._links.open(hello.host, number, hello.agent_run, now)
         log.info("host connected", host=hello.host, agent_version=hello.agent_version)
         try:
@@ -51,6 +52,16 @@ class FleetService(FleetServicer):
             log.info("host disconnected", host=hello.host)
         if link.taken_over is not None:
             await context.abort(grpc.StatusCode.ALREADY_EXISTS, str(link.taken_over))
+
+    async def _present(self, host: HostRecord, number: int, run: str) -> None:
+        """Hosts that connect together share a commit, which goes on when one of them leaves before its end."""
+        presenting = asyncio.create_task(self._store.hosts.present(host, number, run))
+        try:
+            await asyncio.shield(presenting)
+        except asyncio.CancelledError:
+            await asyncio.wait({presenting})
+            await self._store.hosts.left(host.name, number, host.last_seen)
+            raise
 
     async def _hello(self, messages: AsyncIterator[pb.AgentMessage], context: Context) -> pb.Hello:
         first = await anext(messages, None)

@@ -1,18 +1,33 @@
 """Hosts as their agents present themselves, and the consoles they send."""
 
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
 
 from coordinator.domain.resources import Resources
 from coordinator.store import changed
+from coordinator.store.batch import Batcher
 from coordinator.store.database import Database
 from coordinator.store.retrying import retried
 from coordinator.store.rows import DriverInfo
 from coordinator.store.schema import consoles, hosts
+
+_TOLD: Final = (
+    "coordinator",
+    "stream",
+    "agent_run",
+    "arch",
+    "vcpus",
+    "memory_mib",
+    "disk_gib",
+    "drivers",
+    "agent_version",
+    "last_seen",
+)
 
 
 class HostRecord(msgspec.Struct, frozen=True):
@@ -33,29 +48,59 @@ class Holder(msgspec.Struct, frozen=True):
     agent_run: str
 
 
+class _Presented(msgspec.Struct, frozen=True):
+    """An agent that has just connected."""
+
+    host: HostRecord
+    stream: int
+    agent_run: str
+
+
 class Hosts:
     def __init__(self, database: Database, me: str) -> None:
         self._database = database
         self._me = me
+        self._presented: Batcher[_Presented, None] = Batcher(self._write_presented)
 
-    @retried
     async def present(self, host: HostRecord, stream: int, agent_run: str) -> None:
         """An agent has connected here: take what it says of its host. Whoever held an older stream lets go of it."""
-        values = {
+        await self._presented.submit(_Presented(host, stream, agent_run))
+
+    @retried
+    async def _write_presented(self, presented: Sequence[_Presented]) -> Sequence[None]:
+        newest = {one.host.name: one for one in presented}
+        rows = [self._row(newest[name]) for name in sorted(newest)]  # two coordinators must not wait for each other
+        async with self._database.write() as connection:
+            changed.of(connection).hosts.update(newest)
+            known = set(await connection.scalars(sa.select(hosts.c.name).where(hosts.c.name.in_(newest))))
+            old = [
+                {"key": row["name"]} | {f"new_{name}": row[name] for name in _TOLD}
+                for row in rows
+                if row["name"] in known
+            ]
+            if old:
+                values: dict[str, sa.BindParameter[object]] = {name: sa.bindparam(f"new_{name}") for name in _TOLD}
+                await connection.execute(
+                    sa.update(hosts).where(hosts.c.name == sa.bindparam("key")).values(values), old
+                )
+            new = [row for row in rows if row["name"] not in known]
+            if new:
+                await connection.execute(sa.insert(hosts), new)
+        return [None] * len(presented)
+
+    def _row(self, presented: _Presented) -> dict[str, Any]:
+        host = presented.host
+        return {
+            "name": host.name,
             "coordinator": self._me,
-            "stream": stream,
-            "agent_run": agent_run,
+            "stream": presented.stream,
+            "agent_run": presented.agent_run,
             "arch": host.arch,
             **msgspec.structs.asdict(host.capacity),
             "drivers": msgspec.json.encode(host.drivers).decode(),
             "agent_version": host.agent_version,
             "last_seen": host.last_seen,
         }
-        async with self._database.write() as connection:
-            changed.of(connection).hosts.add(host.name)
-            updated = await connection.execute(sa.update(hosts).where(hosts.c.name == host.name).values(**values))
-            if updated.rowcount == 0:
-                await connection.execute(sa.insert(hosts).values(name=host.name, **values))
 
     @retried
     async def left(self, name: str, stream: int, at: datetime) -> None:

@@ -69,7 +69,9 @@ class Instances:
         async with self._database.read() as connection:
             return await instance_rows.alive(connection, host)
 
-    async def some(self, ids: Iterable[str]) -> list[Instance]:
+    async def some(self, ids: Collection[str]) -> list[Instance]:
+        if not ids:
+            return []
         async with self._database.read() as connection:
             return await instance_rows.by_ids(connection, ids, lock=False)
 
