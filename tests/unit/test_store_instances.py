@@ -234,15 +234,15 @@ async def test_a_console_is_kept_and_replaced(sample: Sample) -> None:
 async def test_configurations_that_arrive_together_are_each_kept_for_their_own_and_tell_who_was_sent_away(
     sample: Sample,
 ) -> None:
-    machines = [await sample.instance(number) for number in range(5)]
-    await sample.store.instances.retire(machines[3].id, "not needed")
+    machines = [await sample.instance(number) for number in range(3)]
+    await sample.store.instances.retire(machines[1].id, "not needed")
     coming = await asyncio.gather(
         *(
             sample.store.instances.configure_runner(machine.id, 100 + number, {".runner": b"of %d" % number})
             for number, machine in enumerate(machines)
         )
     )
-    assert coming == [True, True, True, False, True]
+    assert coming == [True, False, True]
     for number, machine in enumerate(machines):
         assert (await sample.now(machine)).forge_runner_id == 100 + number
         assert await sample.store.instances.take_runner_file(machine.id, ".runner") == b"of %d" % number
