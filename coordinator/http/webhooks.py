@@ -4,7 +4,6 @@ Facts: GitHub docs, webhook events and payloads (workflow_job) and validating we
 events that are not for us follows GARM: 200, so that the forge's delivery log stays clean.
 """
 
-import hashlib
 import hmac
 from collections.abc import Callable
 from datetime import datetime
@@ -71,7 +70,7 @@ def signed_by(secret: bytes, body: bytes, header: str) -> bool:
     """Whether `X-Hub-Signature-256` is the HMAC-SHA256 of the body. Constant time; SHA-1 is not accepted."""
     if not header.startswith(_SIGNATURE):
         return False
-    expected = hmac.new(secret, body, hashlib.sha256).hexdigest()
+    expected = hmac.digest(secret, body, "sha256").hex()
     return hmac.compare_digest(expected.encode(), header[len(_SIGNATURE) :].encode("utf-8", "replace"))
 
 

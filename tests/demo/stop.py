@@ -71,7 +71,7 @@ async def _destroy_machines(places: Places, network: LibvirtSettings) -> None:
 
 
 def end(pid: int, sign: str) -> None:
-    """End a process whose command line holds `sign`: a number alone may be another's by now. Returns when it is gone."""
+    """End a process whose command line holds `sign` (a number may be another's by now), and wait until it is gone."""
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:

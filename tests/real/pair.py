@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from coordinator.config import CoordinatorConfig, DatabaseTable, Grpc, Http
 from coordinator.store.database import driver_url
-from coordinator.store.schema import instances, jobs, planning_lease
 from coordinator.store.keys import KEY_FILE
+from coordinator.store.schema import instances, jobs, planning_lease
 from tests.simulation.farm import REPOSITORY, SECRET, Farm
 from tests.simulation.hosts import ProcessHost
 from tests.simulation.processes import Process, free_port, start_agent, start_coordinator

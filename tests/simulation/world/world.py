@@ -288,7 +288,7 @@ def run(scenario: Scenario) -> Result:
     where = str(_MEMORY) if _MEMORY.is_dir() else None
     with tempfile.TemporaryDirectory(dir=where) as name:
         directory = Path(name)
-        for file in _template().iterdir():
+        for file in Path(_template().name).iterdir():
             shutil.copy2(file, directory / file.name)
         loop = VirtualLoop()
         world = World(scenario, loop, directory)
@@ -311,9 +311,10 @@ def run(scenario: Scenario) -> Result:
 
 
 @cache
-def _template() -> Path:
-    """A database with all tables and a key, which every run begins with a copy of."""
-    directory = Path(tempfile.mkdtemp(dir=str(_MEMORY) if _MEMORY.is_dir() else None))
+def _template() -> "tempfile.TemporaryDirectory[str]":
+    """A database with all tables and a key, which every run begins with a copy of. Gone with this process."""
+    made = tempfile.TemporaryDirectory(dir=str(_MEMORY) if _MEMORY.is_dir() else None)
+    directory = Path(made.name)
 
     async def make() -> None:
         store = await open_store(
@@ -326,4 +327,4 @@ def _template() -> Path:
         await store.close()
 
     asyncio.run(make())
-    return directory
+    return made
