@@ -1,7 +1,10 @@
 """Which rows a transaction changed: noted where rows are written, told after the commit."""
 
 import msgspec
+import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from coordinator.domain.job import Job
 
 _KEY = "hostler.changes"
 
@@ -9,6 +12,7 @@ _KEY = "hostler.changes"
 class Changes(msgspec.Struct):
     """Ids of rows that a planner must look at again."""
 
+    arrived: dict[str, Job] = msgspec.field(default_factory=dict)  # new ones, as they are: nobody need read them
     jobs: set[str] = msgspec.field(default_factory=set)
     instances: set[str] = msgspec.field(default_factory=set)
     hosts: set[str] = msgspec.field(default_factory=set)
@@ -22,9 +26,15 @@ class Changes(msgspec.Struct):
     @property
     def to_plan(self) -> bool:
         """Whether a planner must look at anything again."""
-        return bool(self.jobs or self.instances or self.hosts or self.catalog or self.everything)
+        return bool(self.arrived or self.to_read or self.everything)
+
+    @property
+    def to_read(self) -> bool:
+        """Whether rows that are named here must be read to know what they hold."""
+        return bool(self.jobs or self.instances or self.hosts or self.catalog)
 
     def take_in(self, other: "Changes") -> None:
+        self.arrived |= other.arrived
         self.jobs |= other.jobs
         self.instances |= other.instances
         self.hosts |= other.hosts
@@ -33,13 +43,13 @@ class Changes(msgspec.Struct):
         self.everything |= other.everything
 
 
-def begin(connection: AsyncConnection) -> Changes:
+def begin(connection: AsyncConnection | sa.Connection) -> Changes:
     """Start to note, for a new transaction on the connection."""
     connection.info[_KEY] = changes = Changes()
     return changes
 
 
-def of(connection: AsyncConnection) -> Changes:
+def of(connection: AsyncConnection | sa.Connection) -> Changes:
     """Where to note what this transaction changes."""
     changes: Changes = connection.info[_KEY]
     return changes

@@ -1,7 +1,7 @@
 """Reading and writing instances within a transaction."""
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -24,16 +24,21 @@ _MUTABLE: Final = (
 )
 
 
-async def _select(connection: AsyncConnection, where: sa.ColumnElement[bool], *, lock: bool) -> list[Instance]:
+def _query(where: sa.ColumnElement[bool], *, lock: bool) -> sa.Select[Any]:
     query = sa.select(instances).where(where).order_by(instances.c.created_at, instances.c.id)
-    rows = await connection.execute(query.with_for_update() if lock else query)
-    return [to_instance(row) for row in rows]
+    return query.with_for_update() if lock else query
 
 
-async def by_names(connection: AsyncConnection, names: Iterable[str]) -> list[Instance]:
+async def _select(connection: AsyncConnection, where: sa.ColumnElement[bool], *, lock: bool) -> list[Instance]:
+    return [to_instance(row) for row in await connection.execute(_query(where, lock=lock))]
+
+
+def by_names(connection: sa.Connection, names: Iterable[str]) -> list[Instance]:
     """Locked for the transaction."""
     wanted = list(names)
-    return await _select(connection, instances.c.name.in_(wanted), lock=True) if wanted else []
+    if not wanted:
+        return []
+    return [to_instance(row) for row in connection.execute(_query(instances.c.name.in_(wanted), lock=True))]
 
 
 async def by_ids(connection: AsyncConnection, ids: Iterable[str], *, lock: bool = True) -> list[Instance]:
@@ -56,14 +61,18 @@ async def insert(connection: AsyncConnection, new: Iterable[Instance]) -> None:
         await connection.execute(sa.insert(instances), rows)
 
 
-async def save(connection: AsyncConnection, instances_: Iterable[Instance]) -> None:
+def save(connection: sa.Connection, instances_: Iterable[Instance]) -> None:
     rows = [
         {"key_id": instance.id} | {f"new_{name}": getattr(instance, name) for name in _MUTABLE}
         for instance in instances_
     ]
     if rows:
         changed.of(connection).instances.update(row["key_id"] for row in rows)
-        values: dict[str, sa.BindParameter[object]] = {name: sa.bindparam(f"new_{name}") for name in _MUTABLE}
-        await connection.execute(
-            sa.update(instances).where(instances.c.id == sa.bindparam("key_id")).values(values), rows
-        )
+        connection.execute(_UPDATE, rows)
+
+
+_UPDATE: Final = (
+    sa.update(instances)
+    .where(instances.c.id == sa.bindparam("key_id"))
+    .values({name: sa.bindparam(f"new_{name}") for name in _MUTABLE})
+)

@@ -101,9 +101,9 @@ class Instances:
             # Always in the same order, so that no two coordinators wait for each other.
             for became, fact in sorted(ended, key=_order_of_locks):
                 await self._count(connection, became, fact)
-            await instance_rows.save(connection, known.values())
+            await connection.run_sync(instance_rows.save, known.values())
             await _forget_files(connection, [i.id for i in known.values() if i.status is Status.DELETED])
-            await timelines.append(connection, entries)
+            await connection.run_sync(timelines.append, entries)
         self._feed.publish(entries)
         return [None] * len(facts)
 
@@ -144,8 +144,8 @@ class Instances:
                 instance = changes.finish(advance(instance, now, runner_status=status), now, fault=message)
             else:
                 instance = advance(instance, now, runner_status=status)
-            await instance_rows.save(connection, [instance])
-            await timelines.append(connection, entries)
+            await connection.run_sync(instance_rows.save, [instance])
+            await connection.run_sync(timelines.append, entries)
             if status in (RunnerStatus.IDLE, RunnerStatus.FAILED):
                 await _forget_files(connection, [instance_id])
         self._feed.publish(entries)
@@ -186,7 +186,7 @@ class Instances:
                 .values(forge_runner_id=sa.bindparam("new_id"), runner_files=sa.bindparam("new_files")),
                 rows,
             )
-            await timelines.append(connection, entries)
+            await connection.run_sync(timelines.append, entries)
             now_there = await instance_rows.by_ids(connection, ids, lock=False)
         self._feed.publish(entries)
         coming = {instance.id for instance in now_there if instance.status in COMING}
@@ -240,12 +240,13 @@ class Instances:
                 return False
             if only_if is not None and (found[0].runner_status is not only_if or found[0].job_id):
                 return False
-            await instance_rows.save(connection, [changes.finish(found[0], now, fault=reason if failed else "")])
+            finished = changes.finish(found[0], now, fault=reason if failed else "")
+            await connection.run_sync(instance_rows.save, [finished])
             if failed:
                 await cooldowns.pool_failed(connection, found[0].pool_id, now, self._chance())
                 await tried.failed(connection, found[0], now, reason)
             entry = Entry(step, now, "", instance_id, reason)
-            await timelines.append(connection, [entry])
+            await connection.run_sync(timelines.append, [entry])
         self._feed.publish([entry])
         return True
 
@@ -256,7 +257,8 @@ class Instances:
         async with self._database.write() as connection:
             found = await instance_rows.by_ids(connection, [instance_id])
             if found and can_runner(found[0], RunnerStatus.ACTIVE):
-                await instance_rows.save(connection, [advance(found[0], now, runner_status=RunnerStatus.ACTIVE)])
+                running = advance(found[0], now, runner_status=RunnerStatus.ACTIVE)
+                await connection.run_sync(instance_rows.save, [running])
 
     @retried
     async def begin(self, instance_id: str, status: Status) -> Instance | None:
@@ -267,7 +269,7 @@ class Instances:
             if not found or (found[0].status is not status and not can(found[0], status)):
                 return None
             instance = advance(found[0], now, status=status)
-            await instance_rows.save(connection, [instance])
+            await connection.run_sync(instance_rows.save, [instance])
         return instance
 
 

@@ -6,7 +6,6 @@ from typing import Final
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coordinator.domain.changes import Step, on_job
 from coordinator.domain.instance import Instance
@@ -54,20 +53,26 @@ class Ledger:
 
     @retried
     async def _write(self, events: Sequence[JobEvent]) -> Sequence[Job]:
-        async with self._database.write() as connection:
-            known = await _jobs_by_key(connection, {event.key for event in events})
-            new, changed, entries = self._fold_all(known, events)
-            await _bind(connection, known, {event.key for event in events})
-            # Inserted in one order by all coordinators, so that none waits for one that waits for it.
-            inserted = sorted(new, key=lambda key: (key.endpoint_id, key.forge_job_id, key.attempt))
-            await _save(connection, [known[key] for key in inserted], [known[key] for key in changed - new])
-            await timelines.append(connection, entries)
+        folded, new, entries = await self._database.at_once(lambda connection: self._record(connection, events))
         committed = self._clock()
         self._feed.publish(entries)
-        self._notes.add(
-            Entry(Step.COMMITTED, committed, known[key].id) for key in new if known[key].status is JobStatus.QUEUED
-        )
-        return [known[event.key] for event in events]
+        self._notes.add(Entry(Step.COMMITTED, committed, job.id) for job in new if job.status is JobStatus.QUEUED)
+        return folded
+
+    def _record(
+        self, connection: sa.Connection, events: Sequence[JobEvent]
+    ) -> tuple[list[Job], list[Job], list[Entry]]:
+        """The jobs after each event, those of them that are new, and what is told of them."""
+        keys = {event.key for event in events}
+        known = _jobs_by_key(connection, keys)
+        new, changed, entries = self._fold_all(known, events)
+        _bind(connection, known, keys)
+        # Inserted in one order by all coordinators, so that none waits for one that waits for it.
+        ordered = sorted(new, key=lambda key: (key.endpoint_id, key.forge_job_id, key.attempt))
+        inserted = [known[key] for key in ordered]
+        _save(connection, inserted, [known[key] for key in changed - new])
+        timelines.append(connection, entries)
+        return [known[event.key] for event in events], inserted, entries
 
     def _fold_all(
         self, known: dict[JobKey, Job], events: Iterable[JobEvent]
@@ -93,16 +98,27 @@ def _detail(job: Job) -> str:
     return job.runner_name if job.status is JobStatus.IN_PROGRESS else ", ".join(sorted(job.labels))
 
 
-async def _jobs_by_key(connection: AsyncConnection, keys: set[JobKey]) -> dict[JobKey, Job]:
-    query = sa.select(jobs).where(
-        jobs.c.endpoint_id.in_({key.endpoint_id for key in keys}),
-        jobs.c.forge_job_id.in_({key.forge_job_id for key in keys}),
+# Built once: it is asked for every commit.
+_KNOWN: Final = (
+    sa.select(jobs)
+    .where(
+        jobs.c.endpoint_id.in_(sa.bindparam("endpoint_ids", expanding=True)),
+        jobs.c.forge_job_id.in_(sa.bindparam("forge_job_ids", expanding=True)),
     )
-    rows = await connection.execute(query.order_by(jobs.c.id).with_for_update())
-    return {job.key: job for job in map(to_job, rows) if job.key in keys}
+    .order_by(jobs.c.id)
+    .with_for_update()
+)
 
 
-async def _bind(connection: AsyncConnection, known: dict[JobKey, Job], keys: set[JobKey]) -> None:
+def _jobs_by_key(connection: sa.Connection, keys: set[JobKey]) -> dict[JobKey, Job]:
+    asked = {
+        "endpoint_ids": list({key.endpoint_id for key in keys}),
+        "forge_job_ids": list({key.forge_job_id for key in keys}),
+    }
+    return {job.key: job for job in map(to_job, connection.execute(_KNOWN, asked)) if job.key in keys}
+
+
+def _bind(connection: sa.Connection, known: dict[JobKey, Job], keys: set[JobKey]) -> None:
     """Tie jobs that run or ran to the instances whose runners took them; `known` gets the instances' ids."""
     begun = {
         known[key].runner_name: key
@@ -110,7 +126,7 @@ async def _bind(connection: AsyncConnection, known: dict[JobKey, Job], keys: set
         if known[key].runner_name and known[key].status in (JobStatus.IN_PROGRESS, JobStatus.COMPLETED)
     }
     changed: list[Instance] = []
-    for instance in await instance_rows.by_names(connection, begun):
+    for instance in instance_rows.by_names(connection, begun):
         job = known[begun[instance.name]]
         if job.entity_id != instance.entity_id:
             continue
@@ -120,18 +136,24 @@ async def _bind(connection: AsyncConnection, known: dict[JobKey, Job], keys: set
         if bound != instance:
             changed.append(bound)
         known[job.key] = msgspec.structs.replace(job, instance_id=instance.id)
-    await instance_rows.save(connection, changed)
+    instance_rows.save(connection, changed)
 
 
-async def _save(connection: AsyncConnection, new: Sequence[Job], changed: Sequence[Job]) -> None:
-    changes.of(connection).jobs.update(job.id for job in (*new, *changed))
+def _save(connection: sa.Connection, new: Sequence[Job], changed: Sequence[Job]) -> None:
+    told = changes.of(connection)
+    told.arrived.update((job.id, job) for job in new)
+    told.jobs.update(job.id for job in changed)
     if new:
-        await connection.execute(sa.insert(jobs), [from_job(job) for job in new])
+        connection.execute(sa.insert(jobs), [from_job(job) for job in new])
     if changed:
-        update = sa.update(jobs).where(jobs.c.id == sa.bindparam("key_id"))
-        columns = ("status", "changed_at", "runner_name", "instance_id", "conclusion")
-        values: dict[str, sa.BindParameter[object]] = {name: sa.bindparam(f"new_{name}") for name in columns}
-        await connection.execute(
-            update.values(values),
-            [{"key_id": job.id} | {f"new_{name}": getattr(job, name) for name in columns} for job in changed],
+        connection.execute(
+            _UPDATE, [{"key_id": job.id} | {f"new_{name}": getattr(job, name) for name in _MUTABLE} for job in changed]
         )
+
+
+_MUTABLE: Final = ("status", "changed_at", "runner_name", "instance_id", "conclusion")
+_UPDATE: Final = (
+    sa.update(jobs)
+    .where(jobs.c.id == sa.bindparam("key_id"))
+    .values({name: sa.bindparam(f"new_{name}") for name in _MUTABLE})
+)

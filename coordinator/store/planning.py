@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coordinator.domain.changes import Step
 from coordinator.domain.instance import BOOTING, COMING, Instance, RunnerStatus, Status
-from coordinator.domain.job import JobStatus
+from coordinator.domain.job import Job, JobStatus
 from coordinator.domain.planning.board import Board
 from coordinator.domain.timeline import Entry
 from coordinator.domain.world import Create, Plan, Policy, World
@@ -53,6 +53,9 @@ class Planning:
 
     async def tell(self, board: Board, changes: Changes) -> list[Instance]:
         """Bring a board up to date with the changed rows; returns the changed instances that are not deleted."""
+        _put_jobs(board, changes.arrived.values())
+        if not changes.to_read:
+            return []
         async with self._database.read() as connection:
             if changes.catalog:
                 for row in await connection.execute(sa.select(entities)):
@@ -66,11 +69,7 @@ class Planning:
             for part in _parts(changes.instances):
                 alive += await instance_rows.by_ids(connection, part, lock=False)
             for part in _parts(changes.jobs):
-                for job in map(to_job, await connection.execute(sa.select(jobs).where(jobs.c.id.in_(part)))):
-                    if job.status is JobStatus.QUEUED:
-                        board.put_job(job)
-                    else:
-                        board.drop_job(job.id)
+                _put_jobs(board, map(to_job, await connection.execute(sa.select(jobs).where(jobs.c.id.in_(part)))))
         for instance in alive:
             board.put_instance(instance)
         return [instance for instance in alive if instance.status is not Status.DELETED]
@@ -121,7 +120,7 @@ class Planning:
                 for create, instance in zip(creates, made, strict=True)
             ]
             await instance_rows.insert(connection, made)
-            await timelines.append(connection, entries)
+            await connection.run_sync(timelines.append, entries)
         self._feed.publish(entries)
         return made
 
@@ -149,6 +148,14 @@ class Planning:
             pool_generation=pool.generation,
             for_job=create.for_job,
         )
+
+
+def _put_jobs(board: Board, changed: Iterable[Job]) -> None:
+    for job in changed:
+        if job.status is JobStatus.QUEUED:
+            board.put_job(job)
+        else:
+            board.drop_job(job.id)
 
 
 def _parts(ids: Collection[str]) -> Iterable[Sequence[str]]:

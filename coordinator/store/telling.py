@@ -37,7 +37,7 @@ def split(changes: Changes) -> list[Changes]:
     pieces = [Changes(catalog=changes.catalog, everything=changes.everything)]
     size = 0
     for kind in _KINDS:
-        for one in sorted(getattr(changes, kind)):
+        for one in sorted(changes.jobs | changes.arrived.keys() if kind == "jobs" else getattr(changes, kind)):
             length = len(msgspec.json.encode(one)) + 1
             if size + length > _BYTES:
                 pieces.append(Changes())

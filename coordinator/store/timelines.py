@@ -18,9 +18,9 @@ from coordinator.store.schema import timeline
 log = structlog.get_logger()
 
 
-async def append(connection: AsyncConnection, entries: Sequence[Entry]) -> None:
+def append(connection: sa.Connection, entries: Sequence[Entry]) -> None:
     if entries:
-        await connection.execute(sa.insert(timeline), [from_entry(entry) for entry in entries])
+        connection.execute(sa.insert(timeline), [from_entry(entry) for entry in entries])
 
 
 async def of(connection: AsyncConnection, job_id: str, instance_id: str) -> list[Entry]:
@@ -76,8 +76,7 @@ class Notes:
 
     @retried
     async def _write(self, entries: Sequence[Entry]) -> None:
-        async with self._database.write() as connection:
-            await append(connection, entries)
+        await self._database.at_once(lambda connection: append(connection, entries))
 
     async def close(self) -> None:
         async with self._writing:  # a write under way is not cut off

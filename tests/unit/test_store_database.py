@@ -68,10 +68,15 @@ async def test_a_database_of_a_newer_version_is_refused_and_left_alone(tmp_path:
 
 async def test_every_connection_writes_ahead_and_syncs_each_commit(tmp_path: Path) -> None:
     store = await _open(tmp_path)
+
+    def settings(connection: sa.Connection) -> list[object]:
+        names = ("journal_mode", "synchronous", "foreign_keys")
+        return [connection.scalar(sa.text(f"PRAGMA {name}")) for name in names]
+
+    assert await store._database.at_once(settings) == ["wal", 2, 1]
     for block in (store._database.write, store._database.read):
         async with block() as connection:
-            for name, value in (("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1)):
-                assert (await connection.execute(sa.text(f"PRAGMA {name}"))).scalar() == value
+            assert await connection.run_sync(settings) == ["wal", 2, 1]
     await store.close()
 
 

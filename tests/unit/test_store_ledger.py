@@ -27,10 +27,14 @@ async def sample(tmp_path: Path, database_url: str) -> AsyncIterator[Sample]:
 def commits(sample: Sample) -> Iterator[list[object]]:
     """Counts the commits of writers within the block."""
     seen: list[object] = []
-    engine, count = sample.store._database._writer.sync_engine, seen.append
-    sa.event.listen(engine, "commit", count)
+    count = seen.append
+    database = sample.store._database
+    engines = [database._writer.sync_engine] + ([database._whole._engine] if database.is_sqlite else [])
+    for engine in engines:
+        sa.event.listen(engine, "commit", count)
     yield seen
-    sa.event.remove(engine, "commit", count)
+    for engine in engines:
+        sa.event.remove(engine, "commit", count)
 
 
 async def _steps(sample: Sample, job: Job) -> list[Step]:

@@ -9,10 +9,12 @@ from typing import Any
 from unittest import mock
 
 import aiosqlite.core
+import sqlalchemy as sa
 import tenacity
 
 from coordinator.forges import forges
 from coordinator.http import app
+from coordinator.store.database import Database
 from providers.exec import process
 from tests.simulation.world.life import CURRENT, InlineConnection
 
@@ -46,6 +48,12 @@ class Recorder:
             self._tell(level, f"{event} {told}".rstrip())
 
 
+async def _at_once(self: Database, transaction: Callable[[sa.Connection], Any]) -> Any:
+    """Over the connection of which a life knows."""
+    async with self.write() as connection:
+        return await connection.run_sync(transaction)
+
+
 @contextmanager
 def simulated(
     seed: int,
@@ -61,6 +69,7 @@ def simulated(
     with ExitStack() as stack:
         patch = mock.patch.object
         stack.enter_context(patch(aiosqlite.core, "Connection", InlineConnection))
+        stack.enter_context(patch(Database, "at_once", _at_once))
         stack.enter_context(patch(tenacity, "time", SimpleNamespace(monotonic=time)))
         stack.enter_context(patch(forges, "GitHub", client))
         stack.enter_context(patch(process, "run", run_process))
