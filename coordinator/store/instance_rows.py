@@ -54,11 +54,11 @@ async def alive(connection: AsyncConnection, host: str | None = None) -> list[In
     return await _select(connection, where, lock=False)
 
 
-async def insert(connection: AsyncConnection, new: Iterable[Instance]) -> None:
+def insert(connection: sa.Connection, new: Iterable[Instance]) -> None:
     rows = [from_instance(instance) | {"runner_files_taken": frozenset()} for instance in new]
     if rows:
         changed.of(connection).instances.update(row["id"] for row in rows)
-        await connection.execute(sa.insert(instances), rows)
+        connection.execute(sa.insert(instances), rows)
 
 
 def save(connection: sa.Connection, instances_: Iterable[Instance]) -> None:

@@ -176,7 +176,7 @@ class Instances:
         rows = [{"key_id": one.instance_id, "new_id": one.runner_id, "new_files": one.sealed} for one in ordered]
         entries = [Entry(Step.RUNNER_CONFIGURED, now, "", one.instance_id) for one in ordered]
         async with self._database.write() as connection:
-            await self._lease.check(connection)
+            await connection.run_sync(self._lease.check)
             ids = {one.instance_id for one in configured}
             changed.of(connection).configured.update(ids)
             changed.of(connection).instances.update(ids)

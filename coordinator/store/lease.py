@@ -40,7 +40,7 @@ class Lease:
         """The fencing number; None when this process does not hold the lease, or cannot know any more that it does."""
         return self._number if time.monotonic() < self._held_until else None
 
-    async def check(self, connection: AsyncConnection) -> None:
+    def check(self, connection: sa.Connection) -> None:
         """Make sure that the transaction is committed only while the lease is held.
 
         Raises:
@@ -48,7 +48,7 @@ class Lease:
         """
         query = sa.select(lease.c.fencing).where(lease.c.id == 1, lease.c.holder == self._me)
         # Who takes the lease over waits for this transaction's end.
-        fencing = (await connection.execute(query.with_for_update(read=True))).scalar()
+        fencing = connection.execute(query.with_for_update(read=True)).scalar()
         if fencing is None or fencing != self._number:
             raise LeaseLost("another coordinator holds the planning lease; nothing was committed")
 

@@ -1,10 +1,10 @@
 """The planner's snapshot out of the database, and its plan into it."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coordinator.domain.changes import Step
 from coordinator.domain.instance import BOOTING, COMING, Instance, RunnerStatus, Status
@@ -20,6 +20,8 @@ from coordinator.store.lease import Lease
 from coordinator.store.retrying import retried
 from coordinator.store.rows import POOL_QUERY, to_entity, to_host, to_job, to_pool
 from coordinator.store.schema import entities, hosts, instances, jobs, pools, timeline
+
+T = TypeVar("T")
 
 _NAME_CHARACTERS = 12
 _PARAMETERS = 5000
@@ -62,13 +64,13 @@ class Planning:
                     board.put_entity(to_entity(row))
                 for row in await connection.execute(POOL_QUERY):
                     board.put_pool(to_pool(row))
-            for part in _parts(changes.hosts):
+            for part in _parts(sorted(changes.hosts)):
                 for row in await connection.execute(sa.select(hosts).where(hosts.c.name.in_(part))):
                     board.put_host(to_host(row))
             alive: list[Instance] = []
-            for part in _parts(changes.instances):
+            for part in _parts(sorted(changes.instances)):
                 alive += await instance_rows.by_ids(connection, part, lock=False)
-            for part in _parts(changes.jobs):
+            for part in _parts(sorted(changes.jobs)):
                 _put_jobs(board, map(to_job, await connection.execute(sa.select(jobs).where(jobs.c.id.in_(part)))))
         for instance in alive:
             board.put_instance(instance)
@@ -100,7 +102,9 @@ class Planning:
         return known + unknown
 
     async def commit(self, plan: Plan) -> list[Instance]:
-        """Write the plan's creates in one transaction; those whose ground has gone meanwhile are left out.
+        """Write the plan's creates; those whose ground has gone meanwhile are left out.
+
+        One transaction holds thousands of them; where there are more, several do.
 
         Returns the instances that now are to be made. The next plan starts from what is in the database, so what was
         left out is thought over again.
@@ -108,21 +112,28 @@ class Planning:
         Raises:
             LeaseLost: it is not for this process to plan. Nothing was written.
         """
-        if not plan.creates:
-            return []
+        return [instance for part in _parts(plan.creates) for instance in await self._commit(part)]
+
+    @retried
+    async def _commit(self, creates: Sequence[Create]) -> list[Instance]:
         now = self._clock()
-        async with self._database.write() as connection:
-            await self._lease.check(connection)
-            creates = await _still_right(connection, plan.creates)
-            made = [self._instance(create, now) for create in creates]
-            entries = [
-                Entry(Step.PLANNED, now, create.for_job, instance.id, f"{create.pool.name} on {_place(instance)}")
-                for create, instance in zip(creates, made, strict=True)
-            ]
-            await instance_rows.insert(connection, made)
-            await connection.run_sync(timelines.append, entries)
+        made, entries = await self._database.at_once(lambda connection: self._write(connection, creates, now))
         self._feed.publish(entries)
         return made
+
+    def _write(
+        self, connection: sa.Connection, planned: Sequence[Create], now: datetime
+    ) -> tuple[list[Instance], list[Entry]]:
+        self._lease.check(connection)
+        creates = _still_right(connection, planned)
+        made = [self._instance(create, now) for create in creates]
+        entries = [
+            Entry(Step.PLANNED, now, create.for_job, instance.id, f"{create.pool.name} on {_place(instance)}")
+            for create, instance in zip(creates, made, strict=True)
+        ]
+        instance_rows.insert(connection, made)
+        timelines.append(connection, entries)
+        return made, entries
 
     def _instance(self, create: Create, now: datetime) -> Instance:
         pool = create.pool
@@ -158,27 +169,26 @@ def _put_jobs(board: Board, changed: Iterable[Job]) -> None:
             board.drop_job(job.id)
 
 
-def _parts(ids: Collection[str]) -> Iterable[Sequence[str]]:
+def _parts(things: Sequence[T]) -> Iterable[Sequence[T]]:
     """In pieces that a statement can take as parameters."""
-    ordered = sorted(ids)
-    return (ordered[start : start + _PARAMETERS] for start in range(0, len(ordered), _PARAMETERS))
+    return (things[start : start + _PARAMETERS] for start in range(0, len(things), _PARAMETERS))
 
 
 def _place(instance: Instance) -> str:
     return instance.host or instance.provider
 
 
-async def _still_right(connection: AsyncConnection, creates: Sequence[Create]) -> list[Create]:
+def _still_right(connection: sa.Connection, creates: Sequence[Create]) -> list[Create]:
     """The creates whose jobs, if they are for one, are still queued and whose pools are still enabled and have room."""
     job_ids = {create.for_job for create in creates}
     pool_ids = {create.pool.id for create in creates}
     queued = set(
-        await connection.scalars(sa.select(jobs.c.id).where(jobs.c.id.in_(job_ids), jobs.c.status == JobStatus.QUEUED))
+        connection.scalars(sa.select(jobs.c.id).where(jobs.c.id.in_(job_ids), jobs.c.status == JobStatus.QUEUED))
     )
     locked = sa.select(pools.c.id, pools.c.max_runners, pools.c.enabled).where(pools.c.id.in_(pool_ids))
-    rows = await connection.execute(locked.order_by(pools.c.id).with_for_update())
+    rows = connection.execute(locked.order_by(pools.c.id).with_for_update())
     room = {row.id: row.max_runners if row.enabled else 0 for row in rows}
-    counted = await connection.execute(
+    counted = connection.execute(
         sa.select(instances.c.pool_id, sa.func.count().label("used"))
         .where(instances.c.pool_id.in_(pool_ids), instances.c.status != Status.DELETED)
         .group_by(instances.c.pool_id)

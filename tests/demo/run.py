@@ -18,7 +18,7 @@ from providers.libvirt.settings import LibvirtSettings
 from tests.demo.farm import DemoFailed, Farm
 from tests.demo.forge import Control, QueuedJob
 from tests.demo.places import Places
-from tests.demo.show import SHOWN, Show
+from tests.demo.show import SHOWN, Show, webhook_at
 from tests.demo.traces import URI, look
 
 if TYPE_CHECKING:
@@ -142,9 +142,7 @@ class Run:
             raise DemoFailed(f"{len(done)} jobs shared {len(machines)} machines")
         for number, job in enumerate(done, start=1):
             self._show.job(number, job)
-        seconds = max(
-            (job.timeline[-1].at.ToDatetime() - job.timeline[0].at.ToDatetime()).total_seconds() for job in done
-        )
+        seconds = max((job.timeline[-1].at.ToDatetime() - webhook_at(job)).total_seconds() for job in done)
         jobs = "1 job" if len(done) == 1 else f"{len(done)} jobs"
         self._show.summary(
             f"{jobs} done, each in a machine of its own, nothing left behind; "

@@ -24,6 +24,11 @@ SHOWN: Final = {
 """The steps that every job must go through."""
 
 
+def webhook_at(job: admin_pb2.Job) -> datetime:
+    """Not the timeline's first entry: a machine that was planned for another job, and took this one, may be older."""
+    return next(entry.at.ToDatetime() for entry in job.timeline if entry.step == "webhook")
+
+
 class Show:
     def __init__(self, *, json: bool) -> None:
         self._json = json
@@ -63,7 +68,7 @@ class Show:
 
     def job(self, number: int, job: admin_pb2.Job) -> None:
         """A whole job, when it is over: its own steps with their milliseconds since its webhook."""
-        begun = job.timeline[0].at.ToDatetime()
+        begun = webhook_at(job)
         steps = {entry.step: round((entry.at.ToDatetime() - begun).total_seconds() * 1000, 1) for entry in job.timeline}
         if self._json:
             self._line(

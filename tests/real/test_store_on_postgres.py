@@ -188,7 +188,7 @@ async def test_who_takes_the_lease_over_waits_for_a_plan_that_is_being_committed
     async with several(tmp_path, postgres_server.migrated(), 2) as (former, holder):
         await _expire(former, former.store.me)
         async with former.store._database.write() as connection:
-            await former.store.lease.check(connection)
+            await connection.run_sync(former.store.lease.check)
             taking = asyncio.create_task(holder.store.members.beat({}))
             await asyncio.wait({taking}, timeout=0.3)
             assert not taking.done()
