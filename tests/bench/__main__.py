@@ -18,7 +18,6 @@ from tests.bench.show import Show
 
 EXIT_FAILED: Final = 1
 _EXIT_TERMINATED: Final = 128 + signal.SIGTERM
-_LONGEST_SECONDS: Final = 180.0
 
 
 def main() -> int:
@@ -75,7 +74,7 @@ async def _in_time(benchmark: Benchmark, folder: Path) -> list[Result]:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    async with asyncio.timeout(_LONGEST_SECONDS):
+    async with asyncio.timeout(benchmark.longest_seconds):
         return await benchmark.run(folder)
 
 

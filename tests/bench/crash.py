@@ -7,9 +7,12 @@ import asyncio
 import os
 import random
 import secrets
+import sqlite3
 import sys
 import time
 from collections import Counter
+from contextlib import closing
+from itertools import cycle
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -23,6 +26,7 @@ from tests.bench.webhooks import FIRST_JOB, queued_over
 
 _JOBS: Final = 1_000
 _HOSTS: Final = 64
+_REPOSITORIES: Final = 8
 _CONNECTIONS: Final = 8
 _ROUNDS: Final = 3
 _REGISTRATION_SECONDS: Final = 0.05
@@ -55,9 +59,9 @@ async def run(folder: Path) -> list[Result]:
 
 
 async def _crash(folder: Path, after_creates: int) -> _Crash:
-    fleet = Fleet(repositories=8)
+    fleet = Fleet(repositories=_REPOSITORIES)
     async with limiting_forge(folder, fleet, _REGISTRATION_SECONDS) as forge:
-        fleet = Fleet(repositories=8, forge_url=forge.url)
+        fleet = Fleet(repositories=_REPOSITORIES, forge_url=forge.url)
         async with site(folder / "site", fleet) as one, Farm(one.grpc, _HOSTS) as farm:
             requests = queued_over(forge.url, fleet.names(), FIRST_JOB, _JOBS)
             waiting = list(reversed(requests))
@@ -81,11 +85,27 @@ async def _again(one: Site, farm: Farm, requests: list[bytes]) -> _Crash:
     after = [made.at for made in farm.made if made.at > began]
     if not after:
         raise BenchmarkFailed("nothing was left to be made after the crash")
-    # All jobs ask for the same, so it does not matter which machine is whose: there must be as many as jobs.
-    machines = Counter(made.instance_id for made in farm.made)
-    standing = len(machines) - len(set(farm.deleted))
-    doubled = max(len(machines) - _JOBS, 0) + sum(count - 1 for count in machines.values())
-    return _Crash(after[0] - began, after[-1] - began, max(_JOBS - standing, 0), doubled)
+    return _Crash(after[0] - began, after[-1] - began, *_lost_and_doubled(one, farm))
+
+
+def _lost_and_doubled(one: Site, farm: Farm) -> tuple[int, int]:
+    """The jobs of a repository are alike, so it does not matter which machine is whose: there must be as many as jobs.
+
+    A job may be lost from the ledger, or be there and have no machine.
+    """
+    sent = Counter(repository for _, repository in zip(range(_JOBS), cycle(Fleet(repositories=_REPOSITORIES).names())))
+    query = "SELECT e.owner || '/' || e.name, count(*) FROM jobs j JOIN entities e ON e.id = j.entity_id GROUP BY 1"
+    of_pool = "SELECT p.id, e.owner || '/' || e.name FROM pools p JOIN entities e ON e.id = p.entity_id"
+    with closing(sqlite3.connect(f"file:{one.database}?mode=ro", uri=True)) as connection:
+        known = dict[str, int](connection.execute(query).fetchall())
+        repository_of = dict[str, str](connection.execute(of_pool).fetchall())
+    commands = Counter(made.instance_id for made in farm.made)
+    made = Counter(repository_of[pool_id] for pool_id in {one.instance_id: one.pool_id for one in farm.made}.values())
+    gone = set(farm.deleted)
+    standing = Counter(repository_of[one.pool_id] for one in farm.made if one.instance_id not in gone)
+    lost = sum(count - min(known.get(name, 0), standing[name], count) for name, count in sent.items())
+    doubled = sum(max(made[name] - count, 0) for name, count in sent.items())
+    return lost, doubled + sum(count - 1 for count in commands.values())
 
 
 async def _send(port: int, waiting: list[bytes]) -> list[bytes]:

@@ -1,9 +1,11 @@
 """Many agents at the wire level that live on while the coordinator does not: they keep machines and come back.
 
-As real agents do, each sends the inventory of what it holds whenever it connects, and takes a repeated command once.
+As real agents do, each comes back after a growing, jittered pause, sends the inventory of what it holds whenever it
+connects, and takes a repeated command once.
 """
 
 import asyncio
+import random
 import time
 from contextlib import suppress
 from types import TracebackType
@@ -11,6 +13,7 @@ from typing import Any, Final, NamedTuple, Self
 
 import grpc
 
+from agent.link import RECONNECT
 from protos.hostler.v1 import fleet_pb2 as pb
 from protos.hostler.v1.fleet_pb2_grpc import FleetStub
 from tests.bench.fleet import DRIVER, IMAGE
@@ -18,7 +21,6 @@ from tests.bench.site import CHANNEL_OPTIONS
 from tests.bench.wire_agent import WIDE
 
 _OPTIONS: Final = (*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0))
-_AGAIN_SECONDS: Final = 0.2
 _PHASES: Final = (pb.PHASE_ACCEPTED, pb.PHASE_DISK, pb.PHASE_STARTED)
 
 
@@ -78,12 +80,15 @@ class _Agent:
         self.connected = asyncio.Event()
 
     async def run(self) -> None:
+        chance = random.Random(self._host)  # noqa: S311 - jitter, not a secret
+        attempt = 0
         while True:
             with suppress(grpc.aio.AioRpcError):
                 async with grpc.aio.insecure_channel(self._address, options=_OPTIONS) as channel:
                     await self._session(FleetStub(channel).Session())
+            attempt = 0 if self.connected.is_set() else attempt + 1
             self.connected.clear()
-            await asyncio.sleep(_AGAIN_SECONDS)
+            await asyncio.sleep(RECONNECT.delay(attempt, chance))
 
     async def _session(self, call: Any) -> None:
         hello = pb.Hello(

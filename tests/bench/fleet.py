@@ -18,6 +18,7 @@ class Fleet(msgspec.Struct, frozen=True):
     forge_url: str = "http://forge.invalid"
     max_runners: int = 10_000
     credentials: int = 1  # dealt to the repositories in turn
+    provider: str = DRIVER
     registrations_per_minute: int = 0  # by one of the credentials; 0: no limit
 
     def names(self) -> list[str]:
@@ -57,6 +58,6 @@ class Fleet(msgspec.Struct, frozen=True):
         labels = msgspec.json.encode([*LABELS, f"kind-{number}"] if number else LABELS).decode()
         return (
             f'[[pool]]\nname = "pool-{number:02}"\nendpoint = "forge"\nrepository = "{OWNER}/{repository}"\n'
-            f'provider = "{DRIVER}"\nimage = "{IMAGE}"\nflavor = "small"\nlabels = {labels}\n'
+            f'provider = "{self.provider}"\nimage = "{IMAGE}"\nflavor = "small"\nlabels = {labels}\n'
             f"max_runners = {self.max_runners}\npriority = {-number}"
         )

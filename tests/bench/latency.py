@@ -1,4 +1,7 @@
-"""How long a webhook takes to become a command at the agent, one job at a time. The forge answers at once."""
+"""How long a webhook takes to become a command at the agent, or a started executable, one job at a time.
+
+The forge answers at once.
+"""
 
 import asyncio
 import time
@@ -8,6 +11,8 @@ from typing import Final, Self
 
 from protos.hostler.v1 import admin_pb2
 from protos.hostler.v1 import fleet_pb2 as pb
+from tests.bench import cloud
+from tests.bench.cloud import Cloud
 from tests.bench.fleet import Fleet
 from tests.bench.load import length, status
 from tests.bench.results import BenchmarkFailed, Result, at_most, percentile, shown
@@ -34,7 +39,38 @@ async def run(folder: Path) -> list[Result]:
         at_most("latency, webhook to CreateInstance, p50", percentile(taken, 50), "ms", 10),
         at_most("latency, webhook to CreateInstance, p99", percentile(taken, 99), "ms", 50),
         *(_part(jobs, begin, end) for begin, end in _PARTS),
+        *await _to_executable(folder),
     ]
+
+
+async def _to_executable(folder: Path) -> list[Result]:
+    repository = Fleet().names()[0]
+    async with Cloud(folder / "cloud") as provider, forge(folder, repository) as forge_url:
+        fleet = Fleet(forge_url=forge_url, provider=cloud.NAME)
+        async with site(folder / "site-of-cloud", fleet, provider.toml) as one:
+            hook = await Hook.open(one.http_port)
+            deliveries = Deliveries(forge_url, repository)
+            taken = [await _of_cloud(hook, provider, deliveries, FIRST_JOB + n) for n in range(_WARM_UP + _JOBS)]
+            hook.close()
+            one.check()
+    return [
+        at_most("latency, webhook to the executable's start, p50", percentile(taken[_WARM_UP:], 50), "ms", 10),
+        at_most("latency, webhook to the executable's start, p99", percentile(taken[_WARM_UP:], 99), "ms", 50),
+    ]
+
+
+async def _of_cloud(hook: "Hook", provider: Cloud, deliveries: Deliveries, job_id: int) -> float:
+    """Milliseconds from the first byte of the webhook to the first line that the executable says."""
+    sent_at = time.perf_counter()
+    hook.send(deliveries.queued(job_id))
+    started = await provider.next("CreateInstance")
+    await hook.answered()
+    name = (await provider.next("Named")).subject
+    for request in (deliveries.in_progress(job_id, name), deliveries.completed(job_id, name)):
+        hook.send(request)
+        await hook.answered()
+    await provider.next("DeleteInstance")
+    return (started.at - sent_at) * 1000
 
 
 class Hook:

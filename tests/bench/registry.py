@@ -13,7 +13,7 @@ ALL: Final = (
     Benchmark("planner", planner.run),
     Benchmark("crash", crash.run),
     Benchmark("storm", storm.run),
-    Benchmark("storm-limited", storm.run_limited),
+    Benchmark("storm-limited", storm.run_limited, longest_seconds=360),
     Benchmark("lease", lease.run),
     Benchmark("fleet", agents.run),
 )

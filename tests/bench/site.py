@@ -25,11 +25,12 @@ _COORDINATOR: Final = "coordinator"
 class Site:
     """A coordinator in a folder. It may be stopped, killed and started again."""
 
-    def __init__(self, folder: Path, processes: Processes, database_url: str = "") -> None:
-        """`database_url`: a PostgreSQL database; empty: SQLite in the folder."""
+    def __init__(self, folder: Path, processes: Processes, database_url: str = "", more: str = "") -> None:
+        """`database_url`: a PostgreSQL database; empty: SQLite in the folder. `more`: tables for the configuration."""
         self._processes = processes
         self._config = folder / "coordinator.toml"
         self.data = folder / "coordinator"
+        self._more = more
         self._database_url = database_url or f"sqlite:///{self.database}"
         self.http_port, self.grpc_port = free_port(), free_port()
         self.pid = 0
@@ -81,15 +82,16 @@ bind = "{self.grpc}"
 
 [database]
 url = "{self._database_url}"
-"""
+
+{self._more}"""
 
 
 @asynccontextmanager
-async def site(folder: Path, fleet: Fleet) -> AsyncIterator[Site]:
-    """A coordinator that knows the fleet."""
+async def site(folder: Path, fleet: Fleet, more: str = "") -> AsyncIterator[Site]:
+    """A coordinator that knows the fleet; `more`: tables for its configuration."""
     await asyncio.to_thread(folder.mkdir, exist_ok=True)
     async with Processes(folder) as processes:
-        one = Site(folder, processes)
+        one = Site(folder, processes, more=more)
         await one.start()
         await one.declare(fleet)
         yield one

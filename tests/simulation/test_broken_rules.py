@@ -26,6 +26,7 @@ from coordinator.engine.budgets import Budgets
 from coordinator.engine.local import LocalExecutor
 from coordinator.engine.registrar import Registrar
 from coordinator.fleet import wire
+from coordinator.store import planning
 from coordinator.store.instances import PhaseFact
 from coordinator.store.ledger import Ledger
 from tests.simulation.world.scenario import Faults, HostSpec, JobSpec, Kind, PoolSpec, Repository, Scenario, of_seed
@@ -98,6 +99,11 @@ def pools_and_quotas_have_no_end() -> Iterable[Patch]:
     yield put(Draft, "_refusal", lambda *_: "")
 
 
+def pools_have_no_end_when_plans_are_committed_either() -> Iterable[Patch]:
+    yield from pools_and_quotas_have_no_end()
+    yield put(planning, "_still_right", lambda _, creates: list(creates))
+
+
 def hosts_have_no_end() -> Iterable[Patch]:
     yield put(Board, "_places", lambda *_: 1)
 
@@ -161,6 +167,7 @@ def the_planner_fails() -> Iterable[Patch]:
         (runners_are_left_at_the_forge, "no registration without a machine", "", Kind.CHAOS),
         (nobody_asks_whether_a_runner_is_busy, "no busy runner is killed", "", None),
         (pools_and_quotas_have_no_end, "no limit is exceeded", "quota", Kind.CHAOS),
+        (pools_have_no_end_when_plans_are_committed_either, "no limit is exceeded", "max_runners", Kind.CHAOS),
         (hosts_have_no_end, "no limit is exceeded", "a host's capacity", Kind.CHAOS),
         (hosts_and_strangers_bear_everything, "no limit is exceeded", "creates at once: host", Kind.CHAOS),
         (hosts_and_strangers_bear_everything, "no limit is exceeded", "strangers", Kind.CHAOS),

@@ -19,8 +19,8 @@ HOST = HostRecord("host-1", "amd64", Resources(4, 4096, 40), {}, "1", NOW)
 
 
 @pytest.fixture
-async def sample(tmp_path: Path) -> AsyncIterator[Sample]:
-    async with open_sample(tmp_path) as opened:
+async def sample(tmp_path: Path, database_url: str) -> AsyncIterator[Sample]:
+    async with open_sample(tmp_path, database_url) as opened:
         yield opened
 
 

@@ -21,8 +21,8 @@ EVIL = (
 
 
 @pytest.fixture
-async def sample(tmp_path: Path) -> AsyncIterator[Sample]:
-    async with open_sample(tmp_path) as opened:
+async def sample(tmp_path: Path, database_url: str) -> AsyncIterator[Sample]:
+    async with open_sample(tmp_path, database_url) as opened:
         yield opened
 
 
