@@ -41,6 +41,12 @@ def by_names(connection: sa.Connection, names: Iterable[str]) -> list[Instance]:
     return [to_instance(row) for row in connection.execute(_query(instances.c.name.in_(wanted), lock=True))]
 
 
+def locked(connection: sa.Connection, instance_id: str) -> Instance | None:
+    """Locked for the transaction."""
+    row = connection.execute(_ONE, {"wanted": instance_id}).first()
+    return to_instance(row) if row else None
+
+
 async def by_ids(connection: AsyncConnection, ids: Iterable[str], *, lock: bool = True) -> list[Instance]:
     wanted = list(ids)
     return await _select(connection, instances.c.id.in_(wanted), lock=lock) if wanted else []
@@ -71,6 +77,8 @@ def save(connection: sa.Connection, instances_: Iterable[Instance]) -> None:
         connection.execute(_UPDATE, rows)
 
 
+# Built once: they are asked for on the way of each job.
+_ONE: Final = sa.select(instances).where(instances.c.id == sa.bindparam("wanted")).with_for_update()
 _UPDATE: Final = (
     sa.update(instances)
     .where(instances.c.id == sa.bindparam("key_id"))

@@ -264,13 +264,16 @@ class Instances:
     async def begin(self, instance_id: str, status: Status) -> Instance | None:
         """Note that a command is being carried out (creating or deleting); None when the instance has moved on."""
         now = self._clock()
-        async with self._database.write() as connection:
-            found = await instance_rows.by_ids(connection, [instance_id])
-            if not found or (found[0].status is not status and not can(found[0], status)):
+
+        def note(connection: sa.Connection) -> Instance | None:
+            found = instance_rows.locked(connection, instance_id)
+            if found is None or (found.status is not status and not can(found, status)):
                 return None
-            instance = advance(found[0], now, status=status)
-            await connection.run_sync(instance_rows.save, [instance])
-        return instance
+            instance = advance(found, now, status=status)
+            instance_rows.save(connection, [instance])
+            return instance
+
+        return await self._database.at_once(note)
 
 
 class AlreadyTakenError(Exception):
