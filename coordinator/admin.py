@@ -64,12 +64,18 @@ class AdminService(AdminServicer):
         return pb.ListJobsResponse(jobs=[self._job(job, names) for job in jobs])
 
     async def GetJob(self, request: pb.GetJobRequest, context: "grpc.aio.ServicerContext[object, object]") -> pb.Job:
-        job = await self._store.history.job(request.id)
-        if job is None:
+        found = await self._store.history.jobs_called(request.id)
+        if not found:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no job '{request.id}'")
+        names = await self._entity_names()
+        if len(found) > 1:
+            each = ", ".join(f"{job.id} of {names.get(job.entity_id, job.entity_id)}" for job in found)
+            reason = f"several repositories speak of a job '{request.id}'; ask for one of {each}"
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, reason)
+        job = found[0]
         await self._store.notes.flush()
         await self._engine.consider()
-        answer = self._job(job, await self._entity_names())
+        answer = self._job(job, names)
         answer.timeline.extend(_entry(entry) for entry in await self._store.history.timeline(job))
         return answer
 

@@ -20,18 +20,22 @@ RANK: Final = {JobStatus.WAITING: 0, JobStatus.QUEUED: 1, JobStatus.IN_PROGRESS:
 
 
 class JobKey(msgspec.Struct, frozen=True):
-    """What makes a job one job: state is monotone on it."""
+    """What makes a job one job: state is monotone on it.
+
+    The entity is part of it. Whoever has one repository's secret can sign any id, so a job of another repository with
+    the same id is another job: neither hides the other.
+    """
 
     endpoint_id: str
     forge_job_id: int
     attempt: int
+    entity_id: str
 
 
 class JobEvent(msgspec.Struct, frozen=True):
     """What one webhook says of one job."""
 
     key: JobKey
-    entity_id: str
     status: JobStatus
     labels: Labels
     name: str
@@ -42,11 +46,14 @@ class JobEvent(msgspec.Struct, frozen=True):
     conclusion: str = ""
     html_url: str = ""
 
+    @property
+    def entity_id(self) -> str:
+        return self.key.entity_id
+
 
 class Job(msgspec.Struct, frozen=True):
     id: str
     key: JobKey
-    entity_id: str
     status: JobStatus
     labels: Labels
     name: str
@@ -62,6 +69,10 @@ class Job(msgspec.Struct, frozen=True):
     retry_at: datetime | None = None  # after too many, no machine is made for it before
     fault: str = ""  # why the last one came to nothing
 
+    @property
+    def entity_id(self) -> str:
+        return self.key.entity_id
+
 
 def fold(job: Job | None, event: JobEvent, new_id: str) -> Job | None:
     """The job after the event, or None when the event tells nothing new.
@@ -72,7 +83,6 @@ def fold(job: Job | None, event: JobEvent, new_id: str) -> Job | None:
         return Job(
             id=new_id,
             key=event.key,
-            entity_id=event.entity_id,
             status=event.status,
             labels=event.labels,
             name=event.name,
@@ -84,8 +94,6 @@ def fold(job: Job | None, event: JobEvent, new_id: str) -> Job | None:
             conclusion=event.conclusion,
             html_url=event.html_url,
         )
-    if event.entity_id != job.entity_id:
-        return None  # whoever has one repository's secret must not speak of another's jobs
     # A late event takes nothing back, but may tell what the ones before it left out.
     told = msgspec.structs.replace(
         job,

@@ -142,7 +142,6 @@ class Inspection:
 def _ended(job: Job, runner_name: str, conclusion: str, now: datetime) -> JobEvent:
     return JobEvent(
         key=job.key,
-        entity_id=job.entity_id,
         status=JobStatus.COMPLETED,
         labels=job.labels,
         name=job.name,

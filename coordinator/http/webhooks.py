@@ -91,8 +91,7 @@ def to_event(payload: WorkflowJobPayload, owner: WebhookOwner, received_at: date
     # Seen in examples of GitHub's own: a queued job that names a runner. No runner has it yet.
     begun = status in (JobStatus.IN_PROGRESS, JobStatus.COMPLETED)
     return JobEvent(
-        key=JobKey(owner.entity.endpoint_id, job.id, job.run_attempt),
-        entity_id=owner.entity.id,
+        key=JobKey(owner.entity.endpoint_id, job.id, job.run_attempt, owner.entity.id),
         status=status,
         labels=labels(job.labels),
         name=job.name,

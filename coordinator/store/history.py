@@ -24,14 +24,21 @@ class History:
             return [to_job(row) for row in await connection.execute(query)]
 
     async def job(self, job_id: str) -> Job | None:
-        """By Hostler's id or the forge's; the newest where several forges or attempts have it."""
+        """By Hostler's id or the forge's; the newest where several have it."""
+        return next(iter(await self.jobs_called(job_id)), None)
+
+    async def jobs_called(self, job_id: str) -> list[Job]:
+        """By Hostler's id or the forge's: the newest attempt for each entity that speaks of it, the newest first."""
         mine = jobs.c.id == job_id
         if job_id.isdecimal() and len(job_id) < 19:
             mine |= jobs.c.forge_job_id == int(job_id)
-        query = sa.select(jobs).where(mine).order_by(jobs.c.queued_at.desc())
+        query = sa.select(jobs).where(mine).order_by(jobs.c.queued_at.desc(), jobs.c.id)
         async with self._database.read() as connection:
-            row = (await connection.execute(query)).first()
-        return to_job(row) if row else None
+            found = [to_job(row) for row in await connection.execute(query)]
+        newest: dict[str, Job] = {}
+        for job in found:
+            newest.setdefault(job.entity_id, job)
+        return list(newest.values())
 
     async def timeline(self, job: Job) -> list[Entry]:
         async with self._database.read() as connection:

@@ -1,11 +1,12 @@
 """The ledger of demand: webhooks are folded into jobs, and jobs into the instances that ran them."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
 import msgspec
 import sqlalchemy as sa
+import structlog
 
 from coordinator.domain.changes import Step, on_job
 from coordinator.domain.instance import Instance
@@ -20,6 +21,8 @@ from coordinator.store.retrying import retried
 from coordinator.store.rows import from_job, to_job
 from coordinator.store.schema import jobs
 from coordinator.store.timelines import Notes
+
+log = structlog.get_logger()
 
 _STEP: Final = {
     JobStatus.WAITING: Step.WEBHOOK,
@@ -64,11 +67,13 @@ class Ledger:
     ) -> tuple[list[Job], list[Job], list[Entry]]:
         """The jobs after each event, those of them that are new, and what is told of them."""
         keys = {event.key for event in events}
-        known = _jobs_by_key(connection, keys)
+        found = _jobs_by_ids(connection, keys)
+        known = {key: job for key, job in found.items() if key in keys}
         new, changed, entries = self._fold_all(known, events)
         _bind(connection, known, keys)
         # Inserted in one order by all coordinators, so that none waits for one that waits for it.
-        ordered = sorted(new, key=lambda key: (key.endpoint_id, key.forge_job_id, key.attempt))
+        ordered = sorted(new, key=msgspec.structs.astuple)
+        _warn_of_twins(found, ordered)
         inserted = [known[key] for key in ordered]
         _save(connection, inserted, [known[key] for key in changed - new])
         timelines.append(connection, entries)
@@ -110,32 +115,50 @@ _KNOWN: Final = (
 )
 
 
-def _jobs_by_key(connection: sa.Connection, keys: set[JobKey]) -> dict[JobKey, Job]:
+def _jobs_by_ids(connection: sa.Connection, keys: Iterable[JobKey]) -> dict[JobKey, Job]:
+    """The jobs of these ids at the forge: also those of other entities and attempts."""
     asked = {
         "endpoint_ids": list({key.endpoint_id for key in keys}),
         "forge_job_ids": list({key.forge_job_id for key in keys}),
     }
-    return {job.key: job for job in map(to_job, connection.execute(_KNOWN, asked)) if job.key in keys}
+    return {job.key: job for job in map(to_job, connection.execute(_KNOWN, asked))}
 
 
-def _bind(connection: sa.Connection, known: dict[JobKey, Job], keys: set[JobKey]) -> None:
+def _warn_of_twins(found: Mapping[JobKey, Job], new: Sequence[JobKey]) -> None:
+    """A forge gives an id once: of two entities that have it, one was renamed, or tells of jobs that it has not."""
+    entities: dict[tuple[str, int], set[str]] = {}
+    for key in [*found, *new]:
+        entities.setdefault((key.endpoint_id, key.forge_job_id), set()).add(key.entity_id)
+    for key in new:
+        others = entities[key.endpoint_id, key.forge_job_id] - {key.entity_id}
+        if others:
+            log.warning(
+                "two entities speak of a job of the same id; each has its own",
+                forge_job_id=key.forge_job_id,
+                entity=key.entity_id,
+                others=sorted(others),
+            )
+
+
+def _bind(connection: sa.Connection, known: dict[JobKey, Job], keys: Iterable[JobKey]) -> None:
     """Tie jobs that run or ran to the instances whose runners took them; `known` gets the instances' ids."""
-    begun = {
-        known[key].runner_name: key
-        for key in keys
-        if known[key].runner_name and known[key].status in (JobStatus.IN_PROGRESS, JobStatus.COMPLETED)
-    }
+    # By entity too: two may claim a runner of one name in the same commit.
+    begun: dict[tuple[str, str], list[JobKey]] = {}
+    for key in sorted(keys, key=msgspec.structs.astuple):
+        job = known[key]
+        if job.runner_name and job.status in (JobStatus.IN_PROGRESS, JobStatus.COMPLETED):
+            begun.setdefault((key.entity_id, job.runner_name), []).append(key)
     changed: list[Instance] = []
-    for instance in instance_rows.by_names(connection, begun):
-        job = known[begun[instance.name]]
-        if job.entity_id != instance.entity_id:
-            continue
-        bound = on_job(instance, job, job.changed_at)
-        if bound.job_id != job.id:
-            continue  # it took another job: one machine, one job
-        if bound != instance:
-            changed.append(bound)
-        known[job.key] = msgspec.structs.replace(job, instance_id=instance.id)
+    for instance in instance_rows.by_names(connection, {name for _, name in begun}):
+        now = instance
+        for key in begun.get((instance.entity_id, instance.name), ()):
+            bound = on_job(now, known[key], known[key].changed_at)
+            if bound.job_id != known[key].id:
+                continue  # it took another job: one machine, one job
+            now = bound
+            known[key] = msgspec.structs.replace(known[key], instance_id=instance.id)
+        if now != instance:
+            changed.append(now)
     instance_rows.save(connection, changed)
 
 

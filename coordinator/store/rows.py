@@ -27,8 +27,7 @@ Row = sa.Row[Any]
 def to_job(row: Row) -> Job:
     return Job(
         id=row.id,
-        key=JobKey(row.endpoint_id, row.forge_job_id, row.attempt),
-        entity_id=row.entity_id,
+        key=JobKey(row.endpoint_id, row.forge_job_id, row.attempt, row.entity_id),
         status=JobStatus(row.status),
         labels=row.labels,
         name=row.name,
@@ -48,11 +47,7 @@ def to_job(row: Row) -> Job:
 
 def from_job(job: Job) -> dict[str, Any]:
     values = {name: getattr(job, name) for name in job.__struct_fields__ if name != "key"}
-    return values | {
-        "endpoint_id": job.key.endpoint_id,
-        "forge_job_id": job.key.forge_job_id,
-        "attempt": job.key.attempt,
-    }
+    return values | msgspec.structs.asdict(job.key)
 
 
 def to_instance(row: Row) -> Instance:

@@ -216,7 +216,7 @@ jobs = sa.Table(
     sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
     _time("retry_at", nullable=True),
     sa.Column("fault", Plain, nullable=False, server_default=""),
-    sa.UniqueConstraint("endpoint_id", "forge_job_id", "attempt"),
+    sa.UniqueConstraint("endpoint_id", "forge_job_id", "attempt", "entity_id"),
     sa.Index(None, "status", "entity_id"),
 )
 

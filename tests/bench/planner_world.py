@@ -90,8 +90,7 @@ def _job(number: int, pool: Pool) -> Job:
     queued_at = NOW - timedelta(milliseconds=10**6 - number % 10**6)
     return Job(
         id=f"job-{number:07}",
-        key=JobKey("endpoint", number, 1),
-        entity_id=pool.entity_id,
+        key=JobKey("endpoint", number, 1, pool.entity_id),
         status=JobStatus.QUEUED,
         labels=pool.labels,
         name="build",

@@ -24,8 +24,7 @@ def job(number: int = 1, *names: str, **more: Any) -> Job:
     """A queued job; the higher its number, the younger."""
     values: dict[str, Any] = {
         "id": f"job-{number}",
-        "key": JobKey("endpoint-1", number, 1),
-        "entity_id": REPOSITORY,
+        "key": JobKey("endpoint-1", number, 1, more.pop("entity_id", REPOSITORY)),
         "status": JobStatus.QUEUED,
         "labels": labels(names or ("linux",)),
         "name": "build",
@@ -39,8 +38,7 @@ def job(number: int = 1, *names: str, **more: Any) -> Job:
 
 def event(status: JobStatus, number: int = 1, **more: Any) -> JobEvent:
     values: dict[str, Any] = {
-        "key": JobKey("endpoint-1", number, 1),
-        "entity_id": REPOSITORY,
+        "key": JobKey("endpoint-1", number, 1, more.pop("entity_id", REPOSITORY)),
         "status": status,
         "labels": labels(["linux"]),
         "name": "build",

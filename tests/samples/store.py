@@ -56,6 +56,14 @@ flavor = "small"
 labels = ["self-hosted", "linux"]
 max_runners = 3
 """
+TWIN: Final = """
+[[repository]]
+endpoint = "forge"
+owner = "evil"
+name = "twin"
+credentials = "token"
+webhook_secret = "another secret of them"
+"""
 
 
 class Clock:
@@ -121,8 +129,7 @@ class Sample:
 
     def event(self, status: JobStatus, number: int = 1, **more: str) -> JobEvent:
         return JobEvent(
-            key=JobKey(self.endpoint_id, number, 1),
-            entity_id=self.entity_id,
+            key=JobKey(self.endpoint_id, number, 1, more.get("entity_id", self.entity_id)),
             status=status,
             labels=labels(["linux"]),
             name="build",
@@ -132,6 +139,9 @@ class Sample:
             runner_name=more.get("runner_name", ""),
             conclusion=more.get("conclusion", ""),
         )
+
+    async def entity_of(self, owner: str) -> str:
+        return next(entity.id for entity in await self.store.catalog.entities() if entity.owner == owner)
 
     async def queue(self, number: int = 1) -> Job:
         return await self.store.ledger.record(self.event(JobStatus.QUEUED, number))

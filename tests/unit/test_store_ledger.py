@@ -11,10 +11,10 @@ import sqlalchemy as sa
 
 from coordinator.domain.changes import Step
 from coordinator.domain.instance import RunnerStatus, Status
-from coordinator.domain.job import Job, JobEvent, JobStatus
+from coordinator.domain.job import Job, JobStatus
 from coordinator.store.batch import Batcher
 from coordinator.store.schema import timeline
-from tests.samples.store import Sample, open_bare, open_sample
+from tests.samples.store import TWIN, Sample, open_bare, open_sample
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ async def test_what_is_recorded_is_on_disk_for_another_process(sample: Sample, d
 
 
 async def test_an_event_that_cannot_be_written_takes_no_other_with_it(sample: Sample) -> None:
-    bad = msgspec.structs.replace(sample.event(JobStatus.QUEUED, 5), entity_id="no such entity")
+    bad = sample.event(JobStatus.QUEUED, 5, entity_id="no such entity")
     events = [sample.event(JobStatus.QUEUED, number) for number in range(1, 5)] + [bad]
     # The first is under way while the others gather.
     results = await asyncio.gather(*(sample.store.ledger.record(e) for e in events), return_exceptions=True)
@@ -151,16 +151,26 @@ async def test_a_runner_that_is_not_ours_is_nobody(sample: Sample) -> None:
 
 async def test_another_repository_cannot_end_a_machine_by_its_name(sample: Sample) -> None:
     machine = await sample.instance()
-    await sample.apply(
-        '[[repository]]\nendpoint = "forge"\nowner = "evil"\nname = "twin"\ncredentials = "token"\n'
-        'webhook_secret = "another secret of them"'
-    )
-    evil = next(entity for entity in await sample.store.catalog.entities() if entity.owner == "evil")
-    claimed: JobEvent = msgspec.structs.replace(
-        sample.event(JobStatus.COMPLETED, 9, runner_name=machine.name), entity_id=evil.id
-    )
+    await sample.apply(TWIN)
+    evil = await sample.entity_of("evil")
+    claimed = sample.event(JobStatus.COMPLETED, 9, runner_name=machine.name, entity_id=evil)
     await sample.store.ledger.record(claimed)
     assert await sample.now(machine) == machine
+    assert (await _job(sample, 9)).instance_id == ""
+
+
+@pytest.mark.parametrize("evil_first", [True, False])
+async def test_two_that_claim_a_machine_in_one_commit_leave_it_to_its_repository(
+    sample: Sample, evil_first: bool
+) -> None:
+    machine = await sample.instance()
+    await sample.apply(TWIN)
+    claims = [
+        sample.event(JobStatus.IN_PROGRESS, 9, runner_name=machine.name, entity_id=await sample.entity_of("evil")),
+        sample.event(JobStatus.IN_PROGRESS, 1, runner_name=machine.name),
+    ]
+    await asyncio.gather(*map(sample.store.ledger.record, claims if evil_first else reversed(claims)))
+    assert (await _job(sample, 1)).instance_id == machine.id
     assert (await _job(sample, 9)).instance_id == ""
 
 

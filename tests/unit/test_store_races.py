@@ -4,20 +4,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import msgspec
 import pytest
+import structlog
 
 from coordinator.domain.changes import Step
 from coordinator.domain.instance import RunnerStatus, Status
 from coordinator.domain.job import JobStatus
 from coordinator.domain.timeline import Entry
 from coordinator.store.catalog import WebhookOwner
-from tests.samples.store import DOCUMENT, WEBHOOK_SECRET, Sample, open_sample
-
-EVIL = (
-    '[[repository]]\nendpoint = "forge"\nowner = "evil"\nname = "twin"\ncredentials = "token"\n'
-    'webhook_secret = "another secret of them"'
-)
+from tests.samples.store import DOCUMENT, TWIN, WEBHOOK_SECRET, Sample, open_sample
 
 
 @pytest.fixture
@@ -27,14 +22,26 @@ async def sample(tmp_path: Path, database_url: str) -> AsyncIterator[Sample]:
 
 
 async def test_one_repository_cannot_speak_of_another_ones_jobs(sample: Sample) -> None:
-    await sample.queue(1)
-    await sample.apply(EVIL)
-    evil = next(entity for entity in await sample.store.catalog.entities() if entity.owner == "evil")
-    forged = msgspec.structs.replace(sample.event(JobStatus.COMPLETED, 1, conclusion="success"), entity_id=evil.id)
-    await sample.store.ledger.record(forged)
-    kept = await sample.store.history.job("1")
-    assert kept is not None
-    assert (kept.status, kept.conclusion) == (JobStatus.QUEUED, "")
+    genuine = await sample.queue(1)
+    await sample.apply(TWIN)
+    evil = await sample.entity_of("evil")
+    await sample.store.ledger.record(sample.event(JobStatus.COMPLETED, 1, conclusion="success", entity_id=evil))
+    assert await sample.store.history.job(genuine.id) == genuine
+
+
+async def test_one_repository_cannot_hide_another_ones_jobs_by_naming_them_first(sample: Sample) -> None:
+    await sample.apply(TWIN)
+    evil = await sample.entity_of("evil")
+    forged = await sample.store.ledger.record(sample.event(JobStatus.COMPLETED, 1, entity_id=evil))
+    with structlog.testing.capture_logs() as logs:
+        genuine = await sample.queue(1)
+        await sample.queue(2)
+    assert (genuine.status, genuine.entity_id) == (JobStatus.QUEUED, sample.entity_id)
+    assert next(job.id for job in await sample.store.history.jobs(completed=False)) == genuine.id
+    assert await sample.store.history.job(forged.id) == forged
+    warned = [(line["forge_job_id"], line["others"]) for line in logs if line["log_level"] == "warning"]
+    assert warned == [(1, [evil])]
+    assert {job.id for job in await sample.store.history.jobs_called("1")} == {genuine.id, forged.id}
 
 
 async def test_a_runner_that_came_up_meanwhile_is_not_retired_for_being_late(sample: Sample) -> None:
