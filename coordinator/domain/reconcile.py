@@ -27,6 +27,7 @@ class Action(StrEnum):
     NOTHING = "nothing"
     CREATE = "create"  # send the create again
     ADOPT = "adopt"  # it runs as wanted: take over the phases it went through
+    STOPPED = "stopped"  # it powered off, and nobody has told: it goes the way of every machine that has
     DESTROY = "destroy"  # send the delete again
     GONE = "gone"  # the machine vanished: its job must get another
     FORGET = "forget"  # deleted as wanted
@@ -37,11 +38,11 @@ ACTION: Final[Mapping[tuple[Wanted, Seen], Action]] = {
     (Wanted.CREATED, Seen.ABSENT): Action.CREATE,
     (Wanted.CREATED, Seen.CREATING): Action.CREATE,
     (Wanted.CREATED, Seen.RUNNING): Action.ADOPT,
-    (Wanted.CREATED, Seen.STOPPED): Action.ADOPT,
+    (Wanted.CREATED, Seen.STOPPED): Action.STOPPED,
     (Wanted.PRESENT, Seen.ABSENT): Action.GONE,
     (Wanted.PRESENT, Seen.CREATING): Action.GONE,
     (Wanted.PRESENT, Seen.RUNNING): Action.ADOPT,
-    (Wanted.PRESENT, Seen.STOPPED): Action.ADOPT,
+    (Wanted.PRESENT, Seen.STOPPED): Action.STOPPED,
     (Wanted.ABSENT, Seen.ABSENT): Action.FORGET,
     (Wanted.ABSENT, Seen.CREATING): Action.DESTROY,
     (Wanted.ABSENT, Seen.RUNNING): Action.DESTROY,

@@ -20,6 +20,7 @@ log = structlog.get_logger()
 
 ORPHAN_GRACE: Final = timedelta(seconds=60)
 _NO_GENERATION: Final = 2**63
+_LAST_PHASE: Final = {Action.FORGET: Phase.DELETED, Action.STOPPED: Phase.STOPPED}
 
 
 class Reconciler:
@@ -60,10 +61,9 @@ class Reconciler:
         elif action is Action.GONE:
             reason = "the machine is not on its host any more"
             await self._store.instances.retire(instance_id, reason, step=Step.VANISHED, failed=True)
-        elif action is Action.FORGET:
-            await self._store.instances.record_phase(
-                PhaseFact(link.host, instance_id, Phase.DELETED, self._store.now())
-            )
+        elif action in _LAST_PHASE:
+            fact = PhaseFact(link.host, instance_id, _LAST_PHASE[action], self._store.now())
+            await self._store.instances.record_phase(fact)
         elif action is Action.ORPHAN:
             self._after_grace(link, instance_id)
 

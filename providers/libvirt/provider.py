@@ -46,6 +46,9 @@ class LibvirtProvider:
         except BaseException:
             await self._hypervisor.close()
             raise
+        # What ended between adoption's look and now was told to nobody: events need an open provider.
+        for instance_id in await self._hypervisor.thread(self._machines.ids):
+            self._ended(instance_id)
 
     async def _prepare(self) -> Machines:
         await self._hypervisor.thread(self._store.prepare)

@@ -29,9 +29,9 @@ def test_an_answer_fits_its_pair(should: Wanted, seen: Seen) -> None:
     if action is Action.CREATE:
         assert should is Wanted.CREATED
         assert seen in (Seen.ABSENT, Seen.CREATING)
-    if action is Action.ADOPT:
+    if action in (Action.ADOPT, Action.STOPPED):
         assert should in (Wanted.CREATED, Wanted.PRESENT)
-        assert seen in (Seen.RUNNING, Seen.STOPPED)
+        assert seen is (Seen.RUNNING if action is Action.ADOPT else Seen.STOPPED)
     if action in (Action.FORGET, Action.NOTHING):
         assert not there
 
@@ -51,11 +51,13 @@ def test_a_host_is_compared_machine_by_machine_and_agreement_is_silent() -> None
         instance(3, status=Status.DELETING),
         instance(4, status=Status.DELETED),
         instance(5),
+        instance(6, status=Status.RUNNING),
     ]
     seen = {
         "instance-1": Seen.RUNNING,
         "instance-3": Seen.RUNNING,
         "instance-4": Seen.STOPPED,
+        "instance-6": Seen.STOPPED,
         "a-stranger": Seen.RUNNING,
     }
     assert {d.instance_id: d.action for d in reconcile(known, seen)} == {
@@ -65,5 +67,6 @@ def test_a_host_is_compared_machine_by_machine_and_agreement_is_silent() -> None
         "instance-3": Action.DESTROY,
         "instance-4": Action.DESTROY,
         "instance-5": Action.CREATE,
+        "instance-6": Action.STOPPED,
     }
     assert reconcile([], {}) == []
