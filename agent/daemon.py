@@ -99,14 +99,14 @@ class Agent:
 
     def _session(self, capacity: pb.Resources) -> Session:
         async def hello() -> pb.Hello:
-            provider = self._provider
+            inventory = wire.inventory(await self._keeper.inventory())
             return pb.Hello(
                 host=self._config.host.name,
                 agent_version=__version__,
                 arch=host.arch(),
                 capacity=capacity,
-                drivers=[pb.Driver(name=provider.driver, acceleration=provider.acceleration, images=provider.images)],
-                inventory=wire.inventory(await self._keeper.inventory()),
+                inventory=inventory,
+                drivers=[wire.driver_out(driver) for driver in self._provider.drivers],
                 agent_run=self._run,
             )
 
@@ -116,7 +116,6 @@ class Agent:
             usage=lambda: asyncio.to_thread(host.usage, self._config.data_path),
             commands=self._keeper,
             outbox=self._outbox,
-            driver=self._provider.driver,
             now=self._now,
         )
 

@@ -56,7 +56,6 @@ class Session:
         usage: Callable[[], Awaitable[Usage]],
         commands: Commands,
         outbox: Outbox,
-        driver: str,
         now: Callable[[], datetime],
     ) -> None:
         self._address = address
@@ -64,7 +63,7 @@ class Session:
         self._usage = usage
         self._commands = commands
         self._outbox = outbox
-        self._driver = driver
+        self._drivers: list[str] = []
         self._now = now
         self._heartbeat: pb.Heartbeat | None = None  # only the newest is worth sending
         self._position = 0
@@ -78,6 +77,7 @@ class Session:
             ProviderError: there is no inventory to speak of, so nothing was said.
         """
         hello = await self._hello()
+        self._drivers = [driver.name for driver in hello.drivers]
         async with grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS) as channel:
             call = FleetStub(channel).Session()
             try:
@@ -159,7 +159,7 @@ class Session:
 
     def _create(self, command: pb.CreateInstance) -> None:
         try:
-            spec = wire.spec(command, driver=self._driver)
+            spec = wire.spec(command, drivers=self._drivers)
         except wire.CommandInvalid as error:
             self._refuse(command.instance_id, command.generation, Phase.FAILED, error)
         else:

@@ -2,6 +2,7 @@
 
 import re
 import uuid
+from collections.abc import Collection
 from datetime import datetime
 from typing import ClassVar, Final
 
@@ -9,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from hostler.errors import HostlerError
 from protos.hostler.v1 import fleet_pb2 as pb
-from providers.contract import Arch, Bootstrap, InstanceSpec, Machine, MachineState, Phase, Resources
+from providers.contract import Arch, Bootstrap, Driver, InstanceSpec, Machine, MachineState, Phase, Resources
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
@@ -49,15 +50,16 @@ def check_instance_id(instance_id: str) -> None:
         raise CommandInvalid(f"instance id {instance_id[:80]!r} is not a UUID in its usual form")
 
 
-def spec(command: pb.CreateInstance, *, driver: str) -> InstanceSpec:
+def spec(command: pb.CreateInstance, *, drivers: Collection[str]) -> InstanceSpec:
     """
     Raises:
         CommandInvalid: no provider could make an instance from it.
     """
     check_instance_id(command.instance_id)
-    if command.driver != driver:
+    if command.driver not in drivers:
         raise CommandInvalid(
-            f"this host's driver is '{driver}', not '{command.driver}'", hint="change the pool's provider"
+            f"this host has no driver '{command.driver[:80]}'",
+            hint=f"it has {', '.join(drivers) or 'none'}: change the pool's provider",
         )
     if _NAME.fullmatch(command.name) is None:
         raise CommandInvalid(f"name {command.name[:80]!r} is not a host name of letters, digits and '-', 63 at most")
@@ -82,6 +84,7 @@ def spec(command: pb.CreateInstance, *, driver: str) -> InstanceSpec:
             token=command.bootstrap.token,
             user_data=command.bootstrap.user_data,
         ),
+        driver=command.driver,
     )
 
 
@@ -91,6 +94,10 @@ def resources_in(message: pb.Resources) -> Resources:
 
 def resources_out(value: Resources) -> pb.Resources:
     return pb.Resources(vcpus=value.vcpus, memory_mib=value.memory_mib, disk_gib=value.disk_gib)
+
+
+def driver_out(driver: Driver) -> pb.Driver:
+    return pb.Driver(name=driver.name, acceleration=driver.acceleration, images=driver.images)
 
 
 def inventory(machines: list[Machine]) -> pb.Inventory:

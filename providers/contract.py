@@ -43,6 +43,14 @@ class Bootstrap(msgspec.Struct, frozen=True):
         return [("metadata_url", self.metadata_url), ("callback_url", self.callback_url)]
 
 
+class Driver(msgspec.Struct, frozen=True):
+    """One way of making machines, as pools name it and hosts offer it."""
+
+    name: str  # libvirt, lxd, lxd-container, simulated
+    acceleration: str  # kvm, tcg or none
+    images: tuple[str, ...]  # what can be booted in this way
+
+
 class InstanceSpec(msgspec.Struct, frozen=True):
     """One instance to be made, as an agent's provider gets it."""
 
@@ -54,6 +62,7 @@ class InstanceSpec(msgspec.Struct, frozen=True):
     arch: Arch
     pool_id: str
     bootstrap: Bootstrap
+    driver: str = ""  # one of the provider's drivers; it matters to those that have several
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -100,9 +109,10 @@ class Provider(Protocol):
 class HostProvider(Provider, Protocol):
     """A provider as the agent uses it: machines on this very host."""
 
-    driver: str  # what pools name: libvirt, lxd, simulated
-    acceleration: str  # kvm, tcg or none; known after `open`
-    images: list[str]  # what can be booted here
+    @property
+    def drivers(self) -> list[Driver]:
+        """What this host offers; known after `open`, and as new as the last inventory."""
+        ...
 
     async def open(self, on_stopped: Callable[[str], None]) -> None:
         """Connect and prepare; `on_stopped(instance_id)` is called on the event loop when a machine powers off or dies.

@@ -13,7 +13,16 @@ import msgspec
 import structlog
 
 from hostler.config import check
-from providers.contract import ImageUnavailable, InstanceSpec, Machine, MachineState, Phase, ProviderError, Report
+from providers.contract import (
+    Driver,
+    ImageUnavailable,
+    InstanceSpec,
+    Machine,
+    MachineState,
+    Phase,
+    ProviderError,
+    Report,
+)
 
 Guest = Callable[[InstanceSpec], Awaitable[None]]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=3600)]
@@ -57,9 +66,6 @@ class _Record(msgspec.Struct, frozen=True):
 class SimulatedProvider:
     """Implements `HostProvider`. `on_start` plays each machine's guest; what it raises kills the machine."""
 
-    driver = "simulated"
-    acceleration = "none"
-
     def __init__(
         self,
         settings: SimulatedSettings | None = None,
@@ -82,6 +88,10 @@ class SimulatedProvider:
         self._guests: dict[str, asyncio.Task[None]] = {}
         self._on_stopped: Callable[[str], None] = lambda _: None
         self._saving = asyncio.Lock()
+
+    @property
+    def drivers(self) -> list[Driver]:
+        return [Driver("simulated", "none", tuple(self.images))]
 
     async def open(self, on_stopped: Callable[[str], None]) -> None:
         self._on_stopped = on_stopped

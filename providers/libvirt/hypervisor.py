@@ -8,13 +8,13 @@ import contextlib
 import functools
 import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
 import libvirt
 import structlog
 
 from providers.contract import HypervisorUnavailable, ProviderError
+from providers.threads import Threads
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,7 +51,7 @@ class Hypervisor:
         self._ended = ended
         self._back = back
         self._conn: libvirt.virConnect | None = None
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="libvirt")
+        self._threads = Threads("libvirt", _THREADS)
         self._reconnecting: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -97,29 +97,8 @@ class Hypervisor:
         return await self.thread(translated)
 
     async def thread(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a blocking job in a thread.
-
-        A thread cannot be cancelled: when this task is, the job is waited for, so that what it made can be removed.
-
-        Raises:
-            ProviderError: the job failed, also for an error of the operating system.
-        """
-
-        def translated() -> T:
-            try:
-                return job(*args, **kwargs)
-            except OSError as error:
-                where = f"{error.filename}: " if error.filename else ""
-                raise ProviderError(
-                    f"{where}{error.strerror or error}", hint="see the space left and the permissions there"
-                ) from error
-
-        future = asyncio.get_running_loop().run_in_executor(self._threads, translated)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            await asyncio.wait([future])
-            raise
+        """Run a blocking job without the connection; see `Threads.run`."""
+        return await self._threads.run(job, *args, **kwargs)
 
     async def _connect(self) -> None:
         self._conn = await self.thread(self._open_connection)
@@ -167,7 +146,7 @@ class Hypervisor:
     def _drop(self) -> None:
         conn, self._conn = self._conn, None
         if conn is not None:
-            self._threads.submit(_close, conn)
+            self._threads.start(_close, conn)
 
     async def _reconnect(self) -> None:
         delay = _RETRY_FIRST_SECONDS

@@ -9,7 +9,7 @@ import libvirt
 import structlog
 
 from providers.contract import InstanceSpec, Machine, MachineState, Phase, ProviderError, Report
-from providers.libvirt import console, domains
+from providers.libvirt import domains
 from providers.libvirt.disk import Images, create_overlay
 from providers.libvirt.domain import Acceleration, DomainPlan, Tag, domain_xml, is_host_arch, mac_address
 from providers.libvirt.seed import Link, seed_files, write_seed
@@ -100,10 +100,7 @@ class Machines:
             elif domains.is_active(conn, record.instance_id):
                 self._store.reached(record, Phase.STARTED)
 
-    def console(self, instance_id: str, limit_bytes: int) -> tuple[bytes, bool]:
-        return console.tail(self._store.folder(instance_id).console, limit_bytes)
-
-    def ids(self) -> list[str]:
+    def ids(self, _conn: libvirt.virConnect) -> list[str]:
         return self._store.ids()
 
     def _name(self, conn: libvirt.virConnect, instance_id: str) -> str:
