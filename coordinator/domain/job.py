@@ -59,7 +59,7 @@ class Job(msgspec.Struct, frozen=True):
     name: str
     workflow: str
     run_id: int
-    queued_at: datetime  # when the coordinator first heard of it
+    queued_at: datetime  # since when it has been wanted: first heard of, but not while the forge held it back
     changed_at: datetime
     runner_name: str = ""
     instance_id: str = ""  # set from in_progress on, when the runner is ours
@@ -98,7 +98,12 @@ def fold(job: Job | None, event: JobEvent, new_id: str) -> Job | None:
     told = msgspec.structs.replace(
         job,
         status=max(job.status, event.status, key=RANK.__getitem__),
+        queued_at=event.received_at if _let_through(job, event) else job.queued_at,
         runner_name=job.runner_name or event.runner_name,
         conclusion=job.conclusion or event.conclusion,
     )
     return None if told == job else msgspec.structs.replace(told, changed_at=event.received_at)
+
+
+def _let_through(job: Job, event: JobEvent) -> bool:
+    return job.status is JobStatus.WAITING and event.status is not JobStatus.WAITING

@@ -174,7 +174,7 @@ def _save(connection: sa.Connection, new: Sequence[Job], changed: Sequence[Job])
         )
 
 
-_MUTABLE: Final = ("status", "changed_at", "runner_name", "instance_id", "conclusion")
+_MUTABLE: Final = ("status", "queued_at", "changed_at", "runner_name", "instance_id", "conclusion")
 _UPDATE: Final = (
     sa.update(jobs)
     .where(jobs.c.id == sa.bindparam("key_id"))

@@ -70,6 +70,17 @@ def test_another_attempt_is_another_matter_but_the_id_stays_for_one() -> None:
     assert second.id == "job-1"
 
 
+def test_a_job_that_the_forge_held_back_has_waited_since_it_was_let_through() -> None:
+    held = fold(None, event(JobStatus.WAITING, received_at=NOW - timedelta(days=2)), "job-1")
+    queued = fold(held, event(JobStatus.QUEUED), "job-2")
+    assert queued is not None
+    assert queued.queued_at == NOW
+    assert fold(queued, event(JobStatus.WAITING, received_at=NOW + timedelta(seconds=1)), "job-3") is None
+    begun = fold(queued, event(JobStatus.IN_PROGRESS, received_at=NOW + timedelta(seconds=9)), "job-4")
+    assert begun is not None
+    assert begun.queued_at == NOW
+
+
 def test_a_late_begin_still_tells_whose_runner_it_was() -> None:
     ended = fold(None, event(JobStatus.COMPLETED, conclusion="failure"), "job-1")
     told = fold(ended, event(JobStatus.IN_PROGRESS, runner_name="hostler-1"), "job-2")

@@ -109,6 +109,13 @@ async def test_repeated_and_late_events_change_nothing(sample: Sample) -> None:
     assert await _steps(sample, done) == [Step.WEBHOOK, Step.COMMITTED, Step.COMPLETED]
 
 
+async def test_a_job_that_the_forge_held_back_is_kept_with_the_time_at_which_it_was_let_through(sample: Sample) -> None:
+    await sample.store.ledger.record(sample.event(JobStatus.WAITING))
+    sample.clock.move(days=2)
+    await sample.queue()
+    assert (await _job(sample)).queued_at == sample.clock()
+
+
 async def test_a_job_is_tied_to_the_machine_that_took_it(sample: Sample) -> None:
     planned_for_it = await sample.instance(1)
     taker = await sample.instance(2)
