@@ -72,6 +72,20 @@ def test_a_label_may_raise_a_job_above_others_of_its_repository() -> None:
     assert [create.for_job for create in plan(seen, NOW).creates] == ["job-9"]
 
 
+def test_a_changed_priority_counts_for_the_jobs_that_wait_already() -> None:
+    jobs = (job(1), job(2, "linux", "release"), job(3, "linux", "release"))
+    wide = pool(labels=labels(["linux", "release"]))
+    seen = told(world(jobs, pools=(wide,), hosts=(host(capacity=SMALL),)), entity())
+    board = Board.of(seen)
+    assert [create.for_job for create in plan_on(board, Moment(NOW)).creates] == ["job-1"]
+    board.put_entity(entity(label_priorities={"release": 5}))
+    assert [create.for_job for create in plan_on(board, Moment(NOW)).creates] == ["job-2"]
+    board.drop_job("job-2")
+    assert [create.for_job for create in plan_on(board, Moment(NOW)).creates] == ["job-3"]
+    board.put_entity(entity())
+    assert [create.for_job for create in plan_on(board, Moment(NOW)).creates] == ["job-1"]
+
+
 def test_who_has_waited_beyond_the_bound_goes_before_every_priority() -> None:
     old = job(1, queued_at=NOW - timedelta(minutes=31))
     urgent = tuple(job(100 + n, entity_id="entity-2", queued_at=NOW - timedelta(minutes=29)) for n in range(5))

@@ -73,6 +73,8 @@ class Board:
 
     def put_entity(self, entity: Entity) -> None:
         self.entities[entity.id] = entity
+        if self.waiting.rank(entity.id, lambda labels: self._priority(entity.id, labels)):
+            self._covers.pop(entity.id, None)
 
     def put_pool(self, pool: Pool) -> None:
         self.pools[pool.id] = pool
@@ -107,7 +109,7 @@ class Board:
             self.held[job.id] = job
             heappush(self._timers, (job.retry_at, "job", job.id))
             return
-        self._covers.pop(self.waiting.put(job, self._priority(job)), None)
+        self._covers.pop(self.waiting.put(job, self._priority(job.entity_id, job.labels)), None)
 
     def drop_job(self, job_id: str) -> None:
         self.held.pop(job_id, None)
@@ -310,9 +312,10 @@ class Board:
             return 0
         return self.free[name].times(kind.resources)
 
-    def _priority(self, job: Job) -> int:
-        entity = self.entity(job.entity_id)
-        named = [entity.label_priorities[label] for label in job.labels if label in entity.label_priorities]
+    def _priority(self, entity_id: str, labels: Labels) -> int:
+        """Of the entity's jobs with these labels."""
+        entity = self.entity(entity_id)
+        named = [entity.label_priorities[label] for label in labels if label in entity.label_priorities]
         return max(named, default=entity.priority)
 
 

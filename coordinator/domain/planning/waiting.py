@@ -1,7 +1,7 @@
 """Queued jobs, by class: jobs of one entity, label set and priority are alike to the planner, the oldest first."""
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import NamedTuple
 
@@ -41,6 +41,17 @@ class Waiting:
         self._of_job[job.id] = (job_class, place)
         insort(self._classes.setdefault(job.entity_id, {}).setdefault(job_class, []), place)
         return job.entity_id
+
+    def rank(self, entity_id: str, priority: Callable[[Labels], int]) -> bool:
+        """Put an entity's jobs in the classes of its priorities as they are now; returns whether any changed."""
+        changed = [old for old in self.of(entity_id) if old.priority != priority(old.labels)]
+        queues = [(old, self._classes[entity_id].pop(old)) for old in changed]
+        for old, queue in queues:
+            new = old._replace(priority=priority(old.labels))
+            for place in queue:
+                self._of_job[place[1]] = (new, place)
+            self._classes[entity_id][new] = sorted(self._classes[entity_id].get(new, []) + queue)
+        return bool(changed)
 
     def drop(self, job_id: str) -> str | None:
         """Forget a job that is not queued any more; returns its entity if it was known."""
