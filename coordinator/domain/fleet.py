@@ -86,6 +86,7 @@ class Pool(msgspec.Struct, frozen=True):
     share_hosts: bool = True  # whether its machines may be beside those of other entities
     failures: int = 0  # machines in a row that came to nothing
     cool_until: datetime | None = None
+    fault: str = ""  # why the last one came to nothing
 
 
 class Host(msgspec.Struct, frozen=True):

@@ -21,6 +21,14 @@ def failed(job: Job, now: datetime, fault: str) -> Job:
     return msgspec.structs.replace(job, tries=tries, fault=fault, retry_at=now + REST if tries >= MOST else None)
 
 
+def forgiven(job: Job) -> Job:
+    """The job after a pool that serves it has proved well, or was declared anew: what came to nothing before is past.
+
+    A job that waits for the forge's word goes on waiting.
+    """
+    return msgspec.structs.replace(job, tries=0, fault="", retry_at=None if job.tries >= MOST else job.retry_at)
+
+
 def may_have_run(job: Job, now: datetime) -> Job:
     """The job after an idle runner that serves it has ended without a word.
 

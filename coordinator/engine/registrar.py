@@ -66,7 +66,9 @@ class Registrar:
                 return  # the snapshot was older than what has been done since
             configuration = await self._configuration(instance, pool, credentials)
         except (ForgeRefused, ForgeUnavailable) as error:
-            await self._store.instances.retire(instance.id, f"no runner configuration: {error}", failed=True)
+            # Its pool rests, longer each time; that the forge wants nobody says nothing of the job.
+            reason = f"no runner configuration: {error}"
+            await self._store.instances.retire(instance.id, reason, failed=True, is_try=False)
             return
         finally:
             self._budgets.give_up(credentials, instance.id)

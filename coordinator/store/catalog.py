@@ -1,5 +1,6 @@
 """Endpoints, credentials, entities, flavors and pools: declared by people, read by everything else."""
 
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,10 +8,10 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from coordinator.declare import Declaration, EndpointDeclaration, PoolDeclaration
+from coordinator.declare import Declaration, EndpointDeclaration, FlavorDeclaration, PoolDeclaration
 from coordinator.domain.fleet import Endpoint, Entity, EntityKind, Pool
 from coordinator.domain.labels import labels
-from coordinator.store import changed
+from coordinator.store import changed, cooldowns, tried
 from coordinator.store.database import Database
 from coordinator.store.retrying import retried
 from coordinator.store.rows import POOL_QUERY, to_endpoint, to_entity, to_pool
@@ -167,6 +168,7 @@ class _Apply:
         self._new_id = new_id
         self._known_providers = known_providers
         self._changes: list[str] = []
+        self._touched: defaultdict[str, set[str]] = defaultdict(set)  # kind to ids of what is new or changed
 
     async def run(self, declared: Declaration) -> list[str]:
         for endpoint in declared.endpoint:
@@ -184,7 +186,7 @@ class _Apply:
             await self._stays(secret.name, values["endpoint_id"])
             await self._upsert("credentials", credentials, key, values, {"token": secret.token})
         for flavor in declared.flavor:
-            await self._upsert("flavor", flavors, {"name": flavor.name}, msgspec.structs.asdict(flavor.resources))
+            await self._make_anew_of(flavor)
         for repository in declared.repository:
             endpoint_id = await self._endpoint(repository.endpoint)
             owner, name = await self._spelled(endpoint_id, repository.owner, repository.name)
@@ -200,7 +202,34 @@ class _Apply:
             await self._upsert("repository", entities, key, values, {"webhook_secret": repository.webhook_secret})
         for pool in declared.pool:
             await self._pool(pool)
+        if self._touched:
+            await self._try_anew()
         return self._changes
+
+    async def _make_anew_of(self, flavor: FlavorDeclaration) -> None:
+        resources = msgspec.structs.asdict(flavor.resources)
+        if await self._upsert("flavor", flavors, {"name": flavor.name}, resources):
+            ours = pools.c.provider.not_in(self._known_providers)  # a cloud's flavors are its own
+            await self._date((pools.c.flavor == flavor.name) & ours)
+
+    async def _date(self, which: sa.ColumnElement[bool]) -> None:
+        """Idle runners of an older making are replaced."""
+        await self._connection.execute(sa.update(pools).where(which).values(generation=pools.c.generation + 1))
+
+    async def _try_anew(self) -> None:
+        """What was changed may be what was wrong: pools that rest, and jobs that wait for them, are tried again now."""
+        touched = self._touched
+        query = sa.select(pools.c.id, pools.c.entity_id).join(entities, entities.c.id == pools.c.entity_id)
+        meant = sa.or_(
+            pools.c.id.in_(touched["pool"]),
+            pools.c.flavor.in_(sa.select(flavors.c.name).where(flavors.c.id.in_(touched["flavor"]))),
+            entities.c.id.in_(touched["repository"]),
+            entities.c.credentials_id.in_(touched["credentials"]),
+            entities.c.endpoint_id.in_(touched["endpoint"]),
+        )
+        rows = (await self._connection.execute(query.where(meant))).all()
+        await cooldowns.wake_pools(self._connection, sorted(row.id for row in rows))
+        await tried.forgive(self._connection, sorted({row.entity_id for row in rows}))
 
     async def _pool(self, pool: PoolDeclaration) -> None:
         if pool.provider not in self._known_providers:
@@ -226,9 +255,7 @@ class _Apply:
         }
         changed = await self._upsert("pool", pools, key, values)
         if _MAKING & set(changed):
-            # Idle runners of an older making are replaced.
-            older = sa.update(pools).where(pools.c.entity_id == key["entity_id"], pools.c.name == pool.name)
-            await self._connection.execute(older.values(generation=pools.c.generation + 1))
+            await self._date((pools.c.entity_id == key["entity_id"]) & (pools.c.name == pool.name))
 
     async def _alone(self, endpoint: EndpointDeclaration) -> None:
         """A webhook names its forge by address alone, so no two endpoints may have the same."""
@@ -294,6 +321,8 @@ class _Apply:
             if row is None or self._sealer.open(getattr(row, name), owner) != secret.encode():
                 values = values | {name: self._sealer.seal(secret.encode(), owner)}
                 changed.append(name)
+        if row is None or changed:
+            self._touched[kind].add(row_id)
         label = f"{kind} {'/'.join(str(key[k]) for k in ('owner', 'name') if k in key)}"
         if row is None:
             await self._connection.execute(sa.insert(table).values(id=row_id, **key, **values))

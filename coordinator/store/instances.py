@@ -118,7 +118,7 @@ class Instances:
         if _blames_host(fact.phase, instance):
             await cooldowns.host_failed(connection, instance.host, now, self._chance())
         else:
-            await cooldowns.pool_failed(connection, instance.pool_id, now, self._chance())
+            await cooldowns.pool_failed(connection, instance.pool_id, now, self._chance(), fact.detail)
 
     @retried
     async def runner_said(self, instance_id: str, status: RunnerStatus, message: str) -> Instance | None:
@@ -137,9 +137,10 @@ class Instances:
             if status is RunnerStatus.IDLE and instance.runner_status is not RunnerStatus.IDLE:
                 entries.append(Entry(Step.RUNNER_ONLINE, now, "", instance_id, message))
                 await cooldowns.succeeded(connection, instance.pool_id, instance.host)
+                await tried.forgive(connection, [instance.entity_id], instance.labels)
             if status is RunnerStatus.FAILED:
                 entries.append(Entry(Step.FAILED, now, "", instance_id, message))
-                await cooldowns.pool_failed(connection, instance.pool_id, now, self._chance())
+                await cooldowns.pool_failed(connection, instance.pool_id, now, self._chance(), message)
                 await tried.failed(connection, instance, now, message)
                 instance = changes.finish(advance(instance, now, runner_status=status), now, fault=message)
             else:
@@ -225,12 +226,14 @@ class Instances:
         *,
         step: Step = Step.RETIRED,
         failed: bool = False,
+        is_try: bool = True,
         only_if: RunnerStatus | None = None,
     ) -> bool:
         """Send an instance on its way to deletion; False when it is on its way already, or gone.
 
         Args:
-            failed: count it as a failure of its pool.
+            failed: count it as a failure of its pool,
+            is_try: and, if so, as one of the tries of the job that it was made for.
             only_if: what its runner was when this was decided; when it is something else now, nothing is done.
         """
         now = self._clock()
@@ -243,8 +246,9 @@ class Instances:
             finished = changes.finish(found[0], now, fault=reason if failed else "")
             await connection.run_sync(instance_rows.save, [finished])
             if failed:
-                await cooldowns.pool_failed(connection, found[0].pool_id, now, self._chance())
-                await tried.failed(connection, found[0], now, reason)
+                await cooldowns.pool_failed(connection, found[0].pool_id, now, self._chance(), reason)
+                if is_try:
+                    await tried.failed(connection, found[0], now, reason)
             entry = Entry(step, now, "", instance_id, reason)
             await connection.run_sync(timelines.append, [entry])
         self._feed.publish([entry])

@@ -134,6 +134,7 @@ def to_pool(row: Row) -> Pool:
         share_hosts=row.share_hosts,
         failures=row.failures,
         cool_until=row.cool_until,
+        fault=row.fault,
     )
 
 

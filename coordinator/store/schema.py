@@ -156,6 +156,7 @@ pools = sa.Table(
     sa.Column("share_hosts", sa.Boolean, nullable=False, server_default=sa.true()),
     sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
     _time("cool_until", nullable=True),
+    sa.Column("fault", Plain, nullable=False, server_default=""),
     sa.UniqueConstraint("entity_id", "name"),
 )
 
@@ -218,6 +219,8 @@ jobs = sa.Table(
     sa.Column("fault", Plain, nullable=False, server_default=""),
     sa.UniqueConstraint("endpoint_id", "forge_job_id", "attempt", "entity_id"),
     sa.Index(None, "status", "entity_id"),
+    # The few that machines came to nothing for: they are looked for whenever a runner comes online.
+    sa.Index("ix_jobs_tried", "entity_id", sqlite_where=sa.text("tries > 0"), postgresql_where=sa.text("tries > 0")),
 )
 
 instances = sa.Table(

@@ -4,7 +4,9 @@ Everywhere else jobs are locked before instances. Here the instance is locked al
 another transaction is not waited for (`nowait`): this one is rolled back and tried again.
 """
 
+from collections.abc import Collection
 from datetime import datetime
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -12,12 +14,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from coordinator.domain import tries
 from coordinator.domain.instance import Instance
 from coordinator.domain.job import Job, JobStatus
-from coordinator.domain.labels import serve
+from coordinator.domain.labels import Labels, serve
 from coordinator.store import changed
 from coordinator.store.rows import to_job
 from coordinator.store.schema import jobs
 
-_LOOKED_AT = 500  # of the waiting jobs, the oldest first
+_LOOKED_AT: Final = 500  # of the waiting jobs, the oldest first
+_FAILED: Final = sa.select(jobs).where(sa.text("tries > 0")).order_by(jobs.c.id)
+"""In the words of their index: SQLite uses it for no others."""
 
 
 async def failed(connection: AsyncConnection, instance: Instance, now: datetime, fault: str) -> None:
@@ -42,6 +46,21 @@ async def may_have_run(connection: AsyncConnection, instance: Instance, now: dat
         if job is not None and job.retry_at is None:
             await _save(connection, tries.may_have_run(job, now))
             return
+
+
+async def forgive(connection: AsyncConnection, entity_ids: Collection[str], labels: Labels | None = None) -> None:
+    """What came to nothing for these entities' waiting jobs is past: they are tried again now.
+
+    Args:
+        labels: of a pool that is well; only jobs that it serves are meant.
+    """
+    # Without a word of the status: SQLite would take the index that begins with it, and go through all that wait.
+    rows = await connection.execute(_FAILED.where(jobs.c.entity_id.in_(entity_ids)))
+    for seen in map(to_job, rows.all()):
+        meant = seen.status is JobStatus.QUEUED and (labels is None or serve(labels, seen.labels))
+        job = await _lock(connection, seen.id) if meant else None
+        if job is not None:
+            await _save(connection, tries.forgiven(job))
 
 
 async def _lock(connection: AsyncConnection, job_id: str) -> Job | None:

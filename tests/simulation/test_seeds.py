@@ -1,14 +1,28 @@
 """The real coordinator in simulated worlds: whatever goes wrong, the rules hold. One test for each seed."""
 
+import asyncio
 import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
+from coordinator.forges.contract import ForgeRefused
 from tests.simulation.world import trace
-from tests.simulation.world.scenario import CLOUD, Faults, JobSpec, Kind, PoolSpec, Repository, Scenario, of_seed
+from tests.simulation.world.forge import SimForge
+from tests.simulation.world.scenario import (
+    CLOUD,
+    Faults,
+    HostSpec,
+    JobSpec,
+    Kind,
+    PoolSpec,
+    Repository,
+    Scenario,
+    of_seed,
+)
 from tests.simulation.world.world import Result, run
 
 SEEDS = 300
@@ -62,6 +76,34 @@ def test_a_cloud_whose_answers_are_late_or_lost_costs_no_busy_runner() -> None:
         )
         result = run(scenario)
         assert not result.violations, told(result, "")
+
+
+@pytest.mark.parametrize("seconds", [30.0, 120.0])
+def test_a_forge_that_refuses_for_a_while_costs_its_jobs_no_more_than_twice_that(seconds: float) -> None:
+    real = SimForge._asked
+
+    async def asked(self: SimForge, what: str) -> bool:
+        lost = await real(self, what)
+        if asyncio.get_running_loop().time() < seconds and what == "generate-jitconfig":
+            raise ForgeRefused("HTTP 401 Bad credentials")
+        return lost
+
+    scenario = Scenario(
+        1,
+        Kind.CHAOS,
+        (Repository("octo/app", "one"),),
+        (PoolSpec("pool-0", "octo/app", ("linux",), max_runners=10),),
+        (HostSpec("host-0", 16, 65536),),
+        tuple(JobSpec(0.1 * n, "octo/app", ("linux",), 60.0) for n in range(8)),
+        Faults(until=1.0),
+        creates_per_host=16,
+    )
+    with mock.patch.object(SimForge, "_asked", asked):
+        result = run(scenario)
+    assert not result.violations, told(result, "")
+    begun = [float(line.split()[0]) for line in result.log if " in_progress " in line]
+    assert len(begun) == 8
+    assert max(begun) < 2 * seconds + 60  # the last rest is at most as long as all before it; then the machines boot
 
 
 def test_a_recorded_trace_is_replayed() -> None:

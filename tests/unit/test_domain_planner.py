@@ -281,6 +281,11 @@ def test_labels_match_as_a_superset_whatever_their_case() -> None:
             (host(),),
             "rests until 12:01:00 UTC after 4 failures",
         ),
+        (
+            (pool(cool_until=NOW + timedelta(minutes=1), failures=4, fault="HTTP 401"),),
+            (host(),),
+            "rests until 12:01:00 UTC after 4 failures; the last: HTTP 401",
+        ),
         ((pool(),), (), "no agent offers the provider 'libvirt'"),
         ((pool(),), (host(connected=False),), "host host-1 is not connected"),
         ((pool(),), (host(arch="arm64"),), "host host-1 is arm64, the pool wants amd64"),

@@ -163,6 +163,23 @@ async def test_a_refusal_ends_the_instance_at_once(desk: Desk) -> None:
     assert (await desk.sample.now(machine)).status is Status.PENDING_DELETE
 
 
+@pytest.mark.parametrize(
+    "no", [ForgeRefused("HTTP 401"), ForgeUnavailable("down", retry_after=timedelta(hours=1))], ids=["refused", "down"]
+)
+async def test_a_forge_that_gives_no_runner_lets_the_pool_rest_and_says_nothing_of_the_job(
+    desk: Desk, no: ForgeError
+) -> None:
+    desk.forge.errors = [no]
+    machine = await desk.sample.instance()
+    await desk.configure(machine)
+    (pool,) = await desk.sample.store.catalog.pools()
+    assert pool.failures == 1
+    assert str(no) in pool.fault
+    job = await desk.sample.store.history.job(machine.for_job)
+    assert job is not None
+    assert (job.tries, job.retry_at) == (0, None)
+
+
 async def test_a_runner_goes_unless_the_forge_says_that_it_is_busy(desk: Desk) -> None:
     entity = desk.sample.entity_id
     assert await desk.registrar.remove(entity, 4)

@@ -140,6 +140,21 @@ async def test_a_cloud_knows_its_flavors_itself(sample: Sample) -> None:
     assert msgspec.json.decode(pool.extra_specs) == {"zone": "b"}
 
 
+async def test_a_flavor_that_changes_makes_its_pools_machines_of_another_making(sample: Sample) -> None:
+    pool = (
+        '\n[[pool]]\nname = "{}"\nendpoint = "forge"\nrepository = "Octo/Widgets"\nprovider = "{}"\n'
+        'image = "debian"\nflavor = "{}"\nlabels = ["x"]'
+    )
+    large = '\n[[flavor]]\nname = "large"\nvcpus = 4\nmemory_mib = 8192\ndisk_gib = 10'
+    await sample.apply(DOCUMENT + large + pool.format("larger", "lxd", "large") + pool.format("far", "cloud", "small"))
+    before = {pool.name: pool.generation for pool in await sample.store.catalog.pools()}
+    assert await sample.apply(DOCUMENT.replace("memory_mib = 2048", "memory_mib = 4096")) == [
+        "flavor small: updated (memory_mib)"
+    ]
+    after = {pool.name: pool.generation for pool in await sample.store.catalog.pools()}
+    assert after == before | {"linux": before["linux"] + 1}
+
+
 async def test_no_repr_shows_a_secret(sample: Sample) -> None:
     access = await sample.store.catalog.forge_access(sample.entity_id)
     owner = await sample.store.catalog.repository("https://forge.example", "Octo", "Widgets")

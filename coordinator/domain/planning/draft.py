@@ -131,7 +131,8 @@ class Draft:
         if board.in_pool[pool.id] >= pool.max_runners:
             return f"all its {pool.max_runners} runners are in use"
         if board.resting(pool.cool_until):
-            return f"it rests until {_clock(pool.cool_until)} after {pool.failures} failures"
+            last = f"; the last: {pool.fault}" if pool.fault else ""
+            return f"it rests until {_clock(pool.cool_until)} after {pool.failures} failures{last}"
         if entity.quota is not None and board.of_entity[pool.entity_id] >= entity.quota:
             return f"its repository's quota of {entity.quota} machines is used up"
         if self._calls.get(entity.credentials_id, 1) <= 0:
