@@ -5,7 +5,6 @@ Element names and defaults: libvirt's domain XML format (formatdomain).
 
 import platform
 from enum import StrEnum
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 from xml.etree import ElementTree as ET
@@ -60,13 +59,6 @@ class DomainPlan(msgspec.Struct, frozen=True):
     firmware_variables: Path  # made by libvirt where the machine boots by UEFI
     network: str
     mac: str
-
-
-def mac_address(address: IPv4Address) -> str:
-    """A MAC that goes with the address for good, so that a reused address leaves no stale neighbour entry."""
-    low = int(address) & 0xFFFFFF
-    # 52:54:00 is the prefix that QEMU and libvirt use for guests.
-    return f"52:54:00:{low >> 16:02x}:{low >> 8 & 0xFF:02x}:{low & 0xFF:02x}"
 
 
 def domain_xml(plan: DomainPlan) -> str:

@@ -8,13 +8,14 @@ from typing import Final
 import libvirt
 import structlog
 
+from providers.addresses import mac_address
 from providers.contract import InstanceSpec, Machine, MachineState, Phase, ProviderError, Report
 from providers.libvirt import domains
 from providers.libvirt.disk import Images, create_overlay
-from providers.libvirt.domain import Acceleration, DomainPlan, Tag, domain_xml, is_host_arch, mac_address
-from providers.libvirt.seed import Link, seed_files, write_seed
+from providers.libvirt.domain import Acceleration, DomainPlan, Tag, domain_xml, is_host_arch
 from providers.libvirt.settings import LibvirtSettings
 from providers.libvirt.store import Record, Store
+from providers.seed import Link, seed_files, write_seed
 
 _NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 

@@ -1,7 +1,6 @@
 """The libvirt network that the machines hang on: NAT, DNS by dnsmasq, no DHCP. Usable without a provider."""
 
 from ipaddress import IPv4Address, IPv4Network
-from typing import Final
 
 import libvirt
 
@@ -9,18 +8,10 @@ from providers.contract import HypervisorUnavailable
 from providers.libvirt.settings import LibvirtSettings
 from providers.libvirt.xml import element, parse, render
 
-FIRST_GUEST: Final = 2  # 0 is the network itself, 1 the bridge
-
 
 def gateway_address(settings: LibvirtSettings) -> IPv4Address:
     """Where guests reach their host: the bridge's address, known before the network is up."""
     return settings.gateway
-
-
-def lowest_free(subnet: IPv4Network, taken: set[IPv4Address]) -> IPv4Address | None:
-    """The first address that a guest may have; None when all are taken."""
-    usable = range(FIRST_GUEST, subnet.num_addresses - 1)
-    return next((subnet[offset] for offset in usable if subnet[offset] not in taken), None)
 
 
 def network_xml(settings: LibvirtSettings) -> str:

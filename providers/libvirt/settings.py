@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from hostler.config import check, check_key
+from providers.addresses import private_subnet
 from providers.contract import Arch
 
 _URI = re.compile(r"qemu(\+unix)?:///system(\?\S*)?")
@@ -31,7 +32,7 @@ class LibvirtSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             bool(_NETWORK.fullmatch(self.network)),
             f"network: '{self.network}' must be 1 to 14 of a-z, 0-9 and -, beginning with a letter",
         )
-        check_key("subnet", lambda: _subnet(self.subnet))
+        check_key("subnet", lambda: private_subnet(self.subnet))
 
     @property
     def bridge(self) -> str:
@@ -39,7 +40,7 @@ class LibvirtSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def addresses(self) -> IPv4Network:
-        return _subnet(self.subnet)
+        return private_subnet(self.subnet)
 
     @property
     def gateway(self) -> IPv4Address:
@@ -57,15 +58,3 @@ class ImageFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         check(bool(_IMAGE.fullmatch(self.name)), f"name: '{self.name}' must be letters, digits and ._:/-")
         check(Path(self.path).is_absolute(), f"path: '{self.path}' must be absolute")
-
-
-def _subnet(value: str) -> IPv4Network:
-    try:
-        subnet = IPv4Network(value)
-    except ValueError:
-        raise ValueError(
-            f"'{value}' is not a private IPv4 network with a prefix from /16 to /29, for example 10.213.0.0/22"
-        ) from None
-    check(subnet.is_private, f"'{value}' is not a private network")
-    check(16 <= subnet.prefixlen <= 29, f"'{value}' must have a prefix from /16 to /29")
-    return subnet

@@ -18,8 +18,8 @@ from typing import Final
 import msgspec
 import structlog
 
+from providers.addresses import lowest_free
 from providers.contract import Arch, InstanceSpec, Phase, ProviderError, Resources
-from providers.libvirt.network import lowest_free
 
 # QEMU's own user must get through to the disk, and nobody needs to list.
 _DIRECTORY_MODE: Final = 0o711

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from providers.addresses import lowest_free, mac_address
 from providers.contract import Arch, Resources
-from providers.libvirt.domain import NAMESPACE, Acceleration, DomainPlan, Tag, domain_xml, mac_address, read_tag
-from providers.libvirt.network import lowest_free, network_xml
+from providers.libvirt.domain import NAMESPACE, Acceleration, DomainPlan, Tag, domain_xml, read_tag
+from providers.libvirt.network import network_xml
 from providers.libvirt.settings import LibvirtSettings
 
 ID = "0b8e7a52-7a53-4c0e-9d5b-0f6a1c2d3e4f"

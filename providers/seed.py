@@ -13,8 +13,8 @@ from typing import Final
 import msgspec
 import pycdlib
 
+from providers.addresses import mac_address
 from providers.contract import InstanceSpec, ProviderError
-from providers.libvirt.domain import mac_address
 
 LABEL: Final = "cidata"
 _ISO_NAMES: Final = {

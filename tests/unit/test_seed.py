@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from providers.contract import Arch, Bootstrap, InstanceSpec, ProviderError, Resources
-from providers.libvirt.seed import Link, seed_files, write_seed
+from providers.seed import Link, seed_files, write_seed
 
 ID = "0b8e7a52-7a53-4c0e-9d5b-0f6a1c2d3e4f"
 LINK = Link(IPv4Address("10.213.0.7"), IPv4Network("10.213.0.0/22"), IPv4Address("10.213.0.1"))
