@@ -9,6 +9,7 @@ from typing import ClassVar, Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from hostler.errors import HostlerError
+from hostler.network import NetworkAccess, NetworkPolicy
 from protos.hostler.v1 import fleet_pb2 as pb
 from providers.contract import Arch, Bootstrap, Driver, InstanceSpec, Machine, MachineState, Phase, Resources
 
@@ -85,7 +86,19 @@ def spec(command: pb.CreateInstance, *, drivers: Collection[str]) -> InstanceSpe
             user_data=command.bootstrap.user_data,
         ),
         driver=command.driver,
+        network=_network(command),
     )
+
+
+def _network(command: pb.CreateInstance) -> NetworkAccess:
+    if not command.HasField("network"):
+        return NetworkAccess(NetworkPolicy.INTERNET)
+    try:
+        return NetworkAccess(NetworkPolicy(command.network.policy), tuple(command.network.allow))
+    except ValueError as error:
+        raise CommandInvalid(
+            f"network: {error}", hint="an agent older than its coordinator may not know a policy: upgrade it"
+        ) from None
 
 
 def resources_in(message: pb.Resources) -> Resources:

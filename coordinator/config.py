@@ -18,12 +18,31 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Http(_Table, frozen=True):
-    bind: str = "127.0.0.1:9997"
-    public_url: str = "http://127.0.0.1:9997"
+    """Two listeners, so that a firewall can tell the forges' side from the machines' side."""
+
+    bind: str = "127.0.0.1:9997"  # webhooks
+    public_url: str = "http://127.0.0.1:9997"  # where forges find it
+    runner_bind: str = "127.0.0.1:9996"  # the runner API, and nothing else
+    runner_url: str = ""  # what machines are told to call; empty: runner_bind as it stands
 
     def __post_init__(self) -> None:
         config.check_key("bind", lambda: config.host_and_port(self.bind))
         config.check_key("public_url", lambda: config.web_address(self.public_url))
+        config.check_key("runner_bind", lambda: config.host_and_port(self.runner_bind))
+        same = self.runner_bind == self.bind and config.host_and_port(self.bind)[1] != 0
+        config.check(not same, f"runner_bind: '{self.runner_bind}' is that of bind; the two are listeners of their own")
+        if self.runner_url:
+            config.check_key("runner_url", lambda: config.web_address(self.runner_url))
+        else:
+            host, port = config.host_and_port(self.runner_bind)
+            config.check(
+                host not in ("0.0.0.0", "::") and port != 0,  # noqa: S104 (compared, not bound)
+                f"runner_url: is needed, since '{self.runner_bind}' of runner_bind is no address to call",
+            )
+
+    @property
+    def machines_call(self) -> str:
+        return self.runner_url or f"http://{self.runner_bind}"
 
 
 class Grpc(_Table, frozen=True):

@@ -97,10 +97,17 @@ async def run(
         await parts.cluster.join()
         stack.push_async_callback(parts.cluster.leave)
         await stack.enter_async_context(_grpc_server(config.grpc.bind, parts))
-        await stack.enter_async_context(server.serve(parts.http, config.http.bind))
+        await stack.enter_async_context(server.serve(parts.public, config.http.bind, "http.bind"))
+        await stack.enter_async_context(server.serve(parts.for_machines, config.http.runner_bind, "http.runner_bind"))
         tasks = [asyncio.create_task(endless) for endless in parts.endless()]
         stack.push_async_callback(_end, tasks, parts)
-        log.info("coordinator is up", http=config.http.bind, grpc=config.grpc.bind, controller_id=store.controller_id)
+        log.info(
+            "coordinator is up",
+            http=config.http.bind,
+            runner_api=config.http.runner_bind,
+            grpc=config.grpc.bind,
+            controller_id=store.controller_id,
+        )
         await stop.wait()
         log.info("coordinator goes down; machines keep running")
 
@@ -116,7 +123,7 @@ class _Parts:
         clock: Callable[[], datetime],
         orphan_grace: timedelta,
     ) -> None:
-        where = scripts.urls(config.http.public_url)
+        where = scripts.urls(config.http.machines_call)
         tokens = InstanceTokens(store.instance_token_key, clock)
         forges = Forges(store.catalog, session, clock)
         self.waiting = Waiting()
@@ -137,7 +144,8 @@ class _Parts:
         self.fleet = FleetService(store, links, self.reconciler)
         self.admin = AdminService(store, links, self.engine, frozenset(clouds))
         webhooks = Webhooks(store.catalog, store.ledger, store.controller_id, clock)
-        self.http = app.build(webhooks, RunnerApi(store, forges, tokens, where, self.waiting))
+        self.public = app.public(webhooks)
+        self.for_machines = app.for_machines(RunnerApi(store, forges, tokens, where, self.waiting))
 
     def endless(self) -> Iterable[Coroutine[Any, Any, None]]:
         """What runs beside the servers, for as long as they do."""

@@ -9,6 +9,7 @@ import msgspec
 from coordinator.domain.fleet import Balancer, ForgeKind, Placement
 from coordinator.domain.resources import Resources
 from hostler import config
+from hostler.network import NetworkPolicy, openings
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # 900 points a minute and endpoint, 5 for a write (GitHub REST, rate limits).
@@ -131,6 +132,8 @@ class PoolDeclaration(_Declared, frozen=True):
     min_idle_runners: int = 0
     placement: Placement = Placement.SPREAD
     share_hosts: bool = True
+    network_policy: NetworkPolicy = NetworkPolicy.INTERNET
+    network_allow: list[str] = []  # CIDR[:PORT[/PROTOCOL]], or `dns`
 
     def __post_init__(self) -> None:
         _name("name", self.name)
@@ -152,6 +155,11 @@ class PoolDeclaration(_Declared, frozen=True):
             bool(_PREFIX.fullmatch(self.runner_prefix)),
             f"runner_prefix: '{self.runner_prefix}' must be 1 to 31 of a-z, 0-9 and '-', a letter first",
         )
+        config.check_key("network_allow", lambda: openings(tuple(self.network_allow)))
+
+    @property
+    def says_network(self) -> bool:
+        return self.network_policy is not NetworkPolicy.INTERNET or bool(self.network_allow)
 
 
 class Declaration(_Declared, frozen=True):

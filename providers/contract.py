@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 import msgspec
 
 from hostler.errors import HostlerError
+from hostler.network import NetworkAccess
 from hostler.phases import Phase as Phase
 
 
@@ -63,6 +64,7 @@ class InstanceSpec(msgspec.Struct, frozen=True):
     pool_id: str
     bootstrap: Bootstrap
     driver: str = ""  # one of the provider's drivers; it matters to those that have several
+    network: NetworkAccess = NetworkAccess()
 
 
 class Machine(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ import msgspec
 
 from coordinator.domain.labels import Labels
 from coordinator.domain.resources import Resources
+from hostler.network import NetworkAccess, NetworkPolicy
 
 
 class ForgeKind(StrEnum):
@@ -84,6 +85,7 @@ class Pool(msgspec.Struct, frozen=True):
     generation: int = 0  # counts changes of what its machines are made of
     placement: Placement = Placement.SPREAD
     share_hosts: bool = True  # whether its machines may be beside those of other entities
+    network: NetworkAccess = NetworkAccess(NetworkPolicy.INTERNET)  # what machines on our own hosts may reach
     failures: int = 0  # machines in a row that came to nothing
     cool_until: datetime | None = None
     fault: str = ""  # why the last one came to nothing

@@ -47,7 +47,7 @@ class LocalExecutor:
         token = self._tokens.mint(instance, access.entity)
         data = scripts.user_data(instance, self._where, token)
         self._sent[instance.id] = (link, instance.generation)
-        link.send(wire.create_command(instance, pool.arch, self._where, token, data), lambda: self._note(instance))
+        link.send(wire.create_command(instance, pool, self._where, token, data), lambda: self._note(instance))
 
     def _note(self, instance: Instance) -> None:
         self._store.notes.add([Entry(Step.DISPATCHED, self._clock(), "", instance.id, instance.host)])

@@ -6,6 +6,7 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from coordinator.domain.changes import Phase
+from coordinator.domain.fleet import Pool
 from coordinator.domain.instance import Instance
 from coordinator.domain.reconcile import Seen
 from coordinator.domain.resources import Resources
@@ -51,7 +52,7 @@ def host_record(hello: pb.Hello, now: datetime) -> HostRecord:
     return HostRecord(hello.host, hello.arch, capacity, drivers, hello.agent_version, now)
 
 
-def create_command(instance: Instance, arch: str, where: Urls, token: str, user_data: bytes) -> pb.CoordinatorMessage:
+def create_command(instance: Instance, pool: Pool, where: Urls, token: str, user_data: bytes) -> pb.CoordinatorMessage:
     return pb.CoordinatorMessage(
         create_instance=pb.CreateInstance(
             instance_id=instance.id,
@@ -60,11 +61,12 @@ def create_command(instance: Instance, arch: str, where: Urls, token: str, user_
             driver=instance.provider,
             image=instance.image,
             resources=resources(instance.resources),
-            arch=arch,
+            arch=pool.arch,
             pool_id=instance.pool_id,
             bootstrap=pb.Bootstrap(
                 metadata_url=where.metadata, callback_url=where.callback, token=token, user_data=user_data
             ),
+            network=pb.NetworkAccess(policy=pool.network.policy, allow=pool.network.allow),
         )
     )
 

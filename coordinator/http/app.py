@@ -1,4 +1,7 @@
-"""The HTTP application: every route of the coordinator."""
+"""The HTTP applications: one for forges, one for the machines. Neither serves a path of the other."""
+
+from collections.abc import Sequence
+from typing import Final
 
 from litestar import Litestar, get
 from litestar.exceptions import HTTPException
@@ -8,6 +11,8 @@ from coordinator.http.errors import ApiError, answer_api_error, answer_http_exce
 from coordinator.http.webhooks import LARGEST_BODY, Webhooks
 from coordinator.runner_api.routes import RunnerApi
 
+_LARGEST_REPORT: Final = 1024 * 1024  # of a machine: a status and a line of text
+
 
 @get("/healthz", media_type="text/plain")
 async def health() -> str:
@@ -15,11 +20,20 @@ async def health() -> str:
     return "ok\n"
 
 
-def build(webhooks: Webhooks, runner_api: RunnerApi) -> Litestar:
-    routes: list[HTTPRouteHandler] = [health, *webhooks.routes(), *runner_api.routes()]
+def public(webhooks: Webhooks) -> Litestar:
+    """What forges and load balancers call."""
+    return _application([health, *webhooks.routes()], LARGEST_BODY)
+
+
+def for_machines(runner_api: RunnerApi) -> Litestar:
+    """The runner API alone: who can reach it can reach nothing else of the coordinator."""
+    return _application(runner_api.routes(), _LARGEST_REPORT)
+
+
+def _application(routes: Sequence[HTTPRouteHandler], largest_body: int) -> Litestar:
     return Litestar(
         route_handlers=routes,
-        request_max_body_size=LARGEST_BODY,
+        request_max_body_size=largest_body,
         openapi_config=None,
         logging_config=None,
         exception_handlers={

@@ -15,7 +15,7 @@ from hostler.config import host_and_port
 from hostler.errors import HostlerError
 
 _HINTS: Final = {
-    errno.EADDRINUSE: "is another program listening there? choose another http.bind",
+    errno.EADDRINUSE: "is another program listening there? choose another address",
     errno.EADDRNOTAVAIL: "this machine has no such address (yet); if it is the agent's bridge, start the agent first",
 }
 
@@ -34,13 +34,13 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serve(app: Litestar, bind: str) -> AsyncIterator[None]:
-    """Serve within the block; requests under way are ended well when it ends.
+async def serve(app: Litestar, bind: str, key: str = "http.bind") -> AsyncIterator[None]:
+    """Serve within the block; requests under way are ended well when it ends. `key`: what errors call the address.
 
     Raises:
         CannotListen: the address is in use or not of this machine.
     """
-    listener = _listen(bind)
+    listener = _listen(bind, key)
     config = uvicorn.Config(
         app,
         http=GuardedProtocol,
@@ -61,7 +61,7 @@ async def serve(app: Litestar, bind: str) -> AsyncIterator[None]:
         listener.close()
 
 
-def _listen(bind: str) -> socket.socket:
+def _listen(bind: str, key: str) -> socket.socket:
     host, port = host_and_port(bind)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio turns Nagle's algorithm off only where it knows the protocol; with it on, answers wait 40 ms.
@@ -71,6 +71,6 @@ def _listen(bind: str) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        hint = _HINTS.get(error.errno or 0, "choose another http.bind")
-        raise CannotListen(f"http.bind: cannot listen on {bind}: {error.strerror}", hint=hint) from error
+        hint = _HINTS.get(error.errno or 0, f"choose another {key}")
+        raise CannotListen(f"{key}: cannot listen on {bind}: {error.strerror}", hint=hint) from error
     return listener

@@ -36,8 +36,8 @@ class Urls(msgspec.Struct, frozen=True):
     callback: str
 
 
-def urls(public_url: str) -> Urls:
-    base = public_url.rstrip("/")
+def urls(runner_url: str) -> Urls:
+    base = runner_url.rstrip("/")
     return Urls(f"{base}/api/v1/metadata", f"{base}/api/v1/callbacks")
 
 

@@ -234,6 +234,11 @@ class _Apply:
     async def _pool(self, pool: PoolDeclaration) -> None:
         if pool.provider not in self._known_providers:
             await self._flavor(pool.flavor, pool.name)
+        elif pool.says_network:
+            raise Clash(
+                f"pool '{pool.name}': '{pool.provider}' keeps no network_policy and no network_allow",
+                hint="leave them out, and say it in the provider's own terms, in extra_specs",
+            )
         key = {"entity_id": await self._entity(pool), "name": pool.name}
         values: dict[str, Any] = {
             "provider": pool.provider,
@@ -252,6 +257,8 @@ class _Apply:
             "min_idle": pool.min_idle_runners,
             "placement": pool.placement.value,
             "share_hosts": pool.share_hosts,
+            "network_policy": pool.network_policy.value,
+            "network_allow": msgspec.json.encode(pool.network_allow).decode(),
         }
         changed = await self._upsert("pool", pools, key, values)
         if _MAKING & set(changed):
@@ -349,5 +356,8 @@ def _priorities(by_label: dict[str, int]) -> str:
 
 
 # What a pool's machines are made of.
-_MAKING = {"provider", "image", "flavor", "arch", "os_type", "labels", "runner_group", "extra_specs"}
+_MAKING = {
+    "provider", "image", "flavor", "arch", "os_type", "labels", "runner_group", "extra_specs",
+    "network_policy", "network_allow",
+}  # fmt: skip
 _SEAL_OWNER = {"repository": "entity"}

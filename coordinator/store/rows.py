@@ -12,6 +12,7 @@ from coordinator.domain.job import Job, JobKey, JobStatus
 from coordinator.domain.resources import Resources
 from coordinator.domain.timeline import Entry
 from coordinator.store.schema import flavors, pools
+from hostler.network import NetworkAccess, NetworkPolicy
 
 
 class DriverInfo(msgspec.Struct, frozen=True):
@@ -132,6 +133,9 @@ def to_pool(row: Row) -> Pool:
         generation=row.generation,
         placement=Placement(row.placement),
         share_hosts=row.share_hosts,
+        network=NetworkAccess(
+            NetworkPolicy(row.network_policy), msgspec.json.decode(row.network_allow, type=tuple[str, ...])
+        ),
         failures=row.failures,
         cool_until=row.cool_until,
         fault=row.fault,

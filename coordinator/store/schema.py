@@ -154,6 +154,8 @@ pools = sa.Table(
     sa.Column("generation", sa.Integer, nullable=False, server_default="0"),
     sa.Column("placement", Plain, nullable=False, server_default="spread"),
     sa.Column("share_hosts", sa.Boolean, nullable=False, server_default=sa.true()),
+    sa.Column("network_policy", sa.Text, nullable=False, server_default="internet"),
+    sa.Column("network_allow", sa.Text, nullable=False, server_default="[]"),  # JSON: list of entries
     sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
     _time("cool_until", nullable=True),
     sa.Column("fault", Plain, nullable=False, server_default=""),

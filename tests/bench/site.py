@@ -32,7 +32,7 @@ class Site:
         self.data = folder / "coordinator"
         self._more = more
         self._database_url = database_url or f"sqlite:///{self.database}"
-        self.http_port, self.grpc_port = free_port(), free_port()
+        self.http_port, self.runner_port, self.grpc_port = free_port(), free_port(), free_port()
         self.pid = 0
 
     @property
@@ -47,7 +47,7 @@ class Site:
     async def start(self) -> None:
         self._config.write_text(self._toml())
         command = [program("hostler-coordinator"), "--config", str(self._config)]
-        ports = (self.http_port, self.grpc_port)
+        ports = (self.http_port, self.runner_port, self.grpc_port)
         self.pid = await self._processes.start(_COORDINATOR, command, lambda: all(map(answers, ports)))
 
     async def stop(self) -> None:
@@ -75,7 +75,7 @@ log_level = "warning"
 
 [http]
 bind = "127.0.0.1:{self.http_port}"
-public_url = "http://127.0.0.1:{self.http_port}"
+runner_bind = "127.0.0.1:{self.runner_port}"
 
 [grpc]
 bind = "{self.grpc}"

@@ -7,13 +7,13 @@ if TYPE_CHECKING:
 
 
 def coordinator_toml(farm: "Farm") -> str:
-    http = f"{farm.address}:{farm.ports.http}"
     return f"""\
 data_dir = "{farm.places.folder}/coordinator"
 
 [http]
-bind = "{http}"
-public_url = "http://{http}"
+bind = "{farm.webhooks}"
+public_url = "http://{farm.webhooks}"
+runner_bind = "{farm.runner_api}"
 
 [grpc]
 bind = "{farm.grpc}"
@@ -84,4 +84,6 @@ image = "{guest.image}"
 flavor = "small"
 labels = {list(labels)}
 max_runners = {farm.most_runners}
+network_policy = "{farm.network_policy}"
+network_allow = {farm.network_allow}
 """

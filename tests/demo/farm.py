@@ -7,12 +7,13 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from hostler.network import NetworkPolicy
 from providers.libvirt.settings import LibvirtSettings
 from tests.demo import configs
 from tests.demo.places import ROOT, TEST_GUEST, Guest, Places
@@ -29,6 +30,7 @@ class DemoFailed(Exception):
 class Ports(msgspec.Struct, frozen=True):
     forge: int
     http: int
+    runner_api: int
     grpc: int
 
 
@@ -43,16 +45,35 @@ class Farm:
         guest: Guest = TEST_GUEST,
         jobs: int = 1,
         lock: int | None = None,
+        network_policy: NetworkPolicy = NetworkPolicy.INTERNET,
+        network_allow: Sequence[str] = (),
     ) -> None:
-        """`lock`: a file descriptor that all parts inherit, so that what it locks is locked while any of them lives."""
+        """`network_allow`: besides the forge, which is on this host and so would be closed to the machines.
+
+        `lock`: a file descriptor that all parts inherit, so that what it locks is locked while any of them lives."""
         self.places = places
         self.settings = settings
         self.guest = guest
         self.most_runners = max(jobs, 4)
         self.address = str(settings.gateway)
-        self.ports = Ports(_free_port(self.address), _free_port(self.address), _free_port("127.0.0.1"))
+        self.ports = Ports(
+            forge=_free_port(self.address),
+            runner_api=_free_port(self.address),
+            http=_free_port("127.0.0.1"),
+            grpc=_free_port("127.0.0.1"),
+        )
         self.processes: dict[str, asyncio.subprocess.Process] = {}
+        self.network_policy = network_policy
+        self.network_allow = [f"{self.address}:{self.ports.forge}", *network_allow]
         self._inherited = () if lock is None else (lock,)
+
+    @property
+    def webhooks(self) -> str:
+        return f"127.0.0.1:{self.ports.http}"
+
+    @property
+    def runner_api(self) -> str:
+        return f"{self.address}:{self.ports.runner_api}"
 
     @property
     def grpc(self) -> str:
@@ -73,7 +94,7 @@ class Farm:
                 *[sys.executable, "-m", "tests.forge_simulator"],
                 *["--bind", f"{self.address}:{self.ports.forge}", "--public-url", url],
                 *["--state-file", str(self.places.forge_state), "--repository", REPOSITORY],
-                *["--webhook-url", f"http://{self.address}:{self.ports.http}/webhooks"],
+                *["--webhook-url", f"http://{self.webhooks}/webhooks"],
             ],
         )
         await self._until("forge", self._forge_is_set_up)
@@ -86,9 +107,7 @@ class Farm:
         await self._start(
             "coordinator", [_program("hostler-coordinator"), "--config", str(self.places.coordinator_config)]
         )
-        await self._until(
-            "coordinator", lambda: _answers(self.address, self.ports.http) and _answers(*_split(self.grpc))
-        )
+        await self._until("coordinator", lambda: _answers(*_split(self.runner_api)) and _answers(*_split(self.grpc)))
 
     async def start_agent(self) -> None:
         await self._start("agent", [_program("hostler-agent"), "--config", str(self.places.agent_config)])

@@ -45,11 +45,11 @@ class Pair(Farm):
         directory = self.directory / name
         data = directory / "data"
         data.mkdir(parents=True, mode=0o700)
-        http, grpc = free_port(), free_port()
+        http, runner, grpc = free_port(), free_port(), free_port()
         config = CoordinatorConfig(
             data_dir=str(data),
             log_level="info",
-            http=Http(bind=f"127.0.0.1:{http}", public_url=f"http://127.0.0.1:{http}"),
+            http=Http(bind=f"127.0.0.1:{http}", runner_bind=f"127.0.0.1:{runner}"),
             grpc=Grpc(bind=f"127.0.0.1:{grpc}"),
             database=DatabaseTable(url=database_url),
         )

@@ -87,8 +87,10 @@ class Site:
             self.store, self.forges, self.tokens, self.where, self.waiting, configuration_seconds
         )
         self.webhooks = Webhooks(self.store.catalog, self.store.ledger, self.store.controller_id, clock=sample.clock)
-        self.app: Litestar = app.build(self.webhooks, self.runner_api)
-        self.client: httpx.AsyncClient
+        self.app: Litestar = app.public(self.webhooks)
+        self.for_machines: Litestar = app.for_machines(self.runner_api)
+        self.client: httpx.AsyncClient  # of forges
+        self.machine: httpx.AsyncClient
 
     async def post(self, content: bytes, path: str = "/webhooks", **changed: str | None) -> httpx.Response:
         """Deliver a webhook; `changed` replaces headers (underscores for hyphens) or takes them away (None)."""
@@ -112,15 +114,18 @@ class Site:
         """Call the runner API as the machine."""
         content = None if said is None else msgspec.json.encode(said)
         authorization = {"Authorization": f"Bearer {await self.token(instance)}"}
-        return await self.client.request(method, f"/api/v1{path}", content=content, headers=authorization, **more)
+        return await self.machine.request(method, f"/api/v1{path}", content=content, headers=authorization, **more)
 
 
 @asynccontextmanager
 async def open_site(directory: Path, *, configuration_seconds: float = 25.0) -> AsyncIterator[Site]:
     async with open_sample(directory) as sample:
         site = Site(sample, configuration_seconds=configuration_seconds)
-        asgi: Any = site.app  # the two libraries spell the same protocol differently
-        transport = httpx.ASGITransport(asgi, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://coordinator.example") as client:
-            site.client = client
+        async with _client(site.app) as site.client, _client(site.for_machines) as site.machine:
             yield site
+
+
+def _client(app: Any) -> httpx.AsyncClient:
+    """`Any`: the two libraries spell the same protocol differently."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://coordinator.example")

@@ -62,11 +62,11 @@ class Farm:
         self.hosts: dict[str, ProcessHost] = {}  # those whose agents are processes
         self.cloud = Cloud(directory / "cloud", self.guests)
         self.orphan_grace = orphan_grace
-        self.http_port, self.grpc_port = free_port(), free_port()
+        self.http_port, self.runner_port, self.grpc_port = free_port(), free_port(), free_port()
         self.config = CoordinatorConfig(
             data_dir=str(directory / "coordinator"),
             log_level="warning",
-            http=Http(bind=f"127.0.0.1:{self.http_port}", public_url=f"http://127.0.0.1:{self.http_port}"),
+            http=Http(bind=f"127.0.0.1:{self.http_port}", runner_bind=f"127.0.0.1:{self.runner_port}"),
             grpc=Grpc(bind=f"127.0.0.1:{self.grpc_port}"),
             database=DatabaseTable(url=f"sqlite:///{directory}/coordinator/hostler.db"),
             planner=Planner(patrol_seconds=patrol_seconds),

@@ -130,7 +130,7 @@ class ProcessHost:
         async def power_off() -> None:
             return  # the end of the job ends it
 
-        where = scripts.urls(self._config.http.public_url)
+        where = scripts.urls(self._config.http.machines_call)
         self._guests.boot(Boot(machine["name"], where.metadata, where.callback, token), power_off)
 
     async def _token(self, instance_id: str) -> str:

@@ -56,7 +56,7 @@ async def start_coordinator(directory: Path, config: CoordinatorConfig) -> Proce
     path = directory / "coordinator.toml"
     path.write_text(
         f'data_dir = "{config.data_dir}"\nlog_level = "warning"\n'
-        f'[http]\nbind = "{config.http.bind}"\npublic_url = "{config.http.public_url}"\n'
+        f'[http]\nbind = "{config.http.bind}"\nrunner_bind = "{config.http.runner_bind}"\n'
         f'[grpc]\nbind = "{config.grpc.bind}"\n[database]\nurl = "{config.database_url}"\n{clouds}'
     )
     return await _start("coordinator.main", path)

@@ -27,6 +27,8 @@ log_level = "debug"
 [http]
 bind = "127.0.0.1:9997"
 public_url = "http://127.0.0.1:9997"
+runner_bind = "10.213.0.1:9996"
+runner_url = "https://runners.example"
 [grpc]
 bind = "127.0.0.1:9998"
 [database]
@@ -66,6 +68,12 @@ def test_everything_has_a_default() -> None:
     parsed = _parse("")
     assert parsed.database_url == "sqlite:////var/lib/hostler/hostler.db"
     assert parsed.http.public_url == "http://127.0.0.1:9997"
+    assert parsed.http.machines_call == "http://127.0.0.1:9996"
+
+
+def test_machines_are_told_the_listener_that_is_theirs(whole: str) -> None:
+    assert _parse(whole).http.machines_call == "https://runners.example"
+    assert _parse('[http]\nrunner_bind = "10.213.0.1:9996"').http.machines_call == "http://10.213.0.1:9996"
 
 
 @pytest.mark.parametrize("bind", ["[::1]:9998", "localhost:9998", "127.8.8.8:0"])
@@ -90,7 +98,16 @@ WRONG = [
     ('"http://127.0.0.1:9997"', '"http://[::1"', "http", "public_url: not an http or https address"),
     ('"http://127.0.0.1:9997"', '"http://u:hush@host"', "http", "public_url: must hold no user and no password"),
     ('"http://127.0.0.1:9997"', '"http://host/?x"', "http", "public_url: 'http://host/?x' is not"),
-    ("public_url", "public", "http.public", "allowed here: bind, public_url"),
+    ("public_url", "public", "http.public", "allowed here: bind, public_url, runner_bind"),
+    ('"10.213.0.1:9996"', '"10.213.0.1"', "http", "runner_bind: '10.213.0.1' is not HOST:PORT"),
+    ('"10.213.0.1:9996"', '"127.0.0.1:9997"', "http", "runner_bind: '127.0.0.1:9997' is that of bind"),
+    ('"https://runners.example"', '"runners.example"', "http", "runner_url: 'runners.example' is not an http or https"),
+    (
+        'runner_bind = "10.213.0.1:9996"\nrunner_url = "https://runners.example"',
+        'runner_bind = "0.0.0.0:9996"',
+        "http",
+        "runner_url: is needed, since '0.0.0.0:9996' of runner_bind is no address to call",
+    ),
     ('"127.0.0.1:9998"', '"0.0.0.0:9998"', "grpc", "without mutual TLS gRPC is served on loopback only"),
     ('"127.0.0.1:9998"', '"build-1:9998"', "grpc", "is not on loopback"),
     ('"127.0.0.1:9998"', '"127.0.0.1"', "grpc", "bind: '127.0.0.1' is not HOST:PORT"),

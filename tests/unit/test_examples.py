@@ -14,7 +14,7 @@ EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 
 def test_the_coordinators_example_is_valid() -> None:
-    assert config.load(EXAMPLES / "coordinator.toml", CoordinatorConfig).http.public_url == "http://10.213.0.1:9997"
+    assert config.load(EXAMPLES / "coordinator.toml", CoordinatorConfig).http.machines_call == "http://10.213.0.1:9996"
 
 
 def test_the_coordinators_example_of_a_cloud_provider_is_valid(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ async def test_everybody_else_is_refused_alike_on_every_path(site: Site, machine
     answers = set()
     for method, path in PATHS:
         sent = [(b"Authorization", authorization.encode("latin-1"))] if authorization else []
-        answer = await site.client.request(method, f"/api/v1{path}", content=b"{}", headers=sent)
+        answer = await site.machine.request(method, f"/api/v1{path}", content=b"{}", headers=sent)
         answers.add((answer.status_code, answer.content))
     assert {status for status, _ in answers} == {401}
     assert len(answers) == 1
@@ -180,7 +180,7 @@ async def test_a_status_that_cannot_be_is_refused_and_changes_nothing(
 @pytest.mark.parametrize("path", ["status", "system-info"])
 async def test_a_body_that_is_none_is_refused(site: Site, machine: Instance, content: bytes, path: str) -> None:
     authorization = {"Authorization": f"Bearer {await site.token(machine)}"}
-    answer = await site.client.post(f"/api/v1/callbacks/{path}", content=content, headers=authorization)
+    answer = await site.machine.post(f"/api/v1/callbacks/{path}", content=content, headers=authorization)
     assert answer.status_code == 400
 
 
@@ -310,6 +310,16 @@ async def test_a_token_lives_five_minutes_longer_than_the_bootstrap_time(site: S
     token = {"Authorization": f"Bearer {await site.token(machine)}"}
     left = machine.bootstrap_deadline + timedelta(minutes=5) - site.sample.clock()
     site.sample.clock.now += left - timedelta(seconds=1)
-    assert (await site.client.get("/api/v1/metadata/system/service-name", headers=token)).status_code == 200
+    assert (await site.machine.get("/api/v1/metadata/system/service-name", headers=token)).status_code == 200
     site.sample.clock.move(seconds=1)
-    assert (await site.client.get("/api/v1/metadata/system/service-name", headers=token)).status_code == 401
+    assert (await site.machine.get("/api/v1/metadata/system/service-name", headers=token)).status_code == 401
+
+
+async def test_machines_reach_their_paths_and_no_others(site: Site, machine: Instance) -> None:
+    """Each listener serves what it is for: a firewall between the two has something to hold."""
+    authorization = {"Authorization": f"Bearer {await site.token(machine)}"}
+    path = "/api/v1/metadata/system/service-name"
+    assert (await site.machine.get(path, headers=authorization)).status_code == 200
+    assert (await site.client.get(path, headers=authorization)).status_code == 404
+    assert (await site.machine.post("/webhooks", content=b"{}")).status_code == 404
+    assert (await site.machine.get("/healthz")).status_code == 404

@@ -246,6 +246,6 @@ def test_user_data_is_cloud_config_with_the_wrapper_in_it() -> None:
     assert base64.b64decode(file["content"]).decode() == wrapper()
 
 
-def test_addresses_are_made_of_the_public_url_with_or_without_a_slash() -> None:
+def test_addresses_are_made_of_the_runner_url_with_or_without_a_slash() -> None:
     assert scripts.urls("http://coordinator.example:9997") == WHERE
     assert WHERE.metadata == "http://coordinator.example:9997/api/v1/metadata"

@@ -8,6 +8,7 @@ import pytest
 
 from coordinator.store.catalog import Clash, UnknownReference
 from hostler.errors import HostlerError
+from hostler.network import NetworkAccess, NetworkPolicy
 from tests.samples.store import DOCUMENT, FORGE_TOKEN, WEBHOOK_SECRET, Sample, open_sample
 
 
@@ -160,3 +161,19 @@ async def test_no_repr_shows_a_secret(sample: Sample) -> None:
     owner = await sample.store.catalog.repository("https://forge.example", "Octo", "Widgets")
     assert FORGE_TOKEN not in repr(access)
     assert WEBHOOK_SECRET not in repr(owner)
+
+
+async def test_what_a_pools_machines_may_reach_makes_other_machines(sample: Sample) -> None:
+    before = (await sample.store.catalog.pools())[0]
+    assert before.network == NetworkAccess(NetworkPolicy.INTERNET)
+    strict = DOCUMENT.replace("max_runners = 3", 'network_policy = "strict"\nnetwork_allow = ["dns", "10.0.0.0/8:443"]')
+    assert await sample.apply(strict) == ["pool linux: updated (max_runners, network_policy, network_allow)"]
+    after = (await sample.store.catalog.pools())[0]
+    assert after.network == NetworkAccess(NetworkPolicy.STRICT, ("dns", "10.0.0.0/8:443"))
+    assert after.generation == before.generation + 1
+
+
+async def test_a_clouds_pool_cannot_be_promised_what_only_our_hosts_keep(sample: Sample) -> None:
+    cloud = DOCUMENT.replace('provider = "libvirt"', 'provider = "cloud"\nnetwork_policy = "strict"')
+    with pytest.raises(Clash, match="'cloud' keeps no network_policy"):
+        await sample.apply(cloud)

@@ -470,6 +470,7 @@ class CreateInstance(_message.Message):
     ARCH_FIELD_NUMBER: _builtins.int
     POOL_ID_FIELD_NUMBER: _builtins.int
     BOOTSTRAP_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """UUID; also the machine's own UUID"""
     generation: _builtins.int
@@ -483,6 +484,10 @@ class CreateInstance(_message.Message):
     def resources(self) -> Global___Resources: ...
     @_builtins.property
     def bootstrap(self) -> Global___Bootstrap: ...
+    @_builtins.property
+    def network(self) -> Global___NetworkAccess:
+        """absent (a coordinator of before): policy internet"""
+
     def __init__(
         self,
         *,
@@ -495,14 +500,43 @@ class CreateInstance(_message.Message):
         arch: _builtins.str = ...,
         pool_id: _builtins.str = ...,
         bootstrap: Global___Bootstrap | None = ...,
+        network: Global___NetworkAccess | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bootstrap", b"bootstrap", "resources", b"resources"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bootstrap", b"bootstrap", "network", b"network", "resources", b"resources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arch", b"arch", "bootstrap", b"bootstrap", "driver", b"driver", "generation", b"generation", "image", b"image", "instance_id", b"instance_id", "name", b"name", "pool_id", b"pool_id", "resources", b"resources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arch", b"arch", "bootstrap", b"bootstrap", "driver", b"driver", "generation", b"generation", "image", b"image", "instance_id", b"instance_id", "name", b"name", "network", b"network", "pool_id", b"pool_id", "resources", b"resources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateInstance: _TypeAlias = CreateInstance  # noqa: Y015
+
+@_typing.final
+class NetworkAccess(_message.Message):
+    """What the machine may reach. Where its runner API is, is read from its bootstrap."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    ALLOW_FIELD_NUMBER: _builtins.int
+    policy: _builtins.str
+    """strict, internet or open"""
+    @_builtins.property
+    def allow(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """CIDR[:PORT[/PROTOCOL]], or dns"""
+
+    def __init__(
+        self,
+        *,
+        policy: _builtins.str = ...,
+        allow: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkAccess: _TypeAlias = NetworkAccess  # noqa: Y015
 
 @_typing.final
 class Bootstrap(_message.Message):
