@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -32,6 +33,7 @@ def main() -> None:
             _rotate_key(settings)
             return
         _make_data_dir(asked.config, settings)
+        _allow_many_files()
         asyncio.run(_serve(settings))
     except HostlerError as error:
         sys.stderr.write(f"hostler-coordinator: {error}\n")
@@ -72,6 +74,12 @@ def _what_next(settings: CoordinatorConfig, place: KeyPlace) -> str:
     if settings.database_url.startswith("sqlite"):
         return f"Back up {place.path} together with the database.\n"
     return f"Copy {place.path} to every coordinator before any of them starts, and back it up with the database.\n"
+
+
+def _allow_many_files() -> None:
+    """A connection is an open file, and the usual soft limit of 1,024 is there for programs that call select()."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _serve(settings: CoordinatorConfig) -> None:

@@ -7,8 +7,9 @@ from litestar import Litestar, get
 from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 
+from coordinator.http.bodies import LARGEST_BODY
 from coordinator.http.errors import ApiError, answer_api_error, answer_http_exception, answer_unexpected
-from coordinator.http.webhooks import LARGEST_BODY, Webhooks
+from coordinator.http.webhooks import Webhooks
 from coordinator.runner_api.routes import RunnerApi
 
 _LARGEST_REPORT: Final = 1024 * 1024  # of a machine: a status and a line of text

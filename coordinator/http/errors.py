@@ -1,5 +1,6 @@
 """Answers to requests that cannot be served, in the form GARM's clients know: `{"error", "details"}`."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -21,14 +22,15 @@ class ErrorBody(msgspec.Struct, frozen=True):
 class ApiError(Exception):
     """An answer other than 2xx."""
 
-    def __init__(self, status: int, details: str) -> None:
+    def __init__(self, status: int, details: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(details)
         self.status = status
         self.details = details
+        self.headers = headers or {}
 
 
 def answer_api_error(_: AnyRequest, error: ApiError) -> Response[ErrorBody]:
-    return _answer(error.status, error.details)
+    return _answer(error.status, error.details, error.headers)
 
 
 def answer_http_exception(_: AnyRequest, error: HTTPException) -> Response[ErrorBody]:
@@ -40,5 +42,5 @@ def answer_unexpected(request: AnyRequest, error: Exception) -> Response[ErrorBo
     return _answer(500, "the request failed; the coordinator's log says why")
 
 
-def _answer(status: int, details: str) -> Response[ErrorBody]:
-    return Response(ErrorBody(HTTPStatus(status).phrase, details), status_code=status)
+def _answer(status: int, details: str, headers: Mapping[str, str] | None = None) -> Response[ErrorBody]:
+    return Response(ErrorBody(HTTPStatus(status).phrase, details), status_code=status, headers=headers)

@@ -18,13 +18,13 @@ from litestar.params import FromPath
 
 from coordinator.domain.job import JobEvent, JobKey, JobStatus
 from coordinator.domain.labels import labels
+from coordinator.http.bodies import Bodies, announced
 from coordinator.http.errors import AnyRequest, ApiError
 from coordinator.store.catalog import Catalog, WebhookOwner
 from coordinator.store.ledger import Ledger
 
 log = structlog.get_logger()
 
-LARGEST_BODY: Final = 25 * 1024 * 1024  # GitHub sends none that is larger
 _SIGNATURE: Final = "sha256="
 _ACTIONS: Final = frozenset(status.value for status in JobStatus)
 
@@ -66,7 +66,7 @@ class WorkflowJobPayload(msgspec.Struct, frozen=True):
 _decoder: Final = msgspec.json.Decoder(WorkflowJobPayload)
 
 
-def signed_by(secret: bytes, body: bytes, header: str) -> bool:
+def signed_by(secret: bytes, body: bytes | bytearray, header: str) -> bool:
     """Whether `X-Hub-Signature-256` is the HMAC-SHA256 of the body. Constant time; SHA-1 is not accepted."""
     if not header.startswith(_SIGNATURE):
         return False
@@ -74,7 +74,7 @@ def signed_by(secret: bytes, body: bytes, header: str) -> bool:
     return hmac.compare_digest(expected.encode(), header[len(_SIGNATURE) :].encode("utf-8", "replace"))
 
 
-def parse(body: bytes) -> WorkflowJobPayload:
+def parse(body: bytes | bytearray) -> WorkflowJobPayload:
     """Raises ApiError 400: not JSON, or not a workflow_job event."""
     try:
         return _decoder.decode(body)
@@ -110,29 +110,35 @@ class Webhooks:
         self._ledger = ledger
         self._controller_id = controller_id
         self._clock = clock
+        self._bodies = Bodies()
 
     async def receive(self, request: AnyRequest) -> Response[bytes]:
         """Take one delivery.
 
         Raises:
-            ApiError: 413 too large, 400 not a job event, 401 not signed with the repository's secret.
+            ApiError: 413 too large, 400 not a job event, 401 not signed with the repository's secret, 503 too much now.
         """
         received_at = self._clock()
-        body = await read_limited(request)
+        announced(request)
         event = request.headers.get("x-github-event", "")
         if event != "workflow_job":
-            log.debug("webhook ignored", github_event=event)
+            log.debug("webhook ignored, unread", github_event=event)
             return _taken()
-        payload = parse(body)
-        owner = await self._owner(payload)
-        if owner is None:
-            return _taken()
-        if not signed_by(owner.secret, body, request.headers.get("x-hub-signature-256", "")):
-            raise ApiError(401, "X-Hub-Signature-256 is missing or not the HMAC of the body with the webhook secret")
-        job_event = to_event(payload, owner, received_at)
+        async with self._bodies.read(request) as body:
+            job_event = await self._event(body, request.headers.get("x-hub-signature-256", ""), received_at)
         if job_event is not None:
             await self._ledger.record(job_event)
         return _taken()
+
+    async def _event(self, body: bytes | bytearray, signature: str, received_at: datetime) -> JobEvent | None:
+        """What a signed body says; None when that is nothing, or of a repository that nobody has declared."""
+        payload = parse(body)
+        owner = await self._owner(payload)
+        if owner is None:
+            return None
+        if not signed_by(owner.secret, body, signature):
+            raise ApiError(401, "X-Hub-Signature-256 is missing or not the HMAC of the body with the webhook secret")
+        return to_event(payload, owner, received_at)
 
     async def _owner(self, payload: WorkflowJobPayload) -> WebhookOwner | None:
         """Whose event it claims to be; the signature then proves it."""
@@ -165,23 +171,3 @@ class Webhooks:
 def _taken() -> Response[bytes]:
     """200 and nothing else, as GARM answers whether the event was of use or not."""
     return Response(b"", status_code=200, media_type=MediaType.TEXT)
-
-
-async def read_limited(request: AnyRequest) -> bytes:
-    """The raw body, read no further than the limit.
-
-    Raises:
-        ApiError: 413.
-    """
-    too_large = ApiError(413, f"the body is larger than {LARGEST_BODY} bytes")
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > LARGEST_BODY:
-        raise too_large
-    parts: list[bytes] = []
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > LARGEST_BODY:
-            raise too_large
-        parts.append(part)
-    return b"".join(parts)

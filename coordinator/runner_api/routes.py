@@ -28,6 +28,7 @@ _USER: Final = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 # What a machine that boots can know of itself. Whether its runner is taken, offline or gone is for others to say.
 _SAID: Final = (RunnerStatus.INSTALLING, RunnerStatus.IDLE, RunnerStatus.FAILED)
 _CONFIGURATION_SECONDS: Final = 25.0
+_LARGEST_REPORT: Final = 256 * 1024
 
 T = TypeVar("T")
 
@@ -171,11 +172,11 @@ class RunnerApi:
     def routes(self) -> list[HTTPRouteHandler]:
         base = "/api/v1"
 
-        @post(f"{base}/callbacks/status", status_code=200)
+        @post(f"{base}/callbacks/status", status_code=200, request_max_body_size=_LARGEST_REPORT)
         async def status(request: AnyRequest) -> None:
             await self.status(request)
 
-        @post(f"{base}/callbacks/system-info", status_code=200)
+        @post(f"{base}/callbacks/system-info", status_code=200, request_max_body_size=_LARGEST_REPORT)
         async def system_info(request: AnyRequest) -> None:
             await self.system_info(request)
 

@@ -21,7 +21,8 @@ from granian.server.embed import Server as Granian
 from litestar import Litestar
 
 from coordinator.declare import Declaration
-from coordinator.http.webhooks import LARGEST_BODY, Webhooks
+from coordinator.http.bodies import LARGEST_BODY
+from coordinator.http.webhooks import Webhooks
 from coordinator.store.store import open_store
 from hostler import config
 from tests.bench.fleet import Fleet

@@ -176,7 +176,7 @@ async def test_a_status_that_cannot_be_is_refused_and_changes_nothing(
     assert await site.sample.now(machine) == before
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000, b'{"status":' * 100_000])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000, b'{"status":' * 25_000])
 @pytest.mark.parametrize("path", ["status", "system-info"])
 async def test_a_body_that_is_none_is_refused(site: Site, machine: Instance, content: bytes, path: str) -> None:
     authorization = {"Authorization": f"Bearer {await site.token(machine)}"}

@@ -3,13 +3,13 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
+from coordinator.http.bodies import LARGEST_BODY, Bodies
 from coordinator.http.server import CannotListen, serve
-from coordinator.http.webhooks import LARGEST_BODY
 from tests.samples.http import Site, body, headers, open_site
 
 HUGE = 30 * 1024 * 1024
@@ -145,6 +145,161 @@ async def test_a_client_that_leaves_in_the_middle_leaves_nothing(wire: Wire) -> 
         writer.close()
     assert (await wire.send(content, Content_Length=str(len(content)), **_signed(content)))[0] == 200
     assert await wire.site.jobs() == 1
+
+
+async def _open(
+    wire: Wire, length: int, event: str = "workflow_job"
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Send a head that announces a body, and nothing of it."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", wire.port)
+    writer.write(
+        f"POST /webhooks HTTP/1.1\r\nHost: c\r\nX-GitHub-Event: {event}\r\nContent-Length: {length}\r\n\r\n".encode()
+    )
+    return reader, writer
+
+
+async def _status(reader: asyncio.StreamReader) -> bytes:
+    """The answer's first line and headers; empty when the connection ends without one."""
+    async with asyncio.timeout(20):
+        try:
+            return await reader.readuntil(b"\r\n\r\n")
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return b""
+
+
+@pytest.mark.parametrize("event", ["push", "ping", "no-such-event", ""])
+async def test_other_events_are_answered_before_their_bodies_come(wire: Wire, event: str) -> None:
+    reader, writer = await _open(wire, LARGEST_BODY, event)
+    assert b" 200 " in await _status(reader)
+    writer.close()
+
+
+@pytest.mark.parametrize("event", ["workflow_job", "push"])
+async def test_a_body_that_does_not_come_is_not_waited_for(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, event: str
+) -> None:
+    monkeypatch.setattr("coordinator.http.guarded.BODY_GRACE_SECONDS", 0.2)
+    reader, writer = await _open(wire, 1000, event)
+    writer.write(b"{")
+    answered = await _status(reader)
+    assert (b" 408 " if event == "workflow_job" else b" 200 ") in answered
+    async with asyncio.timeout(20):
+        assert await reader.read() == b""  # closed
+    writer.close()
+
+
+async def test_a_body_that_trickles_is_not_waited_for_and_one_that_comes_quickly_is(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coordinator.http.guarded.BODY_GRACE_SECONDS", 0.0)
+    for rate, gets in ((1e6, b" 408 "), (1e-6, b" 400 ")):
+        monkeypatch.setattr("coordinator.http.guarded.SLOWEST_BODY", rate)
+        reader, writer = await _open(wire, 20)
+        writer.write(b" " * 10)
+        await asyncio.sleep(0.1)
+        writer.write(b" " * 10)
+        assert gets in await _status(reader)
+        writer.close()
+
+
+async def test_a_connection_is_not_kept_for_ever_after_a_body_that_ends_late(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = await _open(wire, 4, "push")
+    assert b" 200 " in await _status(reader)
+    monkeypatch.setattr("coordinator.http.guarded.LONGEST_HEAD_SECONDS", 0.2)
+    writer.write(b"late")
+    async with asyncio.timeout(20):
+        assert b" 408 " in await reader.read()
+    writer.close()
+
+
+async def test_large_bodies_wait_for_each_other_unread_and_small_ones_for_none(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire.site.webhooks, "_bodies", Bodies(large_at_once=1, large_waiting=1, patience_seconds=60.0))
+    large = body(html_url="https://forge.example/" + "x" * 10**6)
+    first = await _open(wire, len(large))
+    first[1].write(large[:-1])
+    await _until(wire.site.webhooks._bodies._turns.locked)
+    second = await _open(wire, len(large))
+    second[1].write(large)
+    await _until(lambda: wire.site.webhooks._bodies._may_wait == 0)
+    third = await _open(wire, len(large))
+    refused = await _status(third[0])
+    assert b" 503 " in refused
+    assert b"retry-after: 10" in refused.lower()
+
+    small = body(number=7)
+    assert (await wire.send(small, Content_Length=str(len(small)), **_signed(small)))[0] == 200
+    assert await wire.site.jobs() == 1
+
+    first[1].write(large[-1:])
+    for reader, writer in (first, second):
+        assert b" 401 " in await _status(reader)  # not signed: that is seen only now
+        writer.close()
+    third[1].close()
+
+
+async def test_a_large_body_that_waits_too_long_is_sent_away(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire.site.webhooks, "_bodies", Bodies(large_at_once=0, patience_seconds=0.1))
+    reader, writer = await _open(wire, 10**6)
+    assert b" 503 " in await _status(reader)
+    writer.close()
+
+
+async def test_what_small_bodies_hold_together_is_bounded_and_given_back(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bodies = Bodies(small_total=150_000)
+    monkeypatch.setattr(wire.site.webhooks, "_bodies", bodies)
+    halves = [await _open(wire, 100_000) for _ in range(2)]
+    for _, writer in halves:
+        writer.write(b" " * 70_000)
+    await _until(lambda: bodies._held == 140_000)
+    reader, writer = await _open(wire, 100_000)
+    writer.write(b" " * 70_000)
+    assert b" 503 " in await _status(reader)
+    writer.close()
+    for _, half in halves:
+        half.close()
+    await _until(lambda: bodies._held == 0)
+    content = body()
+    assert (await wire.send(content, Content_Length=str(len(content)), **_signed(content)))[0] == 200
+
+
+async def test_a_body_that_did_not_say_how_large_it_is_takes_a_turn_or_none(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunk = b"100000\r\n" + b" " * 0x100000 + b"\r\n0\r\n\r\n"
+    sent = {"Transfer_Encoding": "chunked", "X_GitHub_Event": "workflow_job"}
+    for turns, gets in ((1, 400), (0, 503)):
+        bodies = Bodies(large_at_once=turns)
+        monkeypatch.setattr(wire.site.webhooks, "_bodies", bodies)
+        assert (await wire.send(chunk, **sent))[0] == gets
+        await _until(lambda bodies=bodies: bodies._held == 0)  # type: ignore[misc]
+
+
+async def test_too_many_connections_are_refused_and_those_that_are_there_served(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = await _open(wire, 2, "ping")
+    assert b" 200 " in await _status(reader)
+    monkeypatch.setattr("coordinator.http.guarded.MOST_CONNECTIONS", 1)
+    refused, other = await asyncio.open_connection("127.0.0.1", wire.port)
+    answer = await _status(refused)
+    assert b" 503 " in answer
+    assert b"Retry-After: 10" in answer
+    other.close()
+    writer.write(b"{}GET /healthz HTTP/1.1\r\nHost: c\r\n\r\n")
+    assert b" 200 " in await _status(reader)
+    writer.close()
+
+
+async def _until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not true():
+            await asyncio.sleep(0.005)
 
 
 async def test_health_is_told(wire: Wire) -> None:
