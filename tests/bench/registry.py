@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from tests.bench import agents, crash, http_servers, ingest, latency, lease, memory, planner, storm
+from tests.bench import agents, crash, guest_boot, host, http_servers, ingest, latency, lease, memory, planner, storm
 from tests.bench.results import Benchmark
 
 ALL: Final = (
@@ -16,4 +16,7 @@ ALL: Final = (
     Benchmark("storm-limited", storm.run_limited, longest_seconds=360),
     Benchmark("lease", lease.run),
     Benchmark("fleet", agents.run),
+    Benchmark("agent-simulated", host.run_simulated),
+    Benchmark("agent", host.run),
+    Benchmark("guest", guest_boot.run),
 )
