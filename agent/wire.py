@@ -17,6 +17,8 @@ _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
 PHASES: Final = {
     Phase.ACCEPTED: pb.PHASE_ACCEPTED,
+    Phase.FETCHING: pb.PHASE_FETCHING,
+    Phase.IMAGE: pb.PHASE_IMAGE,
     Phase.DISK: pb.PHASE_DISK,
     Phase.STARTED: pb.PHASE_STARTED,
     Phase.STOPPED: pb.PHASE_STOPPED,

@@ -7,6 +7,8 @@ class Phase(StrEnum):
     """The same values as `hostler.v1.Phase`."""
 
     ACCEPTED = "accepted"
+    FETCHING = "fetching"  # the image is not on the host yet
+    IMAGE = "image"  # it is now
     DISK = "disk"
     STARTED = "started"
     STOPPED = "stopped"

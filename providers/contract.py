@@ -10,6 +10,7 @@ import msgspec
 from hostler.errors import HostlerError
 from hostler.network import NetworkAccess
 from hostler.phases import Phase as Phase
+from providers.images.values import BaseFile, ImageSource
 
 
 class Arch(StrEnum):
@@ -65,6 +66,8 @@ class InstanceSpec(msgspec.Struct, frozen=True):
     bootstrap: Bootstrap
     driver: str = ""  # one of the provider's drivers; it matters to those that have several
     network: NetworkAccess = NetworkAccess()
+    source: ImageSource | None = None  # of the catalogue; None: the host's own configuration has the image
+    base: BaseFile | None = None  # made of the source; the provider makes a hard link to hold it
 
 
 class Machine(msgspec.Struct, frozen=True):

@@ -20,6 +20,8 @@ class Step(StrEnum):
     PLANNED = "planned"
     DISPATCHED = "dispatched"
     ACCEPTED = "accepted"
+    FETCHING = "fetching image"
+    IMAGE = "image"
     DISK = "disk"
     STARTED = "started"
     BOOTED = "booted"
@@ -37,6 +39,8 @@ class Step(StrEnum):
 
 PHASE_STEP: Final[Mapping[Phase, Step]] = {
     Phase.ACCEPTED: Step.ACCEPTED,
+    Phase.FETCHING: Step.FETCHING,
+    Phase.IMAGE: Step.IMAGE,
     Phase.DISK: Step.DISK,
     Phase.STARTED: Step.STARTED,
     Phase.STOPPED: Step.STOPPED,

@@ -17,6 +17,8 @@ from protos.hostler.v1 import fleet_pb2 as pb
 
 PHASES: Final = {
     pb.PHASE_ACCEPTED: Phase.ACCEPTED,
+    pb.PHASE_FETCHING: Phase.FETCHING,
+    pb.PHASE_IMAGE: Phase.IMAGE,
     pb.PHASE_DISK: Phase.DISK,
     pb.PHASE_STARTED: Phase.STARTED,
     pb.PHASE_STOPPED: Phase.STOPPED,

@@ -64,6 +64,10 @@ class _PhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Phase.ValueType
     PHASE_DELETED: _Phase.ValueType  # 6
     """nothing of the instance is left on the host"""
     PHASE_DELETE_FAILED: _Phase.ValueType  # 7
+    PHASE_FETCHING: _Phase.ValueType  # 16
+    """after ACCEPTED: the image is not on the host, and is being fetched"""
+    PHASE_IMAGE: _Phase.ValueType  # 17
+    """after FETCHING, before DISK: the image is there"""
 
 class Phase(_Phase, metaclass=_PhaseEnumTypeWrapper): ...
 
@@ -81,7 +85,34 @@ PHASE_FAILED: Phase.ValueType  # 5
 PHASE_DELETED: Phase.ValueType  # 6
 """nothing of the instance is left on the host"""
 PHASE_DELETE_FAILED: Phase.ValueType  # 7
+PHASE_FETCHING: Phase.ValueType  # 16
+"""after ACCEPTED: the image is not on the host, and is being fetched"""
+PHASE_IMAGE: Phase.ValueType  # 17
+"""after FETCHING, before DISK: the image is there"""
 Global___Phase: _TypeAlias = Phase  # noqa: Y015
+
+class _ImageState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ImageStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImageState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    IMAGE_STATE_UNSPECIFIED: _ImageState.ValueType  # 0
+    IMAGE_STATE_FETCHING: _ImageState.ValueType  # 1
+    IMAGE_STATE_HAVE: _ImageState.ValueType  # 2
+    IMAGE_STATE_FAILED: _ImageState.ValueType  # 3
+    IMAGE_STATE_GONE: _ImageState.ValueType  # 4
+    """dropped to keep the quota, or found damaged"""
+
+class ImageState(_ImageState, metaclass=_ImageStateEnumTypeWrapper): ...
+
+IMAGE_STATE_UNSPECIFIED: ImageState.ValueType  # 0
+IMAGE_STATE_FETCHING: ImageState.ValueType  # 1
+IMAGE_STATE_HAVE: ImageState.ValueType  # 2
+IMAGE_STATE_FAILED: ImageState.ValueType  # 3
+IMAGE_STATE_GONE: ImageState.ValueType  # 4
+"""dropped to keep the quota, or found damaged"""
+Global___ImageState: _TypeAlias = ImageState  # noqa: Y015
 
 @_typing.final
 class AgentMessage(_message.Message):
@@ -92,6 +123,7 @@ class AgentMessage(_message.Message):
     EVENT_FIELD_NUMBER: _builtins.int
     CONSOLE_LOG_FIELD_NUMBER: _builtins.int
     INVENTORY_FIELD_NUMBER: _builtins.int
+    IMAGE_REPORT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -102,6 +134,8 @@ class AgentMessage(_message.Message):
     def console_log(self) -> Global___ConsoleLog: ...
     @_builtins.property
     def inventory(self) -> Global___Inventory: ...
+    @_builtins.property
+    def image_report(self) -> Global___ImageReport: ...
     def __init__(
         self,
         *,
@@ -110,12 +144,13 @@ class AgentMessage(_message.Message):
         event: Global___InstanceEvent | None = ...,
         console_log: Global___ConsoleLog | None = ...,
         inventory: Global___Inventory | None = ...,
+        image_report: Global___ImageReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["console_log", b"console_log", "event", b"event", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "message", b"message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["console_log", b"console_log", "event", b"event", "heartbeat", b"heartbeat", "hello", b"hello", "image_report", b"image_report", "inventory", b"inventory", "message", b"message"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["console_log", b"console_log", "event", b"event", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["console_log", b"console_log", "event", b"event", "heartbeat", b"heartbeat", "hello", b"hello", "image_report", b"image_report", "inventory", b"inventory", "message", b"message"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "event", "console_log", "inventory"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "event", "console_log", "inventory", "image_report"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -129,6 +164,7 @@ class CoordinatorMessage(_message.Message):
     CREATE_INSTANCE_FIELD_NUMBER: _builtins.int
     DELETE_INSTANCE_FIELD_NUMBER: _builtins.int
     EVENT_ACK_FIELD_NUMBER: _builtins.int
+    PREFETCH_IMAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -137,6 +173,8 @@ class CoordinatorMessage(_message.Message):
     def delete_instance(self) -> Global___DeleteInstance: ...
     @_builtins.property
     def event_ack(self) -> Global___EventAck: ...
+    @_builtins.property
+    def prefetch_image(self) -> Global___PrefetchImage: ...
     def __init__(
         self,
         *,
@@ -144,12 +182,13 @@ class CoordinatorMessage(_message.Message):
         create_instance: Global___CreateInstance | None = ...,
         delete_instance: Global___DeleteInstance | None = ...,
         event_ack: Global___EventAck | None = ...,
+        prefetch_image: Global___PrefetchImage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_instance", b"create_instance", "delete_instance", b"delete_instance", "event_ack", b"event_ack", "message", b"message", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_instance", b"create_instance", "delete_instance", b"delete_instance", "event_ack", b"event_ack", "message", b"message", "prefetch_image", b"prefetch_image", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_instance", b"create_instance", "delete_instance", b"delete_instance", "event_ack", b"event_ack", "message", b"message", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_instance", b"create_instance", "delete_instance", b"delete_instance", "event_ack", b"event_ack", "message", b"message", "prefetch_image", b"prefetch_image", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "create_instance", "delete_instance", "event_ack"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "create_instance", "delete_instance", "event_ack", "prefetch_image"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -168,6 +207,7 @@ class Hello(_message.Message):
     DRIVERS_FIELD_NUMBER: _builtins.int
     INVENTORY_FIELD_NUMBER: _builtins.int
     AGENT_RUN_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
     host: _builtins.str
     agent_version: _builtins.str
     arch: _builtins.str
@@ -182,6 +222,10 @@ class Hello(_message.Message):
     def drivers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Driver]: ...
     @_builtins.property
     def inventory(self) -> Global___Inventory: ...
+    @_builtins.property
+    def images(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImageReport]:
+        """every image of the catalogue that the host has, fetches or could not fetch"""
+
     def __init__(
         self,
         *,
@@ -192,10 +236,11 @@ class Hello(_message.Message):
         drivers: _abc.Iterable[Global___Driver] | None = ...,
         inventory: Global___Inventory | None = ...,
         agent_run: _builtins.str = ...,
+        images: _abc.Iterable[Global___ImageReport] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "inventory", b"inventory"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_run", b"agent_run", "agent_version", b"agent_version", "arch", b"arch", "capacity", b"capacity", "drivers", b"drivers", "host", b"host", "inventory", b"inventory"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_run", b"agent_run", "agent_version", b"agent_version", "arch", b"arch", "capacity", b"capacity", "drivers", b"drivers", "host", b"host", "images", b"images", "inventory", b"inventory"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -208,13 +253,16 @@ class Driver(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ACCELERATION_FIELD_NUMBER: _builtins.int
     IMAGES_FIELD_NUMBER: _builtins.int
+    FETCHES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """libvirt, lxd or simulated: what a pool names as its provider"""
     acceleration: _builtins.str
     """kvm or tcg, as proven on this host"""
+    fetches: _builtins.bool
+    """boots images of the coordinator's catalogue, and fetches them itself"""
     @_builtins.property
     def images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """names of the images that can be booted here"""
+        """names of the images that the host's own configuration has"""
 
     def __init__(
         self,
@@ -222,10 +270,11 @@ class Driver(_message.Message):
         name: _builtins.str = ...,
         acceleration: _builtins.str = ...,
         images: _abc.Iterable[_builtins.str] | None = ...,
+        fetches: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceleration", b"acceleration", "images", b"images", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceleration", b"acceleration", "fetches", b"fetches", "images", b"images", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -471,6 +520,7 @@ class CreateInstance(_message.Message):
     POOL_ID_FIELD_NUMBER: _builtins.int
     BOOTSTRAP_FIELD_NUMBER: _builtins.int
     NETWORK_FIELD_NUMBER: _builtins.int
+    IMAGE_SOURCE_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """UUID; also the machine's own UUID"""
     generation: _builtins.int
@@ -488,6 +538,10 @@ class CreateInstance(_message.Message):
     def network(self) -> Global___NetworkAccess:
         """absent (a coordinator of before): policy internet"""
 
+    @_builtins.property
+    def image_source(self) -> Global___ImageSource:
+        """of the catalogue; absent: the host's own configuration must have the image"""
+
     def __init__(
         self,
         *,
@@ -501,10 +555,11 @@ class CreateInstance(_message.Message):
         pool_id: _builtins.str = ...,
         bootstrap: Global___Bootstrap | None = ...,
         network: Global___NetworkAccess | None = ...,
+        image_source: Global___ImageSource | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bootstrap", b"bootstrap", "network", b"network", "resources", b"resources"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bootstrap", b"bootstrap", "image_source", b"image_source", "network", b"network", "resources", b"resources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arch", b"arch", "bootstrap", b"bootstrap", "driver", b"driver", "generation", b"generation", "image", b"image", "instance_id", b"instance_id", "name", b"name", "network", b"network", "pool_id", b"pool_id", "resources", b"resources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arch", b"arch", "bootstrap", b"bootstrap", "driver", b"driver", "generation", b"generation", "image", b"image", "image_source", b"image_source", "instance_id", b"instance_id", "name", b"name", "network", b"network", "pool_id", b"pool_id", "resources", b"resources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -537,6 +592,104 @@ class NetworkAccess(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NetworkAccess: _TypeAlias = NetworkAccess  # noqa: Y015
+
+@_typing.final
+class ImageSource(_message.Message):
+    """A content of the catalogue, by its digest, and where it is to be had."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    COMPRESSION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    url: _builtins.str
+    """http, https, or file of a directory that the agent's configuration allows"""
+    sha256: _builtins.str
+    """of the file at the URL, as it is there; 64 hexadecimal digits, lower case"""
+    format: _builtins.str
+    """of the unpacked disk: qcow2 or raw"""
+    compression: _builtins.str
+    """of the file: none, gz, xz or zstd"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        url: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        format: _builtins.str = ...,
+        compression: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compression", b"compression", "format", b"format", "name", b"name", "sha256", b"sha256", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageSource: _TypeAlias = ImageSource  # noqa: Y015
+
+@_typing.final
+class PrefetchImage(_message.Message):
+    """Fetch an image if it is not there yet. Answered by ImageReports."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def image(self) -> Global___ImageSource: ...
+    def __init__(
+        self,
+        *,
+        image: Global___ImageSource | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrefetchImage: _TypeAlias = PrefetchImage  # noqa: Y015
+
+@_typing.final
+class ImageReport(_message.Message):
+    """How it stands with one content on the host: the newest is the one that holds, those before it may be left out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    ERROR_CODE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.str
+    state: Global___ImageState.ValueType
+    bytes: _builtins.int
+    """fetched so far; of HAVE: on disk"""
+    total_bytes: _builtins.int
+    """0: not known"""
+    error_code: _builtins.str
+    """of FAILED"""
+    detail: _builtins.str
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.str = ...,
+        state: Global___ImageState.ValueType = ...,
+        bytes: _builtins.int = ...,
+        total_bytes: _builtins.int = ...,
+        error_code: _builtins.str = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "detail", b"detail", "error_code", b"error_code", "sha256", b"sha256", "state", b"state", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageReport: _TypeAlias = ImageReport  # noqa: Y015
 
 @_typing.final
 class Bootstrap(_message.Message):
