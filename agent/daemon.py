@@ -23,6 +23,7 @@ from agent.outbox import Outbox
 from agent.session import Session
 from hostler import __version__
 from hostler.errors import HostlerError
+from hostler.folders import why_unusable
 from protos.hostler.v1 import fleet_pb2 as pb
 from providers.contract import HostProvider
 
@@ -128,9 +129,10 @@ async def check(config: AgentConfig, provider: HostProvider) -> None:
     """
     config.check_files()
     host.arch()
+    reason = why_unusable(config.data_path)
+    if reason:
+        raise DataDirUnusable(f"key 'data_dir': {reason}", hint="name a folder that this user may write to")
     there = _nearest_existing(config.data_path)
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise DataDirUnusable(f"key 'data_dir': {there} is not a directory that this user may write to")
     host.capacity(await asyncio.to_thread(host.total, there), config.capacity.reserve)
     await provider.open(lambda _: None)
     await provider.close()

@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-from coordinator import coordinator
+from coordinator import checks, coordinator
 from coordinator.config import CoordinatorConfig
 from coordinator.store import keys, rotation
 from coordinator.store.keys import KeyPlace
@@ -25,6 +25,8 @@ def main() -> None:
     asked = _arguments()
     try:
         settings = config.load(asked.config, CoordinatorConfig)
+        if asked.command != ROTATE_KEY:
+            _check(asked.config, settings)
         if asked.check:
             sys.stdout.write(f"{asked.config}: good\n")
             return
@@ -52,6 +54,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--check", action="store_true", help="validate the file and what it names, then exit 0 or 2")
     parser.add_argument("--version", action="version", version=__version__)
     return parser.parse_args()
+
+
+def _check(file: Path, settings: CoordinatorConfig) -> None:
+    try:
+        checks.check(settings, os.environ)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
 
 
 def _make_data_dir(file: Path, settings: CoordinatorConfig) -> None:

@@ -15,6 +15,7 @@ from hostler.errors import ConfigError
 T = TypeVar("T", bound=msgspec.Struct)
 
 _AT = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<field>[^`]*)`")
 
 
@@ -125,9 +126,18 @@ def host_and_port(value: str) -> tuple[str, int]:
     """
     host, _, port = value.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isdecimal() or not port.isascii() or not 0 <= int(port) <= 65535:
+    if not _is_host(host) or not port.isdecimal() or not port.isascii() or not 0 <= int(port) <= 65535:
         raise ValueError(f"'{value}' is not HOST:PORT, for example 127.0.0.1:9997")
     return host, int(port)
+
+
+def _is_host(value: str) -> bool:
+    """An address or something that may be a name; whether it is one shows when it is used."""
+    try:
+        ip_address(value)
+    except ValueError:
+        return _HOST.fullmatch(value) is not None
+    return True
 
 
 def web_address(value: str) -> None:

@@ -1,14 +1,19 @@
 """The coordinator's configuration file and the program's `--check`."""
 
 import os
+import socket
 import subprocess
 import sys
 import tomllib
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from coordinator.checks import check
 from coordinator.config import CoordinatorConfig
 from hostler import config
 from hostler.errors import ConfigError
@@ -34,11 +39,14 @@ bind = "127.0.0.1:9998"
 [database]
 url = "sqlite:///{tmp_path}/hostler.db"
 [planner]
+starvation_minutes = 20
+idle_grace_seconds = 180
+creates_per_host = 8
 patrol_seconds = 60
 [retention]
 days = 90
 [secrets]
-key_file = "/etc/hostler/sealing.key"
+key_file = "{tmp_path}/sealing.key"
 [[provider]]
 name = "cloud"
 kind = "exec"
@@ -47,6 +55,7 @@ config_file = "{settings}"
 interface_version = "v0.1.0"
 environment = ["AWS_", "PATH"]
 timeout_seconds = 300
+max_concurrent = 5
 """
 
 
@@ -60,8 +69,13 @@ def test_every_key_is_taken(whole: str, tmp_path: Path) -> None:
     assert parsed.database_url == f"sqlite:///{tmp_path}/hostler.db"
     assert (parsed.http.bind, parsed.grpc.bind) == ("127.0.0.1:9997", "127.0.0.1:9998")
     assert (parsed.planner.patrol_seconds, parsed.retention.days) == (60, 90)
-    assert parsed.secrets.key_file == "/etc/hostler/sealing.key"
-    assert [(one.name, one.environment) for one in parsed.provider] == [("cloud", ("AWS_", "PATH"))]
+    policy = parsed.planner.policy
+    assert (policy.starvation_bound, policy.idle_grace) == (timedelta(minutes=20), timedelta(minutes=3))
+    assert policy.creates_per_host == 8
+    assert parsed.secrets.key_file == f"{tmp_path}/sealing.key"
+    assert [(one.name, one.environment, one.max_concurrent) for one in parsed.provider] == [
+        ("cloud", ("AWS_", "PATH"), 5)
+    ]
 
 
 def test_everything_has_a_default() -> None:
@@ -82,6 +96,7 @@ def test_grpc_may_be_on_any_loopback_address(bind: str) -> None:
 
 
 WRONG = [
+    ('data_dir = "/', 'data_dir = "./', "", "data' must be an absolute path"),
     ('log_level = "debug"', 'log_level = "loud"', "", "log_level: 'loud' is none of debug, info, warning, error"),
     ('log_level = "debug"', "log_level = 3", "log_level", "Expected `str`, got `int`"),
     ('log_level = "debug"', 'loglevel = "info"', "loglevel", "allowed here: data_dir, log_level, http, grpc, database"),
@@ -115,12 +130,19 @@ WRONG = [
     ("sqlite:///", "mysql://u:hush@h", "database", "allowed: sqlite:////absolute/path.db or postgresql://"),
     ("sqlite:///", "postgresql:/u:hush@h", "database", "url: this is not a database URL"),
     ("sqlite:////", "sqlite:///", "database", "allowed: sqlite:////absolute/path.db"),
+    ("= 20", "= 0", "planner", "starvation_minutes: must be 1 to 10080"),
+    ("= 20", "= 10081", "planner", "starvation_minutes: must be 1 to 10080"),
+    ("= 180", "= -1", "planner", "idle_grace_seconds: must be 0 to 86400"),
+    ("= 180", "= 86401", "planner", "idle_grace_seconds: must be 0 to 86400"),
+    ("= 8\n", "= 0\n", "planner", "creates_per_host: must be 1 to 1000"),
+    ("= 8\n", "= 1001\n", "planner", "creates_per_host: must be 1 to 1000"),
+    ("= 8\n", "= 1.5\n", "planner.creates_per_host", "Expected `int`, got `float`"),
     ("= 60", "= 0", "planner", "patrol_seconds: must be 1 to 3600"),
     ("= 60", "= 3601", "planner", "patrol_seconds: must be 1 to 3600"),
     ("= 90", "= 0", "retention", "days: must be 1 to 3650"),
     ("= 90", "= 3651", "retention", "days: must be 1 to 3650"),
     ("days = 90", "weeks = 4", "retention.weeks", "allowed here: days"),
-    ('"/etc/hostler/sealing.key"', '"sealing.key"', "secrets", "key_file: 'sealing.key' must be an absolute path"),
+    ('key_file = "/', 'key_file = "./', "secrets", "sealing.key' must be an absolute path"),
     ('"cloud"', '""', "provider[0]", "name: must not be empty"),
     ('"cloud"', '"libvirt"', "", "the name 'libvirt' is that of a driver of agents"),
     ('"exec"', '"terraform"', "provider[0].kind", "Invalid enum value 'terraform'; allowed: exec"),
@@ -133,6 +155,8 @@ WRONG = [
     ('["AWS_", "PATH"]', '"PATH"', "provider[0].environment", "Expected `array`, got `str`"),
     ("= 300", "= 0", "provider[0]", "timeout_seconds: 0 is not above 0"),
     ("= 300", '= "5m"', "provider[0].timeout_seconds", "Expected `float`, got `str`"),
+    ("= 5\n", "= 0\n", "provider[0]", "max_concurrent: 0 is not above 0"),
+    ("= 5\n", '= "5"\n', "provider[0].max_concurrent", "Expected `int`, got `str`"),
     ("timeout_seconds", "timeout", "provider[0].timeout", "unknown; allowed here: "),
     ("[http]", "[http", "", "not valid TOML"),
 ]
@@ -150,16 +174,45 @@ def test_a_wrong_value_is_named_with_file_and_key(whole: str, old: str, new: str
     assert "hush" not in said
 
 
-def test_every_key_has_been_given_a_wrong_value(whole: str) -> None:
-    keys = {line.split(" = ")[0] for line in whole.splitlines() if " = " in line}
-    tried = " ".join(f"{old} {new} {key} {reason}" for old, new, key, reason in WRONG)
-    relative = {"data_dir"}  # has its own test below
-    assert [key for key in keys - relative if key not in tried] == []
+def _keys_of(kind: Any) -> set[str]:
+    """Every key that a table may have, those of tables in it with a dot."""
+    for option in getattr(kind, "types", ()):
+        if isinstance(option, msgspec.inspect.StructType):
+            kind = option
+    kind = getattr(kind, "item_type", kind)
+    if not isinstance(kind, msgspec.inspect.StructType):
+        return set()
+    return {
+        f"{field.encode_name}.{inner}" if inner else field.encode_name
+        for field in kind.fields
+        for inner in _keys_of(field.type) or {""}
+    }
 
 
-def test_a_data_dir_is_absolute() -> None:
-    with pytest.raises(ConfigError, match="data_dir: 'here' must be an absolute path"):
-        _parse('data_dir = "here"')
+def _values(document: Any) -> dict[str, Any]:
+    """What a document gives each key."""
+    if isinstance(document, list) and document and isinstance(document[0], dict):
+        return _values(document[0])
+    if not isinstance(document, dict):
+        return {"": document}
+    return {
+        f"{name}.{inner}" if inner else name: value
+        for name, content in document.items()
+        for inner, value in _values(content).items()
+    }
+
+
+def test_every_key_that_there_is_has_been_given_a_wrong_value(whole: str) -> None:
+    keys = _keys_of(msgspec.inspect.type_info(CoordinatorConfig))
+    assert {"data_dir", "planner.creates_per_host", "provider.max_concurrent", "database.url"} <= keys
+    right = _values(tomllib.loads(whole))
+    assert set(right) == keys
+    wrong = set()
+    for old, new, _, _ in WRONG:
+        with suppress(tomllib.TOMLDecodeError):
+            given = _values(tomllib.loads(whole.replace(old, new, 1)))
+            wrong |= {key for key in given.keys() & keys if given[key] != right[key]}
+    assert keys - wrong == set()
 
 
 def test_two_providers_of_one_name_are_refused(whole: str) -> None:
@@ -218,23 +271,67 @@ def test_a_file_at_fault_ends_with_2_and_one_line(tmp_path: Path, check: list[st
     )
 
 
-@pytest.mark.parametrize("wrong", ["key", "database", "folder"])
-def test_what_stops_the_start_is_said_in_one_line(tmp_path: Path, wrong: str) -> None:
-    data = tmp_path / "data"
-    data.mkdir()
+def test_what_stops_the_start_is_said_in_one_line(tmp_path: Path) -> None:
     file = tmp_path / "coordinator.toml"
-    url = f"sqlite:///{tmp_path}/nowhere/hostler.db" if wrong == "folder" else f"sqlite:///{data}/hostler.db"
-    file.write_text(f'data_dir = "{data}"\n[database]\nurl = "{url}"')
-    if wrong == "key":
-        (data / "secrets.key").write_bytes(b"x" * 32)
-        (data / "secrets.key").chmod(0o644)
-    if wrong == "database":
-        (data / "hostler.db").write_bytes(b"junk" * 1000)
+    file.write_text(f'data_dir = "{tmp_path}"\n[grpc]\nbind = "127.0.0.1:0"\n[http]\nbind = "127.0.0.1:0"')
+    (tmp_path / "hostler.db").write_bytes(b"junk" * 1000)
     ended = _coordinator("--config", str(file))
     assert ended.returncode == 1
     assert ended.stderr.startswith("hostler-coordinator: ")
     assert len(ended.stderr.splitlines()) == 1
     assert "(" in ended.stderr  # the hint
+
+
+AMISS = {
+    "a file as data_dir": ('data_dir = "{0}/file"', "data_dir", "{0}/file is not a directory"),
+    "a data_dir below a file": ('data_dir = "{0}/file/data"', "data_dir", "{0}/file is not a directory"),
+    "a data_dir in /proc": ('data_dir = "/proc/hostler"', "data_dir", "/proc: no file can be made there"),
+    "a database in no folder": (
+        "[database]\nurl = 'sqlite:///{0}/no/x.db'",
+        "database.url",
+        "{0}/no is not a directory",
+    ),
+    "a folder as database": ("[database]\nurl = 'sqlite:///{0}/folder'", "database.url", "{0}/folder is not a file"),
+    "a key file in no folder": ("[secrets]\nkey_file = '{0}/no/key'", "secrets.key_file", "there is no {0}/no"),
+    "a folder as key file": ("[secrets]\nkey_file = '{0}/folder'", "secrets.key_file", "{0}/folder: "),
+    "a key that others read": ("[secrets]\nkey_file = '{0}/file'", "secrets.key_file", "others than its owner"),
+    "a key that is too short": ("[secrets]\nkey_file = '{0}/short'", "secrets.key_file", "holds 5 bytes instead of 32"),
+    "a host that is none": ("[http]\nbind = 'not a host!:80'", "http", "'not a host!:80' is not HOST:PORT"),
+}
+
+
+@pytest.mark.parametrize("arguments", [["--check"], []], ids=["check", "start"])
+@pytest.mark.parametrize("amiss", AMISS)
+def test_what_a_file_names_is_looked_at(tmp_path: Path, amiss: str, arguments: list[str]) -> None:
+    (tmp_path / "folder").mkdir(mode=0o700)
+    (tmp_path / "file").write_bytes(b"x" * 32)
+    (tmp_path / "short").write_bytes(b"short")
+    (tmp_path / "short").chmod(0o600)
+    document, key, reason = (part.replace("{0}", str(tmp_path)) for part in AMISS[amiss])
+    file = tmp_path / "coordinator.toml"
+    file.write_text(document if "data_dir" in document else f"data_dir = '{tmp_path}/data'\n{document}")
+    before = sorted(tmp_path.rglob("*"))
+    ended = _coordinator("--config", str(file), *arguments)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(f"hostler-coordinator: {file}: key '{key}'")
+    assert reason in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("key", ["http", "grpc"])
+def test_a_host_that_nobody_knows_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    asked: list[str] = []
+
+    def unknown(host: str, *_: object, **__: object) -> None:
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    settings = _parse(f'data_dir = "{tmp_path}"\n[{key}]\nbind = "localhost:80"')
+    with pytest.raises(ConfigError, match=rf"key '{key}\.bind': the host 'localhost' is not known: Name or service"):
+        check(settings, {})
+    assert asked == ["localhost"]  # addresses are not asked about
 
 
 def test_an_unknown_argument_ends_with_2() -> None:
