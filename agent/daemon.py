@@ -30,6 +30,7 @@ from providers.contract import HostProvider
 _DELETE_RETRY: Final = Backoff(first_seconds=1.0, most_seconds=60.0)
 _CREATES_AT_ONCE: Final = max(4, len(os.sched_getaffinity(0)))
 _CLOSE_SECONDS: Final = 5.0
+_LOCK: Final = "agent.lock"
 
 _log = structlog.get_logger(__name__)
 
@@ -95,7 +96,7 @@ class Agent:
                 await self._provider.close()
 
     def _capacity(self) -> pb.Resources:
-        total = host.total(self._config.data_path)
+        total = host.total(self._config.instances_path)
         return wire.resources_out(host.capacity(total, self._config.capacity.reserve))
 
     def _session(self, capacity: pb.Resources) -> Session:
@@ -114,15 +115,19 @@ class Agent:
         return Session(
             address=self._config.coordinator.address,
             hello=hello,
-            usage=lambda: asyncio.to_thread(host.usage, self._config.data_path),
+            usage=lambda: asyncio.to_thread(host.usage, self._config.instances_path),
             commands=self._keeper,
             outbox=self._outbox,
             now=self._now,
         )
 
 
-async def check(config: AgentConfig, provider: HostProvider) -> None:
+async def check(config: AgentConfig, provider: HostProvider) -> bool:
     """Everything that must be well for an agent to start. Opening a provider may prepare what it needs, as its network.
+
+    Returns:
+        Whether the provider was opened. Opening it takes note of machines that have ended, which then nobody tells: so
+        it is left alone while an agent has it open.
 
     Raises:
         HostlerError: what is not.
@@ -132,14 +137,34 @@ async def check(config: AgentConfig, provider: HostProvider) -> None:
     reason = why_unusable(config.data_path)
     if reason:
         raise DataDirUnusable(f"key 'data_dir': {reason}", hint="name a folder that this user may write to")
-    there = _nearest_existing(config.data_path)
-    host.capacity(await asyncio.to_thread(host.total, there), config.capacity.reserve)
-    await provider.open(lambda _: None)
-    await provider.close()
+    host.capacity(await asyncio.to_thread(host.total, config.instances_path), config.capacity.reserve)
+    with _unless_in_use(config.data_path) as free:
+        if free:
+            await provider.open(lambda _: None)
+            await provider.close()
+    return free
 
 
-def _nearest_existing(path: Path) -> Path:
-    return next(folder for folder in (path, *path.parents) if folder.exists())
+@contextmanager
+def _unless_in_use(directory: Path) -> Iterator[bool]:
+    """Whether no agent serves `directory`; within the block none comes. Makes nothing."""
+    try:
+        lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield True
+        return
+    try:
+        yield _locked(lock)
+    finally:
+        os.close(lock)
+
+
+def _locked(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager
@@ -147,13 +172,12 @@ def _sole_owner(directory: Path) -> Iterator[None]:
     """Two agents on one data_dir would delete each other's machines. The kernel lets go of the lock however we end."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        lock = os.open(directory / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise DataDirUnusable(f"key 'data_dir': {directory} cannot be used: {error}") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _locked(lock):
+            raise DataDirUnusable(f"{directory} is in use by another agent", hint="one agent per data_dir")
         yield
-    except BlockingIOError:
-        raise DataDirUnusable(f"{directory} is in use by another agent", hint="one agent per data_dir") from None
     finally:
         os.close(lock)

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from hostler.errors import ConfigError
+from hostler.folders import nearest
 from providers.contract import Arch, Resources
 
 _ARCHES = {"x86_64": Arch.AMD64, "amd64": Arch.AMD64, "aarch64": Arch.ARM64, "arm64": Arch.ARM64}
@@ -44,8 +45,8 @@ def arch() -> Arch:
 def total(directory: Path) -> Resources:
     """What there is for instances and the host together.
 
-    Disk is what `directory` (where instances live) already fills plus what its file system has free: what others filled
-    is not ours to promise, and what our own machines fill is.
+    Disk is what `directory` (where instances live, and nothing else) already fills plus what its file system has free:
+    what others filled, images too, is not ours to promise, and what our own machines fill is.
     """
     return Resources(
         vcpus=len(os.sched_getaffinity(0)),
@@ -92,7 +93,7 @@ def _meminfo_mib(key: str) -> int:
 
 
 def _free_bytes(directory: Path) -> int:
-    found = os.statvfs(directory)
+    found = os.statvfs(nearest(directory))
     return found.f_bavail * found.f_frsize
 
 
@@ -101,7 +102,12 @@ def _filled_bytes(directory: Path) -> int:
     for folder, _, names in os.walk(directory):
         for name in names:
             try:
-                filled += os.lstat(Path(folder, name)).st_blocks * 512
+                filled += _used_bytes(Path(folder, name))
             except FileNotFoundError:  # a machine is just being deleted
                 continue
     return filled
+
+
+def _used_bytes(path: Path) -> int:
+    """What a file fills of the disk; an overlay's size is another matter."""
+    return os.lstat(path).st_blocks * 512

@@ -22,8 +22,11 @@ def main() -> None:
         logs.configure(settings.log_level)
         provider = settings.make_provider()
         if asked.check:
-            asyncio.run(daemon.check(settings, provider))
-            sys.stdout.write(f"{asked.config}: good\n")
+            opened = asyncio.run(daemon.check(settings, provider))
+            left = (
+                "" if opened else f"; an agent serves {settings.data_dir}, so the hypervisor was not opened once more"
+            )
+            sys.stdout.write(f"{asked.config}: good{left}\n")
         else:
             settings.check_files()
             asyncio.run(_serve(daemon.Agent(settings, provider)))

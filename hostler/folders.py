@@ -5,10 +5,15 @@ import os
 from pathlib import Path
 
 
+def nearest(folder: Path) -> Path:
+    """The folder, or the nearest of those above it that there is."""
+    return next(one for one in (folder, *folder.parents) if one.exists())
+
+
 def why_unusable(folder: Path) -> str:
     """Why files could not be made in `folder`, or the folder itself with those above it; empty: they could."""
     try:
-        there = next(one for one in (folder, *folder.parents) if one.exists())
+        there = nearest(folder)
     except OSError as error:
         return f"{folder}: {error.strerror}"
     if not there.is_dir():
