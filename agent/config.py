@@ -13,6 +13,7 @@ from hostler.config import check, check_key, host_and_port, is_loopback
 from hostler.config import load as load_file
 from hostler.errors import ConfigError
 from providers.contract import HostProvider
+from providers.images.store import Finish, Room, kept_as_it_is
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 # Modules are imported only when asked for: a host without libvirt's bindings need not have them.
@@ -68,6 +69,38 @@ class CapacitySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
+class ImagesSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Images of the coordinator's catalogue that are kept on this host."""
+
+    quota_gib: int | None = None  # disk that they may take; by default a tenth of what there is, and 10 at least
+    largest_gib: int = 64  # one of them: its file, what is unpacked of it, its disk
+    file_directories: tuple[str, ...] = ()  # what file:// addresses of the catalogue may name
+
+    def __post_init__(self) -> None:
+        check(self.quota_gib is None or self.quota_gib >= 1, "quota_gib: must be 1 or more")
+        check(self.largest_gib >= 1, "largest_gib: must be 1 or more")
+        for path in self.file_directories:
+            check(Path(path).is_absolute(), f"file_directories: '{path}' must be an absolute path")
+
+    def quota(self, disk_gib: int) -> int:
+        """GiB of a disk of which instances and images may have `disk_gib`."""
+        if self.quota_gib is not None:
+            return self.quota_gib
+        return max(1, min(max(10, disk_gib // 10), disk_gib // 2))
+
+    def room(self, disk_gib: int) -> Room:
+        return Room(
+            quota_bytes=self.quota(disk_gib) << 30,
+            largest_bytes=self.largest_gib << 30,
+            directories=tuple(map(Path, self.file_directories)),
+        )
+
+    def check_files(self) -> None:
+        for path in self.file_directories:
+            if not Path(path).is_dir():
+                raise ConfigError(f"key 'images.file_directories': {path} is no directory")
+
+
 class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The keys that every driver shares."""
 
@@ -76,6 +109,7 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     host: HostSection = HostSection()
     coordinator: CoordinatorSection = CoordinatorSection()
     capacity: CapacitySection = CapacitySection()
+    images: ImagesSection = ImagesSection()
 
     def __post_init__(self) -> None:
         check(Path(self.data_dir).is_absolute(), f"data_dir: '{self.data_dir}' must be an absolute path")
@@ -88,12 +122,23 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     def instances_path(self) -> Path:
         return self.data_path / "instances"
 
+    @property
+    def images_path(self) -> Path:
+        """Not where the host's own images usually are."""
+        return self.data_path / "catalogue"
+
+    @property
+    def finish_image(self) -> Finish:
+        """What makes images of the catalogue into what the provider boots from."""
+        return kept_as_it_is
+
     def check_files(self) -> None:
         """Look at what the configuration names.
 
         Raises:
             ConfigError: something named is not there.
         """
+        self.images.check_files()
 
     def make_provider(self) -> HostProvider:
         """The provider, not yet opened."""

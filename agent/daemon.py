@@ -12,12 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import structlog
 
 from agent import host, link, wire
 from agent.backoff import Backoff
 from agent.config import AgentConfig
 from agent.endings import Endings
+from agent.image_news import ImageNews
 from agent.keeper import Keeper
 from agent.outbox import Outbox
 from agent.session import Session
@@ -25,7 +27,8 @@ from hostler import __version__
 from hostler.errors import HostlerError
 from hostler.folders import why_unusable
 from protos.hostler.v1 import fleet_pb2 as pb
-from providers.contract import HostProvider
+from providers.contract import HostProvider, Resources
+from providers.images.store import ImageStore
 
 _DELETE_RETRY: Final = Backoff(first_seconds=1.0, most_seconds=60.0)
 _CREATES_AT_ONCE: Final = max(4, len(os.sched_getaffinity(0)))
@@ -61,6 +64,10 @@ class Agent:
         self._reconnect = reconnect
         self._endings = Endings(config.data_path / "endings.jsonl", now=now)
         self._outbox = Outbox()
+        self._disk_gib = _total(config).disk_gib
+        self._image_news = ImageNews(self._outbox.changed.set)
+        self._images = ImageStore(config.images_path, config.images.room(self._disk_gib), config.finish_image)
+        self._images.on_change = self._image_news.put
         self._keeper = Keeper(
             provider,
             self._outbox,
@@ -70,6 +77,7 @@ class Agent:
             retry=delete_retry,
             creates_at_once=_CREATES_AT_ONCE,
             create_grace_seconds=create_grace_seconds,
+            images=self._images,
         )
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -83,6 +91,8 @@ class Agent:
             capacity = await asyncio.to_thread(self._capacity)
             await self._provider.open(self._keeper.stopped)
             try:
+                await self._images.open()
+                _check_file_systems(self._config)
                 await self._keeper.adopt()
                 await link.keep(
                     lambda: self._session(capacity),
@@ -93,15 +103,16 @@ class Agent:
                 )
             finally:
                 await self._keeper.close(_CLOSE_SECONDS)
+                await self._images.close()
                 await self._provider.close()
 
     def _capacity(self) -> pb.Resources:
-        total = host.total(self._config.instances_path)
-        return wire.resources_out(host.capacity(total, self._config.capacity.reserve))
+        return wire.resources_out(capacity(self._config, _total(self._config)))
 
     def _session(self, capacity: pb.Resources) -> Session:
         async def hello() -> pb.Hello:
             inventory = wire.inventory(await self._keeper.inventory())
+            self._image_news.clear()
             return pb.Hello(
                 host=self._config.host.name,
                 agent_version=__version__,
@@ -110,6 +121,7 @@ class Agent:
                 inventory=inventory,
                 drivers=[wire.driver_out(driver) for driver in self._provider.drivers],
                 agent_run=self._run,
+                images=[wire.image_report(status) for status in self._images.statuses()],
             )
 
         return Session(
@@ -118,6 +130,7 @@ class Agent:
             usage=lambda: asyncio.to_thread(host.usage, self._config.instances_path),
             commands=self._keeper,
             outbox=self._outbox,
+            image_news=self._image_news,
             now=self._now,
         )
 
@@ -137,7 +150,7 @@ async def check(config: AgentConfig, provider: HostProvider) -> bool:
     reason = why_unusable(config.data_path)
     if reason:
         raise DataDirUnusable(f"key 'data_dir': {reason}", hint="name a folder that this user may write to")
-    host.capacity(await asyncio.to_thread(host.total, config.instances_path), config.capacity.reserve)
+    capacity(config, await asyncio.to_thread(_total, config))
     with _unless_in_use(config.data_path) as free:
         if free:
             await provider.open(lambda _: None)
@@ -165,6 +178,29 @@ def _locked(lock: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _check_file_systems(config: AgentConfig) -> None:
+    images, instances = config.images_path, config.instances_path
+    if instances.exists() and instances.stat().st_dev != images.stat().st_dev:
+        raise DataDirUnusable(
+            f"{instances} and {images} are on different file systems, and a machine holds its image by a hard link",
+            hint="mount the file system at data_dir itself",
+        )
+
+
+def _total(config: AgentConfig) -> Resources:
+    return host.total(config.instances_path, config.images_path)
+
+
+def capacity(config: AgentConfig, total: Resources) -> Resources:
+    """What instances may use: the rest is for the host itself and for images.
+
+    Raises:
+        ConfigError: there is no rest.
+    """
+    without_images = msgspec.structs.replace(total, disk_gib=total.disk_gib - config.images.quota(total.disk_gib))
+    return host.capacity(without_images, config.capacity.reserve)
 
 
 @contextmanager

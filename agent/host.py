@@ -1,7 +1,9 @@
 """What the host has and what it has left: processors, memory, disk, load. Reads the kernel only."""
 
+import itertools
 import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -42,16 +44,16 @@ def arch() -> Arch:
         raise ConfigError(f"this host is {machine}", hint="agents run on amd64 and arm64") from None
 
 
-def total(directory: Path) -> Resources:
-    """What there is for instances and the host together.
+def total(*directories: Path) -> Resources:
+    """What there is for instances, images of the catalogue and the host together.
 
-    Disk is what `directory` (where instances live, and nothing else) already fills plus what its file system has free:
-    what others filled, images too, is not ours to promise, and what our own machines fill is.
+    Disk is what `directories` (where these live, and nothing else) already fill plus what the file system of the first
+    has free: what others filled, the host's own images too, is not ours to promise, and what these fill is.
     """
     return Resources(
         vcpus=len(os.sched_getaffinity(0)),
         memory_mib=_meminfo_mib("MemTotal"),
-        disk_gib=(_free_bytes(directory) + _filled_bytes(directory)) // _GIB,
+        disk_gib=(_free_bytes(directories[0]) + _filled_bytes(directories)) // _GIB,
     )
 
 
@@ -97,17 +99,19 @@ def _free_bytes(directory: Path) -> int:
     return found.f_bavail * found.f_frsize
 
 
-def _filled_bytes(directory: Path) -> int:
-    filled = 0
-    for folder, _, names in os.walk(directory):
+def _filled_bytes(directories: Iterable[Path]) -> int:
+    """A file with several names is there once: machines hold their images by hard links."""
+    filled: dict[int, int] = {}
+    for folder, _, names in itertools.chain.from_iterable(map(os.walk, directories)):
         for name in names:
             try:
-                filled += _used_bytes(Path(folder, name))
+                path = Path(folder, name)
+                filled[path.lstat().st_ino] = _used_bytes(path)
             except FileNotFoundError:  # a machine is just being deleted
                 continue
-    return filled
+    return sum(filled.values())
 
 
 def _used_bytes(path: Path) -> int:
     """What a file fills of the disk; an overlay's size is another matter."""
-    return os.lstat(path).st_blocks * 512
+    return path.lstat().st_blocks * 512

@@ -2,10 +2,12 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Final
 
+import msgspec
 import structlog
 
 from agent.backoff import Backoff
@@ -16,6 +18,8 @@ from agent.outbox import Outbox
 from agent.slot import Slot
 from hostler.errors import HostlerError
 from providers.contract import HostProvider, InstanceSpec, Machine, MachineState, Phase, ProviderError, Report
+from providers.images.store import ImageStore
+from providers.images.values import ImageSource
 
 CONSOLE_LIMIT_BYTES: Final = 1024**2
 _CONSOLE_SECONDS: Final = 10.0
@@ -38,8 +42,12 @@ class Keeper:
         retry: Backoff,
         creates_at_once: int,
         create_grace_seconds: float = 30.0,
+        images: ImageStore | None = None,
     ) -> None:
-        """`create_grace_seconds`: how long a delete lets a create that is under way come to its own end."""
+        """`create_grace_seconds`: how long a delete lets a create that is under way come to its own end.
+
+        `images`: those of the catalogue; without it only the provider's own can be booted.
+        """
         self._provider = provider
         self._outbox = outbox
         self._endings = endings
@@ -48,6 +56,7 @@ class Keeper:
         self._retry = retry
         self._creates = asyncio.Semaphore(creates_at_once)
         self._create_grace_seconds = create_grace_seconds
+        self._images = images
         self._slots: dict[str, Slot] = {}
         self._adopted = False
         self._stopped_before_adoption: set[str] = set()
@@ -94,6 +103,10 @@ class Keeper:
         if answer is not Answer.IGNORE:
             slot = self._slots.setdefault(instance_id, Slot(instance_id, generation, ""))
             self._owe_removal(slot, generation)
+
+    def prefetch(self, source: ImageSource) -> None:
+        if self._images is not None:
+            self._images.prefetch(source)
 
     def stopped(self, instance_id: str) -> None:
         """A machine powered itself off or died."""
@@ -189,12 +202,28 @@ class Keeper:
             raise error
 
     async def _create(self, slot: Slot, spec: InstanceSpec) -> Machine:
-        async with self._creates:
+        async with self._based(slot, spec) as based, self._creates:
             slot.making = True
             try:
-                return await guarded("create", self._provider.create(spec, self._reporter(slot, spec)), seconds=None)
+                return await guarded("create", self._provider.create(based, self._reporter(slot, spec)), seconds=None)
             finally:
                 slot.making = False
+
+    @asynccontextmanager
+    async def _based(self, slot: Slot, spec: InstanceSpec) -> AsyncIterator[InstanceSpec]:
+        """The spec with its image, which may have to be fetched first: for as long as that takes, others go before."""
+        if spec.source is None or self._images is None:
+            yield spec
+            return
+
+        def fetching() -> None:
+            self._reached(slot, Phase.ACCEPTED)
+            self._reached(slot, Phase.FETCHING)
+
+        async with self._images.lease(spec.source, fetching) as base:
+            if Phase.FETCHING in slot.phases:
+                self._reached(slot, Phase.IMAGE)
+            yield msgspec.structs.replace(spec, base=base)
 
     def _reporter(self, slot: Slot, spec: InstanceSpec) -> Report:
         def report(phase: Phase) -> None:

@@ -11,11 +11,13 @@ import structlog
 
 from agent import wire
 from agent.host import Usage
+from agent.image_news import ImageNews
 from agent.outbox import Outbox
 from hostler.errors import HostlerError
 from protos.hostler.v1 import fleet_pb2 as pb
 from protos.hostler.v1.fleet_pb2_grpc import FleetStub
 from providers.contract import InstanceSpec, Phase
+from providers.images.values import ImageSource
 
 WELCOME_SECONDS: Final = 20.0
 _GOODBYE_SECONDS: Final = 2.0
@@ -41,10 +43,11 @@ class SessionLost(HostlerError):
 
 
 class Commands(Protocol):
-    """Who carries commands out. Both return at once."""
+    """Who carries commands out. All return at once."""
 
     def create(self, spec: InstanceSpec) -> None: ...
     def delete(self, instance_id: str, generation: int) -> None: ...
+    def prefetch(self, source: ImageSource) -> None: ...
 
 
 class Session:
@@ -56,6 +59,7 @@ class Session:
         usage: Callable[[], Awaitable[Usage]],
         commands: Commands,
         outbox: Outbox,
+        image_news: ImageNews,
         now: Callable[[], datetime],
     ) -> None:
         self._address = address
@@ -63,6 +67,7 @@ class Session:
         self._usage = usage
         self._commands = commands
         self._outbox = outbox
+        self._image_news = image_news
         self._drivers: list[str] = []
         self._now = now
         self._heartbeat: pb.Heartbeat | None = None  # only the newest is worth sending
@@ -151,6 +156,8 @@ class Session:
                 self._create(message.create_instance)
             case "delete_instance":
                 self._delete(message.delete_instance)
+            case "prefetch_image":
+                self._prefetch(message.prefetch_image)
             case "event_ack":
                 # What was not sent on this stream cannot have been meant.
                 self._outbox.acknowledge(min(message.event_ack.sequence, self._sent_sequence))
@@ -172,6 +179,12 @@ class Session:
             self._refuse(command.instance_id, command.generation, Phase.DELETE_FAILED, error)
         else:
             self._commands.delete(command.instance_id, command.generation)
+
+    def _prefetch(self, command: pb.PrefetchImage) -> None:
+        try:
+            self._commands.prefetch(wire.source(command.image))
+        except wire.CommandInvalid as error:
+            _log.warning("command refused", image=command.image.name[:80], error=str(error))
 
     def _refuse(self, instance_id: str, generation: int, phase: Phase, error: wire.CommandInvalid) -> None:
         _log.warning("command refused", instance=instance_id[:80], error=str(error))
@@ -196,6 +209,9 @@ class Session:
         if self._heartbeat is not None:
             beat, self._heartbeat = self._heartbeat, None
             return pb.AgentMessage(heartbeat=beat)
+        status = self._image_news.take()  # before an event that may follow from it
+        if status is not None:
+            return pb.AgentMessage(image_report=wire.image_report(status))
         entry = self._outbox.after(self._position)
         if entry is None:
             return None

@@ -9,9 +9,11 @@ from typing import ClassVar, Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from hostler.errors import HostlerError
+from hostler.images import Compression, ImageFormat, ImageState
 from hostler.network import NetworkAccess, NetworkPolicy
 from protos.hostler.v1 import fleet_pb2 as pb
 from providers.contract import Arch, Bootstrap, Driver, InstanceSpec, Machine, MachineState, Phase, Resources
+from providers.images.values import ImageSource, ImageStatus
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
@@ -31,6 +33,13 @@ _STATES: Final = {
     MachineState.RUNNING: pb.MACHINE_STATE_RUNNING,
     MachineState.STOPPED: pb.MACHINE_STATE_STOPPED,
 }
+_IMAGE_STATES: Final = {
+    ImageState.FETCHING: pb.IMAGE_STATE_FETCHING,
+    ImageState.HAVE: pb.IMAGE_STATE_HAVE,
+    ImageState.FAILED: pb.IMAGE_STATE_FAILED,
+    ImageState.GONE: pb.IMAGE_STATE_GONE,
+}
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class CommandInvalid(HostlerError):
@@ -89,6 +98,7 @@ def spec(command: pb.CreateInstance, *, drivers: Collection[str]) -> InstanceSpe
         ),
         driver=command.driver,
         network=_network(command),
+        source=source(command.image_source) if command.HasField("image_source") else None,
     )
 
 
@@ -112,7 +122,39 @@ def resources_out(value: Resources) -> pb.Resources:
 
 
 def driver_out(driver: Driver) -> pb.Driver:
-    return pb.Driver(name=driver.name, acceleration=driver.acceleration, images=driver.images)
+    return pb.Driver(name=driver.name, acceleration=driver.acceleration, images=driver.images, fetches=driver.fetches)
+
+
+def source(message: pb.ImageSource) -> ImageSource:
+    """
+    Raises:
+        CommandInvalid: no image can be fetched by it.
+    """
+    if _SHA256.fullmatch(message.sha256) is None:
+        raise CommandInvalid(f"sha256 {message.sha256[:80]!r} is not 64 hexadecimal digits in lower case")
+    try:
+        return ImageSource(
+            name=message.name,
+            url=message.url,
+            sha256=message.sha256,
+            format=ImageFormat(message.format),
+            compression=Compression(message.compression),
+        )
+    except ValueError as error:
+        raise CommandInvalid(
+            f"image '{message.name}': {error}", hint="an agent older than its coordinator may not know it: upgrade it"
+        ) from None
+
+
+def image_report(status: ImageStatus) -> pb.ImageReport:
+    return pb.ImageReport(
+        sha256=status.sha256,
+        state=_IMAGE_STATES[status.state],
+        bytes=status.bytes,
+        total_bytes=status.total_bytes,
+        error_code=status.error_code,
+        detail=status.detail,
+    )
 
 
 def inventory(machines: list[Machine]) -> pb.Inventory:

@@ -6,6 +6,8 @@ from agent.config import AgentConfig
 from hostler.config import check
 from hostler.errors import ConfigError
 from providers.contract import HostProvider
+from providers.images import qemu_img
+from providers.images.store import Finish
 from providers.libvirt import ImageFile, LibvirtProvider, LibvirtSettings
 
 
@@ -20,13 +22,16 @@ class LibvirtConfig(AgentConfig, frozen=True, forbid_unknown_fields=True, kw_onl
             check(names.count(name) == 1, f"image: the name '{name}' is given to more than one [[image]]")
 
     def check_files(self) -> None:
-        if not self.image:
-            raise ConfigError("key 'image': no image is named", hint="add an [[image]] with name, path and arch")
+        super().check_files()
         for image in self.image:
             if not Path(image.path).is_file():
                 raise ConfigError(
                     f"key 'image.path': {image.path} of image '{image.name}' is no file", hint="name an existing image"
                 )
+
+    @property
+    def finish_image(self) -> Finish:
+        return qemu_img.make_base
 
     def make_provider(self) -> HostProvider:
         return LibvirtProvider(self.libvirt, list(self.image), self.instances_path)

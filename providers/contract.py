@@ -50,7 +50,8 @@ class Driver(msgspec.Struct, frozen=True):
 
     name: str  # libvirt, lxd, lxd-container, simulated
     acceleration: str  # kvm, tcg or none
-    images: tuple[str, ...]  # what can be booted in this way
+    images: tuple[str, ...]  # what can be booted in this way without the coordinator's catalogue
+    fetches: bool = False  # takes `InstanceSpec.base`: images of the catalogue
 
 
 class InstanceSpec(msgspec.Struct, frozen=True):

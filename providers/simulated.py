@@ -91,7 +91,7 @@ class SimulatedProvider:
 
     @property
     def drivers(self) -> list[Driver]:
-        return [Driver("simulated", "none", tuple(self.images))]
+        return [Driver("simulated", "none", tuple(self.images), fetches=True)]
 
     async def open(self, on_stopped: Callable[[str], None]) -> None:
         self._on_stopped = on_stopped
@@ -110,10 +110,12 @@ class SimulatedProvider:
         there = self._records.get(spec.instance_id)
         if there is not None and there.machine.state is not MachineState.CREATING:
             return there.machine
-        if spec.image not in self.images:
+        if spec.base is None and spec.image not in self.images:
             raise ImageUnavailable(f"no image '{spec.image}' here", hint=f"this host has {', '.join(self.images)}")
         await self._put(Machine(spec.instance_id, spec.generation, spec.name, MachineState.CREATING))
         await self._reach(spec.instance_id, Phase.ACCEPTED, report)
+        if spec.base is not None and self._directory is not None:
+            await asyncio.to_thread(_hold, spec.base.path, self._directory / f"{spec.instance_id}.base")
         await self._sleep(self.settings.disk_seconds)
         if self.faults.take("creates_hanging"):
             await asyncio.Event().wait()
@@ -207,11 +209,18 @@ class SimulatedProvider:
 def _write(path: Path, record: _Record | None) -> None:
     if record is None:
         path.unlink(missing_ok=True)
+        path.with_suffix(".base").unlink(missing_ok=True)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")
     fresh.write_bytes(msgspec.json.encode(record))
     fresh.replace(path)
+
+
+def _hold(base: Path, link: Path) -> None:
+    """As a real machine does: its image cannot go while there is a link to it."""
+    link.unlink(missing_ok=True)
+    link.hardlink_to(base)
 
 
 def _read_all(directory: Path) -> dict[str, _Record]:

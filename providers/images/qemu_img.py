@@ -51,14 +51,14 @@ def said(done: subprocess.CompletedProcess[bytes]) -> str:
     return done.stderr.decode(errors="replace").strip() or f"qemu-img ended with {done.returncode}"
 
 
-def info(path: Path, image_format: str = "") -> Info | None:
-    """What it says of a file, None where it cannot read it. Without a format it looks for itself."""
+def info(path: Path, image_format: str = "") -> Info | str:
+    """What it says of a file, or why it cannot read it. Without a format it looks for itself."""
     asked = ["-f", image_format] if image_format else []
     done = run("info", *asked, "--output=json", str(path))
     try:
-        return msgspec.json.decode(done.stdout, type=Info) if done.returncode == 0 else None
-    except msgspec.MsgspecError:
-        return None
+        return msgspec.json.decode(done.stdout, type=Info) if done.returncode == 0 else said(done)
+    except msgspec.MsgspecError as error:
+        return f"qemu-img's answer is not understood: {error}"
 
 
 def make_base(
@@ -71,8 +71,8 @@ def make_base(
         ImageTooLarge: its disk is larger than `largest_bytes`.
     """
     found = info(unpacked, image_format)
-    if found is None:
-        raise ImageUnusable(f"it is no {image_format} image")
+    if isinstance(found, str):
+        raise ImageUnusable(f"it is no {image_format} image: {found}")
     if found.outside or found.encrypted:
         what = f"reads {found.outside}" if found.outside else "is encrypted"
         raise ImageUnusable(f"it {what}", hint="an image is one file: qemu-img convert -O qcow2 OLD NEW")

@@ -1,25 +1,23 @@
 """Images and the overlays on them, by qemu-img."""
 
-import subprocess
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from providers.contract import Arch, ImageUnavailable, ProviderError
+from providers.images import qemu_img
 from providers.libvirt.settings import ImageFile
 
 _GIB: Final = 1 << 30
-_TIME_LIMIT_SECONDS: Final = 60
 
 
-class Base(msgspec.Struct, frozen=True, rename={"size": "virtual-size", "backing": "backing-filename"}):
-    """An image as `qemu-img info` sees it; `size` in bytes, as the guest sees it."""
+class Base(msgspec.Struct, frozen=True):
+    """What an overlay is laid on; `size` in bytes, as the guest sees it."""
 
     filename: str
     format: str
     size: int
-    backing: str | None = None
 
 
 class Images:
@@ -67,36 +65,21 @@ def create_overlay(base: Base, disk: Path, disk_gib: int) -> None:
     """
     size = max(disk_gib * _GIB, base.size)
     command = ["create", "-q", "-f", "qcow2", "-b", base.filename, "-F", base.format, str(disk), str(size)]
-    done = _qemu_img(command)
+    done = qemu_img.run(*command)
     if done.returncode != 0:
-        raise ProviderError(f"the disk cannot be made: {_said(done)}", hint=f"see the space left at {disk.parent}")
+        raise ProviderError(
+            f"the disk cannot be made: {qemu_img.said(done)}", hint=f"see the space left at {disk.parent}"
+        )
     disk.chmod(0o600)
 
 
 def _inspect(file: ImageFile) -> Base:
-    done = _qemu_img(["info", "--output=json", file.path])
-    try:
-        base = msgspec.json.decode(done.stdout, type=Base) if done.returncode == 0 else None
-    except msgspec.MsgspecError:
-        base = None
-    if base is None:
-        raise ImageUnavailable(f"image '{file.name}': {file.path} cannot be read: {_said(done)}")
-    if base.format not in {"qcow2", "raw"} or base.backing is not None:
+    found = qemu_img.info(Path(file.path))
+    if isinstance(found, str):
+        raise ImageUnavailable(f"image '{file.name}': {file.path} cannot be read: {found}")
+    if found.format not in {"qcow2", "raw"} or found.outside:
         raise ImageUnavailable(
-            f"image '{file.name}': {file.path} is {base.format}" + (f" on {base.backing}" if base.backing else ""),
+            f"image '{file.name}': {file.path} is {found.format}" + (f" on {found.outside}" if found.outside else ""),
             hint="an image is one qcow2 or raw file: qemu-img convert -O qcow2 OLD NEW",
         )
-    return base
-
-
-def _qemu_img(arguments: list[str]) -> subprocess.CompletedProcess[bytes]:
-    try:
-        return subprocess.run(["qemu-img", *arguments], capture_output=True, timeout=_TIME_LIMIT_SECONDS, check=False)
-    except FileNotFoundError as error:
-        raise ProviderError("qemu-img is not installed", hint="apt install qemu-utils") from error
-    except subprocess.TimeoutExpired as error:
-        raise ProviderError(f"qemu-img {arguments[0]} did not end in {_TIME_LIMIT_SECONDS} s") from error
-
-
-def _said(done: subprocess.CompletedProcess[bytes]) -> str:
-    return done.stderr.decode(errors="replace").strip() or f"qemu-img ended with {done.returncode}"
+    return Base(file.path, found.format, found.size)

@@ -11,10 +11,10 @@ import structlog
 from providers.addresses import mac_address
 from providers.contract import InstanceSpec, Machine, MachineState, Phase, ProviderError, Report
 from providers.libvirt import domains
-from providers.libvirt.disk import Images, create_overlay
+from providers.libvirt.disk import Base, Images, create_overlay
 from providers.libvirt.domain import Acceleration, DomainPlan, Tag, domain_xml, is_host_arch
 from providers.libvirt.settings import LibvirtSettings
-from providers.libvirt.store import Record, Store
+from providers.libvirt.store import Folder, Record, Store
 from providers.seed import Link, seed_files, write_seed
 
 _NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
@@ -39,11 +39,11 @@ class Machines:
         _check(spec)
         self.clear(conn, spec.instance_id)
         with self._undone_on_failure(conn, spec.instance_id):
-            base = self._images.find(spec.image, spec.arch)
+            base = self._images.find(spec.image, spec.arch) if spec.base is None else None
             record = self._store.begin(spec, self._settings.addresses)
             report(Phase.ACCEPTED)
             folder = self._store.folder(spec.instance_id)
-            create_overlay(base, folder.disk, spec.resources.disk_gib)
+            create_overlay(base or held_base(spec, folder), folder.disk, spec.resources.disk_gib)
             link = Link(record.ip, self._settings.addresses, self._settings.gateway)
             write_seed(seed_files(spec, link), folder.seed)
             record = self._store.reached(record, Phase.DISK)
@@ -150,6 +150,14 @@ class Machines:
         except (ProviderError, OSError, libvirt.libvirtError) as error:
             self.unfinished.add(instance_id)
             _log.warning("create_not_undone", instance_id=instance_id, error=str(error))
+
+
+def held_base(spec: InstanceSpec, folder: Folder) -> Base:
+    """The catalogue's image, by a link of the machine's own."""
+    if spec.base is None:
+        raise ProviderError(f"{spec.name}: no image")
+    folder.base.hardlink_to(spec.base.path)
+    return Base(str(folder.base), spec.base.format, spec.base.virtual_bytes)
 
 
 def _check(spec: InstanceSpec) -> None:

@@ -33,7 +33,7 @@ class LibvirtProvider(SteadyProvider[libvirt.virConnect]):
 
     @property
     def drivers(self) -> list[Driver]:
-        return [Driver("libvirt", self.acceleration, tuple(self.images))]
+        return [Driver("libvirt", self.acceleration, tuple(self.images), fetches=True)]
 
     async def console(self, instance_id: str, limit_bytes: int) -> tuple[bytes, bool]:
         return await self._hypervisor.thread(console.tail, self._store.folder(instance_id).console, limit_bytes)

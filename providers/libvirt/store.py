@@ -1,6 +1,7 @@
 """One directory per instance: what is in it, and the record of how far the instance has come.
 
 <root>/<instance id>/  state.json    the record, without secrets; written before a phase is reported
+                       base.qcow2    where the image is of the catalogue, a link that keeps it
                        disk.qcow2    the overlay on the image
                        seed.iso      what the guest is told, with its secret
                        console.log   and console.log.0 … when virtlogd has rotated it
@@ -57,6 +58,10 @@ class Folder(msgspec.Struct, frozen=True):
     @property
     def disk(self) -> Path:
         return self.path / "disk.qcow2"
+
+    @property
+    def base(self) -> Path:
+        return self.path / "base.qcow2"
 
     @property
     def seed(self) -> Path:

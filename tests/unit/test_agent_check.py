@@ -45,15 +45,16 @@ async def test_a_check_of_an_agent_that_never_ran_makes_nothing(tmp_path: Path) 
 
 
 def test_only_machines_count_as_room_for_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images fill the disk for good; what machines fill is free again when they go."""
-    for name in ("instances/one/disk.qcow2", "images/runner.qcow2"):
+    """The host's own images fill the disk for good; what machines fill is free again when they go, and what images of
+    the catalogue fill is within their quota."""
+    for name in ("instances/one/disk.qcow2", "images/runner.qcow2", "catalogue/fetched.base"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
-    sizes = {"disk.qcow2": 3 * GIB, "runner.qcow2": 5 * GIB}
+    sizes = {"disk.qcow2": 3 * GIB, "runner.qcow2": 5 * GIB, "fetched.base": 7 * GIB}
     monkeypatch.setattr(host, "_used_bytes", lambda path: sizes[path.name])
     monkeypatch.setattr(host, "_free_bytes", lambda _: 100 * GIB)
     agent = daemon.Agent(_config(tmp_path), Opened(tmp_path / "instances"))
-    assert agent._capacity().disk_gib == 103 - 10  # what is kept for the host
+    assert agent._capacity().disk_gib == 110 - 10 - 11  # what is kept for the host, and for images
 
 
 def test_a_folder_that_is_not_there_yet_has_the_room_of_its_file_system(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import AgentConfig, load
+from agent import daemon, host
+from agent.config import AgentConfig, ImagesSection, load
 from agent.host import Reserve, capacity
 from agent.with_simulated import SimulatedConfig
 from hostler.errors import ConfigError
@@ -69,9 +70,35 @@ def test_an_image_that_is_not_there_is_named(tmp_path: Path) -> None:
         config.check_files()
 
 
-def test_libvirt_without_an_image_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"add an \[\[image\]\]"):
-        read(tmp_path, "[libvirt]").check_files()
+def test_a_host_needs_no_image_of_its_own(tmp_path: Path) -> None:
+    read(tmp_path, "[libvirt]").check_files()
+
+
+def test_a_directory_of_images_that_is_not_there_is_named(tmp_path: Path) -> None:
+    config = read(tmp_path, "[simulated]\n[images]\nfile_directories = ['/nowhere']\n")
+    with pytest.raises(ConfigError, match=r"file_directories': /nowhere is no directory"):
+        config.check_files()
+
+
+@pytest.mark.parametrize(("disk_gib", "quota"), [(1000, 100), (50, 10), (8, 4), (1, 1)])
+def test_images_may_take_a_tenth_of_the_disk_where_nothing_is_said(disk_gib: int, quota: int) -> None:
+    assert ImagesSection().quota(disk_gib) == quota
+    assert ImagesSection(quota_gib=7).room(disk_gib).quota_bytes == 7 << 30
+
+
+def test_what_images_may_take_is_not_promised_to_instances(tmp_path: Path) -> None:
+    config = read(tmp_path, "[simulated]\n[images]\nquota_gib = 30\n[capacity]\nreserved_disk_gib = 5\n")
+    whole = Resources(vcpus=8, memory_mib=16384, disk_gib=100)
+    assert daemon.capacity(config, whole).disk_gib == 65
+
+
+def test_an_image_that_machines_hold_fills_the_disk_once(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(b"x" * 1_000_000)
+    once = host._filled_bytes([tmp_path])
+    for number in range(5):
+        (tmp_path / f"machine-{number}").hardlink_to(image)
+    assert host._filled_bytes([tmp_path]) == once
 
 
 @pytest.mark.parametrize(("table", "status"), [("simulated", 0), ("libvirt", 2)])

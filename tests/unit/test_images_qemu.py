@@ -126,7 +126,7 @@ async def test_an_agent_killed_while_it_downloads_goes_on_with_what_it_has(serve
     held = part.stat().st_size
     server.hold_after = None
     base = Path(await _answer(await _start(tmp_path, source)))
-    assert qemu_img.info(base, "qcow2") is not None
+    assert isinstance(qemu_img.info(base, "qcow2"), qemu_img.Info)
     assert server.asked[1][1]["Range"] == f"bytes={held}-"
 
 
@@ -153,7 +153,7 @@ async def test_an_agent_killed_while_it_converts_needs_no_second_download(
         await _end_what_it_had_started(process, tmp_path)
     assert _names(images) == {".part", ".json", ".unpacked", ".making"}
     base = Path(await _answer(await _start(images, source)))
-    assert qemu_img.info(base, "qcow2") is not None
+    assert isinstance(qemu_img.info(base, "qcow2"), qemu_img.Info)
     assert len(server.asked) == 1
     assert _names(images) == {".base", ".json"}
 
