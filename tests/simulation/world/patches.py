@@ -73,7 +73,8 @@ def simulated(
         stack.enter_context(patch(tenacity, "time", SimpleNamespace(monotonic=time)))
         stack.enter_context(patch(forges, "GitHub", client))
         stack.enter_context(patch(process, "run", run_process))
-        stack.enter_context(patch(app, "build", lambda webhooks, api, *_: SimpleNamespace(webhooks=webhooks, api=api)))
+        stack.enter_context(patch(app, "public", lambda webhooks: webhooks))
+        stack.enter_context(patch(app, "for_machines", lambda runner_api: runner_api))
         recorder = Recorder(tell)
         for name, module in list(sys.modules.items()):
             if name.startswith("coordinator.") and hasattr(module, "log"):

@@ -120,11 +120,11 @@ class World:
         return await self.life.call(call())
 
     def runner_api(self) -> RunnerApi:
-        api: RunnerApi = self.parts.http.api
+        api: RunnerApi = self.parts.for_machines
         return api
 
     def webhooks(self) -> Webhooks:
-        webhooks: Webhooks = self.parts.http.webhooks
+        webhooks: Webhooks = self.parts.public
         return webhooks
 
     def client(self, _session: Any, access: ForgeAccess, *_: Any) -> Forge:
