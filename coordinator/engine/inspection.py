@@ -22,7 +22,7 @@ from coordinator.domain.sightings import (
     Verdict,
 )
 from coordinator.engine.registrar import Registrar
-from coordinator.forges.contract import ForgeRunner
+from coordinator.forges.contract import ForgeRefused, ForgeRunner
 from coordinator.store.store import Store
 from providers.exec.provider import ExecProvider
 from providers.exec.spec import CloudInstance
@@ -85,8 +85,15 @@ class Inspection:
     async def _judge(self, subject: str, sights: Iterable[Sight], pool: Pool | None) -> None:
         before = self._suspected.get(subject, {})
         self._suspected[subject], proven = sightings.judge(before, sights, self._clock())
+        refused: ForgeRefused | None = None
         for sight in proven:
-            await self._act(sight, subject, pool)
+            try:
+                await self._act(sight, subject, pool)
+            except ForgeRefused as error:  # of this one thing; what else was found is none of its business
+                log.warning("the forge refuses", runner=sight.name, error=str(error))
+                refused = refused or error
+        if refused is not None:
+            raise refused
 
     async def _act(self, sight: Sight, subject: str, pool: Pool | None) -> None:
         fresh = await self._store.rolls.named([sight.name])
@@ -121,7 +128,11 @@ class Inspection:
             log.warning("kept: its runner is not at the forge, and its job is not known", runner=instance.name)
             return
         number = job.key.forge_job_id
-        told = await self._registrar.ask(instance.entity_id, lambda forge: forge.job(number))
+        try:
+            told = await self._registrar.ask(instance.entity_id, lambda forge: forge.job(number))
+        except ForgeRefused as error:
+            log.warning("kept: its runner is not at the forge, which refuses", runner=instance.name, error=str(error))
+            return
         if told is None or told.status != _COMPLETED:
             said = "nothing of its job" if told is None else f"its job is {told.status}"
             log.warning("kept: its runner is not at the forge, which says", runner=instance.name, said=said)

@@ -27,6 +27,9 @@ from coordinator.forges.contract import (
 from coordinator.store.catalog import ForgeAccess
 from providers.exec.spec import Tool
 
+PERMISSIONS: Final = "'Administration: read and write' and 'Actions: read'"
+"""Of a fine-grained token or an App: the first for runners; the second to be told of a job that no webhook told of."""
+
 _DEFAULT_GROUP: Final = 1
 _WORK_FOLDER: Final = "_work"
 _MOST_PAGES: Final = 200
@@ -186,7 +189,7 @@ class GitHub:
             )
         hints = {
             401: "the token is wrong or expired: renew it and apply it again",
-            403: "the token lacks a permission: repository 'Administration: read and write' is needed",
+            403: f"the token lacks a permission: on the repository it needs {PERMISSIONS}",
             404: "check owner, name and api_base_url, and that the token may see the repository",
         }
         return ForgeRefused(f"{self._name}: HTTP {status} {error}, asked for {what}", hint=hints.get(status, ""))

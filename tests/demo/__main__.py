@@ -26,8 +26,8 @@ from tests.demo.traces import settings
 
 _GITHUB: Final = """\
 The same with a real GitHub repository: the files in docs/examples/ say what to set, and "Point it at GitHub" in
-README.md goes through it in seven steps. It takes a token with "Administration: read and write" on the
-repository and a webhook secret, each in a file of its own.
+README.md goes through it in seven steps. It takes a token with "Administration: read and write" and
+"Actions: read" on the repository and a webhook secret, each in a file of its own.
 """
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hostler.logs import configure
 from tests.forge_simulator.errors import SimulatorError
+from tests.forge_simulator.records import ASKED_FOR
 from tests.forge_simulator.simulator import ForgeSimulator
 
 
@@ -41,7 +42,7 @@ def set_up_repository(forge: ForgeSimulator, full_name: str, webhook_url: str | 
         forge.add_repository(full_name)
     else:
         return
-    forge.add_token(full_name, value=os.environ.get("FORGE_TOKEN"))
+    forge.add_token(full_name, permissions=ASKED_FOR, value=os.environ.get("FORGE_TOKEN"))
     if webhook_url:
         forge.add_hook(full_name, webhook_url, os.environ.get("FORGE_WEBHOOK_SECRET") or os.urandom(20).hex())
 

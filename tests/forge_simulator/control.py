@@ -12,7 +12,7 @@ from aiohttp import web
 from tests.forge_simulator.errors import SimulatorError, json_response
 from tests.forge_simulator.faults import Faults, FaultSettings
 from tests.forge_simulator.forge import Forge
-from tests.forge_simulator.records import Conclusion, Hook, Job, Permission, Repository, Status, Token
+from tests.forge_simulator.records import EVERYTHING, Conclusion, Hook, Job, Permissions, Repository, Status, Token
 from tests.forge_simulator.webhook_bodies import Addresses
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ class NewJobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class NewRepository(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     full_name: str
     token: str | None = None
-    permission: Permission = "admin"
+    permissions: Permissions = msgspec.field(default_factory=lambda: dict(EVERYTHING))
     webhook_url: str | None = None
     webhook_secret: str = ""
 
@@ -118,7 +118,7 @@ class Control:
     async def _add_repository(self, request: web.Request) -> web.Response:
         wanted = await _read(request, NewRepository)
         repository = self._forge.add_repository(wanted.full_name)
-        token = self._forge.add_token([wanted.full_name], wanted.permission, wanted.token)
+        token = self._forge.add_token([wanted.full_name], wanted.permissions, wanted.token)
         hook = None
         if wanted.webhook_url is not None:
             hook = self._forge.add_hook(repository, wanted.webhook_url, wanted.webhook_secret, ("workflow_job",))

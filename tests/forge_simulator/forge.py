@@ -13,7 +13,7 @@ from tests.forge_simulator.records import (
     Conclusion,
     Hook,
     Job,
-    Permission,
+    Permissions,
     Repository,
     Runner,
     Snapshot,
@@ -97,12 +97,12 @@ class Forge:
         self._changed()
         return repository
 
-    def add_token(self, repositories: Iterable[str], permission: Permission, value: str | None) -> Token:
+    def add_token(self, repositories: Iterable[str], permissions: Permissions, value: str | None) -> Token:
         token = Token(
             value=value or f"github_pat_{secrets.token_urlsafe(24)}",
             user_id=self.new_id(),
             repositories=tuple(self.repository(name).full_name for name in repositories),
-            permission=permission,
+            permissions=permissions,
         )
         self.tokens[token.value] = token
         self._changed()

@@ -2,14 +2,20 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 Status = Literal["waiting", "queued", "in_progress", "completed"]
 Conclusion = Literal["success", "failure", "cancelled"]
-Permission = Literal["admin", "read"]
+Area = Literal["administration", "actions", "webhooks", "metadata"]
+Level = Literal["read", "write"]
+Permissions = dict[Area, Level]
 Clock = Callable[[], datetime]
+
+EVERYTHING: Final[Permissions] = {"administration": "write", "actions": "write", "webhooks": "write"}
+ASKED_FOR: Final[Permissions] = {"administration": "write", "actions": "read"}
+"""What README asks a fine-grained token to have."""
 
 DEFAULT_GROUP_ID = 1
 DEFAULT_GROUP_NAME = "Default"
@@ -31,12 +37,17 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
-    """A personal access token; `read` may look at the repository's Actions, `admin` may also change its runners."""
+    """A fine-grained personal access token. Each may read the metadata of its repositories."""
 
     value: str
     user_id: int
     repositories: tuple[str, ...]
-    permission: Permission
+    permissions: Permissions
+
+    def may(self, area: Area, level: Level) -> bool:
+        """GitHub docs, permissions required for fine-grained personal access tokens: to write includes to read."""
+        has = self.permissions.get(area, "read" if area == "metadata" else None)
+        return has in ("write", level)
 
 
 class Hook(msgspec.Struct, frozen=True, kw_only=True):

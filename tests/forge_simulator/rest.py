@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from aiohttp import web
 
@@ -11,10 +12,18 @@ from tests.forge_simulator.errors import ApiError, json_response
 from tests.forge_simulator.faults import Faults, RestFault
 from tests.forge_simulator.forge import Forge
 from tests.forge_simulator.ratelimit import CORE, RUNNER_REGISTRATION, RateLimits
-from tests.forge_simulator.records import Permission, Repository, Token
+from tests.forge_simulator.records import Area, Level, Repository, Token
 from tests.forge_simulator.rest_actions import Actions
 from tests.forge_simulator.rest_hooks import Hooks
 
+Need = tuple[Area, Level]
+# GitHub docs, permissions required for fine-grained personal access tokens.
+_ADMINISTER: Final[Need] = ("administration", "write")
+_LOOK: Final[Need] = ("administration", "read")
+_JOBS: Final[Need] = ("actions", "read")
+_HOOKS: Final[Need] = ("webhooks", "read")
+_HOOK: Final[Need] = ("webhooks", "write")
+_NAME: Final[Need] = ("metadata", "read")
 Handler = Callable[[web.Request, Repository], Awaitable[web.Response]]
 
 
@@ -33,24 +42,24 @@ class Rest:
         repo = f"{base_path}/repos/{{owner}}/{{repo}}"
         runners, runs = f"{repo}/actions/runners", f"{repo}/actions/runs"
         hook, attempt_jobs = f"{repo}/hooks/{{hook_id}}", "{run_id}/attempts/{attempt}/jobs"
-        table: list[tuple[str, str, str, Permission, Handler]] = [
-            ("POST", f"{runners}/generate-jitconfig", "generate-jitconfig", "admin", of_actions.generate_jitconfig),
-            ("POST", f"{runners}/registration-token", "registration-token", "admin", of_actions.registration_token),
-            ("GET", f"{runners}/downloads", "downloads", "admin", of_actions.downloads),
-            ("GET", runners, "list-runners", "admin", of_actions.list_runners),
-            ("GET", f"{runners}/{{runner_id}}", "get-runner", "admin", of_actions.get_runner),
-            ("DELETE", f"{runners}/{{runner_id}}", "delete-runner", "admin", of_actions.delete_runner),
-            ("GET", f"{repo}/actions/jobs/{{job_id}}", "get-job", "read", of_actions.get_job),
-            ("GET", runs, "list-runs", "read", of_actions.list_runs),
-            ("GET", f"{runs}/{{run_id}}/jobs", "list-run-jobs", "read", of_actions.list_run_jobs),
-            ("GET", f"{runs}/{attempt_jobs}", "list-attempt-jobs", "read", of_actions.list_run_jobs),
-            ("GET", f"{repo}/hooks", "list-hooks", "admin", of_hooks.list_hooks),
-            ("POST", f"{repo}/hooks", "create-hook", "admin", of_hooks.create_hook),
-            ("POST", f"{hook}/pings", "ping-hook", "admin", of_hooks.ping_hook),
-            ("GET", f"{hook}/deliveries", "list-deliveries", "admin", of_hooks.list_deliveries),
-            ("GET", f"{hook}/deliveries/{{delivery_id}}", "get-delivery", "admin", of_hooks.get_delivery),
-            ("POST", f"{hook}/deliveries/{{delivery_id}}/attempts", "redeliver", "admin", of_hooks.redeliver),
-            ("GET", repo, "get-repository", "read", of_actions.get_repository),
+        table: list[tuple[str, str, str, Need, Handler]] = [
+            ("POST", f"{runners}/generate-jitconfig", "generate-jitconfig", _ADMINISTER, of_actions.generate_jitconfig),
+            ("POST", f"{runners}/registration-token", "registration-token", _ADMINISTER, of_actions.registration_token),
+            ("GET", f"{runners}/downloads", "downloads", _LOOK, of_actions.downloads),
+            ("GET", runners, "list-runners", _LOOK, of_actions.list_runners),
+            ("GET", f"{runners}/{{runner_id}}", "get-runner", _LOOK, of_actions.get_runner),
+            ("DELETE", f"{runners}/{{runner_id}}", "delete-runner", _ADMINISTER, of_actions.delete_runner),
+            ("GET", f"{repo}/actions/jobs/{{job_id}}", "get-job", _JOBS, of_actions.get_job),
+            ("GET", runs, "list-runs", _JOBS, of_actions.list_runs),
+            ("GET", f"{runs}/{{run_id}}/jobs", "list-run-jobs", _JOBS, of_actions.list_run_jobs),
+            ("GET", f"{runs}/{attempt_jobs}", "list-attempt-jobs", _JOBS, of_actions.list_run_jobs),
+            ("GET", f"{repo}/hooks", "list-hooks", _HOOKS, of_hooks.list_hooks),
+            ("POST", f"{repo}/hooks", "create-hook", _HOOK, of_hooks.create_hook),
+            ("POST", f"{hook}/pings", "ping-hook", _HOOK, of_hooks.ping_hook),
+            ("GET", f"{hook}/deliveries", "list-deliveries", _HOOKS, of_hooks.list_deliveries),
+            ("GET", f"{hook}/deliveries/{{delivery_id}}", "get-delivery", _HOOKS, of_hooks.get_delivery),
+            ("POST", f"{hook}/deliveries/{{delivery_id}}/attempts", "redeliver", _HOOK, of_hooks.redeliver),
+            ("GET", repo, "get-repository", _NAME, of_actions.get_repository),
         ]
         return [
             *(web.route(method, path, self._call(name, who, handler)) for method, path, name, who, handler in table),
@@ -60,9 +69,7 @@ class Rest:
 
     # --- what is common to all calls ---
 
-    def _call(
-        self, operation: str, permission: Permission, handler: Handler
-    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+    def _call(self, operation: str, need: Need, handler: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
         resource = RUNNER_REGISTRATION if operation == "generate-jitconfig" else CORE
 
         async def answer(request: web.Request) -> web.Response:
@@ -73,7 +80,7 @@ class Rest:
                 fault = self._faults.rest(operation)
                 if fault is not None and not fault.after:
                     await strike(fault)
-                response = await handler(request, self._repository(request, token, permission))
+                response = await handler(request, self._repository(request, token, need))
                 if fault is not None and fault.after:
                     await strike(fault)
             except ApiError as error:
@@ -94,7 +101,7 @@ class Rest:
             raise ApiError(401, "Bad credentials")
         return token
 
-    def _repository(self, request: web.Request, token: Token, permission: Permission) -> Repository:
+    def _repository(self, request: web.Request, token: Token, need: Need) -> Repository:
         """Find the repository; one that the token may not see is not there at all, as at GitHub."""
         full_name = f"{request.match_info['owner']}/{request.match_info['repo']}".lower()
         seen = {name.lower() for name in token.repositories}
@@ -103,8 +110,10 @@ class Rest:
                 break
         else:
             raise ApiError(404, "Not Found")
-        if permission == "admin" and token.permission != "admin":
-            raise ApiError(403, "Resource not accessible by personal access token")
+        area, level = need
+        if not token.may(area, level):
+            accepted = {"X-Accepted-GitHub-Permissions": f"{area}={level}"}
+            raise ApiError(403, "Resource not accessible by personal access token", headers=accepted)
         return repository
 
     async def _unknown(self, _request: web.Request) -> web.Response:

@@ -16,7 +16,18 @@ from tests.forge_simulator.errors import SimulatorError
 from tests.forge_simulator.faults import Faults, FaultSettings, RestFault, WebhookFaults
 from tests.forge_simulator.forge import Forge
 from tests.forge_simulator.ratelimit import RateLimits
-from tests.forge_simulator.records import Clock, Delivery, Hook, Job, Permission, Repository, Runner, Token, utc_now
+from tests.forge_simulator.records import (
+    EVERYTHING,
+    Clock,
+    Delivery,
+    Hook,
+    Job,
+    Permissions,
+    Repository,
+    Runner,
+    Token,
+    utc_now,
+)
 from tests.forge_simulator.rest import Rest
 from tests.forge_simulator.rest_actions import Actions
 from tests.forge_simulator.rest_hooks import Hooks
@@ -122,8 +133,8 @@ class ForgeSimulator:
     def add_repository(self, full_name: str) -> Repository:
         return self._forge.add_repository(full_name)
 
-    def add_token(self, *repositories: str, permission: Permission = "admin", value: str | None = None) -> Token:
-        return self._forge.add_token(repositories, permission, value)
+    def add_token(self, *repositories: str, permissions: Permissions = EVERYTHING, value: str | None = None) -> Token:
+        return self._forge.add_token(repositories, permissions, value)
 
     def add_hook(self, repository: str, url: str, secret: str, events: tuple[str, ...] = ("workflow_job",)) -> Hook:
         """Add a webhook without the ping that making one through REST sends."""

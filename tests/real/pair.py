@@ -16,6 +16,7 @@ from coordinator.config import CoordinatorConfig, DatabaseTable, Grpc, Http
 from coordinator.store.database import driver_url
 from coordinator.store.keys import KEY_FILE
 from coordinator.store.schema import instances, jobs, planning_lease
+from tests.forge_simulator.records import ASKED_FOR
 from tests.simulation.farm import REPOSITORY, SECRET, Farm
 from tests.simulation.hosts import ProcessHost
 from tests.simulation.processes import Process, free_port, start_agent, start_coordinator
@@ -62,7 +63,7 @@ class Pair(Farm):
         """The forge, and both coordinators. Both get every webhook."""
         await self.forge.start()
         self.forge.add_repository(REPOSITORY)
-        self.token = self.forge.add_token(REPOSITORY).value
+        self.token = self.forge.add_token(REPOSITORY, permissions=ASKED_FOR).value
         await self.start_side(self.first)
         (self.second.directory / "data" / KEY_FILE).write_bytes((self.first.directory / "data" / KEY_FILE).read_bytes())
         (self.second.directory / "data" / KEY_FILE).chmod(0o600)

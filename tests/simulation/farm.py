@@ -24,7 +24,7 @@ from protos.hostler.v1 import admin_pb2
 from protos.hostler.v1.admin_pb2_grpc import AdminStub
 from providers.exec.settings import ExecSettings
 from providers.simulated import SimulatedSettings
-from tests.forge_simulator.records import Job
+from tests.forge_simulator.records import ASKED_FOR, Job
 from tests.forge_simulator.simulator import ForgeSimulator
 from tests.simulation.declarations import LABELS, REPOSITORY, SECRET, document, pool
 from tests.simulation.guests import Guests
@@ -102,7 +102,7 @@ class Farm:
     async def start(self) -> None:
         await self.forge.start()
         self.forge.add_repository(REPOSITORY)
-        self.token = self.forge.add_token(REPOSITORY).value
+        self.token = self.forge.add_token(REPOSITORY, permissions=ASKED_FOR).value
         self.hook = self.forge.add_hook(REPOSITORY, f"{self.url}/webhooks", SECRET)
         self._watches.append(asyncio.create_task(self.cloud.watch()))
 
@@ -212,7 +212,7 @@ class Farm:
 
     async def take_away_the_permission(self) -> None:
         """The forge refuses runners, until `declare` is called again."""
-        weak = self.forge.add_token(REPOSITORY, permission="read").value
+        weak = self.forge.add_token(REPOSITORY, permissions={"actions": "read"}).value
         await self.apply(document(self.forge, weak, pools=[]))
 
     async def apply(self, text: str) -> list[str]:

@@ -22,7 +22,7 @@ from coordinator.runner_api.waiting import Waiting
 from coordinator.store.instances import PhaseFact
 from providers.exec.provider import ExecProvider
 from providers.exec.settings import ExecSettings
-from tests.forge_simulator.records import Job, Runner
+from tests.forge_simulator.records import ASKED_FOR, Job, Runner
 from tests.forge_simulator.simulator import ForgeSimulator
 from tests.samples.store import Sample, open_bare
 from tests.simulation.declarations import LABELS, REPOSITORY, document, pool
@@ -137,7 +137,7 @@ async def guard_post(directory: Path) -> AsyncIterator[Post]:
     (directory / "provider").chmod(0o755)
     async with forge, aiohttp.ClientSession() as session, open_bare(directory) as sample:
         forge.add_repository(REPOSITORY)
-        token = forge.add_token(REPOSITORY).value
+        token = forge.add_token(REPOSITORY, permissions=ASKED_FOR).value
         await sample.store.members.beat({})
         await sample.apply(document(forge, token, pools=[pool(), pool("clouds", provider="cloud")]))
         await sample.look()

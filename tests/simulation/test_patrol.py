@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from coordinator.domain.instance import Instance, RunnerStatus, Status
 from coordinator.domain.job import JobStatus
@@ -16,7 +17,8 @@ from coordinator.forges.github import GitHub
 from coordinator.store.rolls import Rolls
 from providers.contract import ProviderError
 from tests.forge_simulator.faults import RestFault, WebhookFaults
-from tests.forge_simulator.records import Runner
+from tests.forge_simulator.records import ASKED_FOR, Runner
+from tests.simulation.declarations import document
 from tests.simulation.farm import REPOSITORY, Farm, farm, pool
 from tests.simulation.post import FOREIGN, Post, guard_post
 
@@ -115,6 +117,29 @@ async def test_a_machine_whose_job_ended_unheard_goes_and_the_ledger_learns_of_i
     known = await post.store.history.job(str(job.id))
     assert known is not None
     assert (known.status, known.conclusion, known.instance_id) == (JobStatus.COMPLETED, "failure", machine.id)
+
+
+async def test_a_token_that_may_not_look_at_jobs_keeps_that_machine_and_stops_nothing_else(post: Post) -> None:
+    first, machine, last = [await post.instance() for _ in range(3)]
+    job = await post.begin_job(machine, told=True)
+    post.forge._forge._complete(post.forge.job(job.id), "success")
+    for idle in (first, last):
+        post.forge._forge.remove_runner(idle.forge_runner_id)
+    without = post.forge.add_token(REPOSITORY, permissions={"administration": "write"}).value
+    await post.sample.apply(document(post.forge, without, pools=[]))
+    await post.look()
+    with capture_logs() as logs:
+        await post.look(minutes=1)
+    assert (await post.now(machine)).status is Status.RUNNING
+    assert [(await post.now(idle)).status for idle in (first, last)] == [Status.PENDING_DELETE] * 2
+    (said,) = [line["error"] for line in logs if "which refuses" in line["event"]]
+    assert "HTTP 403" in said
+    assert "'Actions: read'" in said
+    await post.sample.apply(
+        document(post.forge, post.forge.add_token(REPOSITORY, permissions=ASKED_FOR).value, pools=[])
+    )
+    await post.look(minutes=1)
+    assert (await post.now(machine)).status is Status.PENDING_DELETE
 
 
 async def test_a_machine_whose_job_the_forge_says_runs_is_kept(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:

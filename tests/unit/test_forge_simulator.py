@@ -23,7 +23,7 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
 
 
 async def test_who_may_call(world: World) -> None:
-    reader = world.forge.add_token(REPOSITORY, permission="read").value
+    reader = world.forge.add_token(REPOSITORY, permissions={"actions": "read"}).value
     world.forge.add_repository("acme/other")
     stranger = world.forge.add_token("acme/other").value
 

@@ -4,6 +4,7 @@ import asyncio
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Literal
 
 import aiohttp
@@ -22,12 +23,14 @@ from coordinator.forges.contract import (
     RunnerExists,
 )
 from coordinator.forges.forges import Forges
-from coordinator.forges.github import GitHub
+from coordinator.forges.github import PERMISSIONS, GitHub
 from coordinator.store.catalog import ForgeAccess
 from tests.forge_simulator.faults import RestFault
 from tests.forge_simulator.harness import REPOSITORY, World, make_world
+from tests.forge_simulator.records import ASKED_FOR
 from tests.samples.store import Clock
 
+ROOT = Path(__file__).parents[2]
 LABELS = frozenset({"self-hosted", "linux"})
 TOKEN = "ghp_planted-token-of-the-client-299792458"
 Call = Callable[[GitHub], Awaitable[object]]
@@ -117,10 +120,26 @@ async def test_a_wrong_token_is_refused_with_a_hint(world: World, call: str) -> 
 
 
 async def test_a_token_that_may_only_read_is_refused_with_a_hint(world: World) -> None:
-    reader = world.forge.add_token(REPOSITORY, permission="read").value
-    with pytest.raises(ForgeRefused, match=r"HTTP 403 .*'Administration: read and write' is needed") as caught:
+    reader = world.forge.add_token(REPOSITORY, permissions={"actions": "read"}).value
+    with pytest.raises(
+        ForgeRefused, match=r"HTTP 403 .*'Administration: read and write' and 'Actions: read'"
+    ) as caught:
         await client(world.client, world.forge.api_url, reader).configure_runner("r1", LABELS, "")
     assert reader not in _said(caught.value)
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_what_readme_asks_a_token_to_have_is_enough_for_every_call(world: World, call: str) -> None:
+    token = world.forge.add_token(REPOSITORY, permissions=ASKED_FOR).value
+    await CALLS[call](client(world.client, world.forge.api_url, token))
+
+
+def test_wherever_a_token_is_asked_for_the_same_is_said() -> None:
+    """The forge simulator holds the demo and the simulations to ASKED_FOR."""
+    levels = {"read": "read", "write": "read and write"}
+    named = [f"{area.capitalize()}: {levels[level]}" for area, level in ASKED_FOR.items()]
+    for said in ((ROOT / "README.md").read_text(), (ROOT / "tests/demo/__main__.py").read_text(), PERMISSIONS):
+        assert [one for one in named if one not in said] == []
 
 
 @pytest.mark.parametrize("call", ["configure", "find", "list", "tools"])
