@@ -17,7 +17,7 @@ from providers.images.store import Finish, Room, kept_as_it_is
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 # Modules are imported only when asked for: a host without libvirt's bindings need not have them.
-_MODULES: Final = {"libvirt": "agent.with_libvirt", "simulated": "agent.with_simulated"}
+_MODULES: Final = {"libvirt": "agent.with_libvirt", "lxd": "agent.with_lxd", "simulated": "agent.with_simulated"}
 
 
 class HostSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -149,6 +149,7 @@ class _Named(msgspec.Struct, frozen=True):
     """Only which driver a file asks for; everything else is left to the second reading."""
 
     libvirt: dict[str, Any] | None = None
+    lxd: dict[str, Any] | None = None
     simulated: dict[str, Any] | None = None
 
 
@@ -161,10 +162,10 @@ def load(path: Path) -> AgentConfig:
     named = load_file(path, _Named)
     asked = [name for name in _MODULES if getattr(named, name) is not None]
     if len(asked) != 1:
-        found = " and ".join(f"[{name}]" for name in asked) or "neither"
+        found = " and ".join(f"[{name}]" for name in asked) or "none"
         raise ConfigError(
-            f"{path}: exactly one of [libvirt] and [simulated] is needed, found {found}",
-            hint="these two tables are the drivers that there are",
+            f"{path}: exactly one of {', '.join(f'[{name}]' for name in _MODULES)} is needed, found {found}",
+            hint="these tables are the providers that there are",
         )
     return load_file(path, _kind_for(asked[0], path))
 

@@ -10,7 +10,7 @@ from coordinator.store.database import DatabaseUnusable, driver_url
 from hostler import config
 from providers.exec.settings import ExecSettings
 
-_AGENT_DRIVERS = ("libvirt", "lxd", "simulated")
+_AGENT_DRIVERS = ("libvirt", "lxd", "lxd-container", "simulated")
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

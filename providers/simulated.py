@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
+from weakref import WeakValueDictionary
 
 import msgspec
 import structlog
@@ -88,6 +89,7 @@ class SimulatedProvider:
         self._guests: dict[str, asyncio.Task[None]] = {}
         self._on_stopped: Callable[[str], None] = lambda _: None
         self._saving = asyncio.Lock()
+        self._order: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @property
     def drivers(self) -> list[Driver]:
@@ -107,36 +109,23 @@ class SimulatedProvider:
 
     async def create(self, spec: InstanceSpec, report: Report) -> Machine:
         self.create_calls.append(spec)
-        there = self._records.get(spec.instance_id)
-        if there is not None and there.machine.state is not MachineState.CREATING:
-            return there.machine
-        if spec.base is None and spec.image not in self.images:
-            raise ImageUnavailable(f"no image '{spec.image}' here", hint=f"this host has {', '.join(self.images)}")
-        await self._put(Machine(spec.instance_id, spec.generation, spec.name, MachineState.CREATING))
-        await self._reach(spec.instance_id, Phase.ACCEPTED, report)
-        if spec.base is not None and self._directory is not None:
-            await asyncio.to_thread(_hold, spec.base.path, self._directory / f"{spec.instance_id}.base")
-        await self._sleep(self.settings.disk_seconds)
-        if self.faults.take("creates_hanging"):
-            await asyncio.Event().wait()
-        if self.faults.take("creates_failing"):
-            await self._drop(spec.instance_id)
-            raise ProviderError("simulated: the create fails")
-        await self._reach(spec.instance_id, Phase.DISK, report)
-        await self._sleep(self.settings.start_seconds)
-        await self.write_console(spec.instance_id, f"{spec.name}: started\n".encode())
-        await self._reach(spec.instance_id, Phase.STARTED, report, MachineState.RUNNING)
-        return await self._started(spec)
+        async with self._lock(spec.instance_id):
+            there = self._records.get(spec.instance_id)
+            if there is not None and there.machine.state is not MachineState.CREATING:
+                return there.machine
+            self._check(spec)
+            return await self._make(spec, report)
 
     async def delete(self, instance_id: str) -> None:
         self.delete_calls.append(instance_id)
-        if self.faults.take("deletes_failing"):
-            raise ProviderError("simulated: the delete fails")
-        guest = self._guests.pop(instance_id, None)
-        if guest is not None:
-            guest.cancel()
-            await asyncio.gather(guest, return_exceptions=True)
-        await self._drop(instance_id)
+        async with self._lock(instance_id):
+            if self.faults.take("deletes_failing"):
+                raise ProviderError("simulated: the delete fails")
+            guest = self._guests.pop(instance_id, None)
+            if guest is not None:
+                guest.cancel()
+                await asyncio.gather(guest, return_exceptions=True)
+            await self._drop(instance_id)
 
     async def inventory(self) -> list[Machine]:
         if self.faults.take("inventories_failing"):
@@ -163,6 +152,33 @@ class SimulatedProvider:
         record = self._records.get(instance_id)
         if record is not None:
             await self._put(record.machine, record.console + data)
+
+    def _lock(self, instance_id: str) -> asyncio.Lock:
+        return self._order.setdefault(instance_id, asyncio.Lock())
+
+    def _check(self, spec: InstanceSpec) -> None:
+        if spec.base is None and spec.image not in self.images:
+            raise ImageUnavailable(f"no image '{spec.image}' here", hint=f"this host has {', '.join(self.images)}")
+        others = (record.machine for record in self._records.values())
+        if any(other.name == spec.name and other.instance_id != spec.instance_id for other in others):
+            raise ProviderError(f"simulated: a machine '{spec.name}' already exists")
+
+    async def _make(self, spec: InstanceSpec, report: Report) -> Machine:
+        await self._put(Machine(spec.instance_id, spec.generation, spec.name, MachineState.CREATING))
+        await self._reach(spec.instance_id, Phase.ACCEPTED, report)
+        if spec.base is not None and self._directory is not None:
+            await asyncio.to_thread(_hold, spec.base.path, self._directory / f"{spec.instance_id}.base")
+        await self._sleep(self.settings.disk_seconds)
+        if self.faults.take("creates_hanging"):
+            await asyncio.Event().wait()
+        if self.faults.take("creates_failing"):
+            await self._drop(spec.instance_id)
+            raise ProviderError("simulated: the create fails")
+        await self._reach(spec.instance_id, Phase.DISK, report)
+        await self._sleep(self.settings.start_seconds)
+        await self.write_console(spec.instance_id, f"{spec.name}: started\n".encode())
+        await self._reach(spec.instance_id, Phase.STARTED, report, MachineState.RUNNING)
+        return await self._started(spec)
 
     async def _started(self, spec: InstanceSpec) -> Machine:
         if self._on_start is not None:

@@ -21,6 +21,7 @@ def pytest_configure() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--postgres", action="store_true", help="run the tests of the store on PostgreSQL as well")
+    parser.addoption("--lxd-machines", action="store_true", help="run LXD's virtual machines as well; they need KVM")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -67,7 +67,9 @@ class Pool(msgspec.Struct, frozen=True):
     id: str
     name: str
     entity_id: str
-    provider: str  # a driver of agents (libvirt, lxd, simulated) or the name of a configured cloud provider
+    provider: (
+        str  # a driver of agents (libvirt, lxd, lxd-container, simulated) or the name of a configured cloud provider
+    )
     image: str
     flavor: str
     resources: Resources  # of the flavor; zero for a cloud, which knows its flavors itself

@@ -1,0 +1,23 @@
+"""The agent's configuration with the LXD provider. Imported only when asked for: needs pylxd."""
+
+from agent.config import AgentConfig
+from hostler.errors import ConfigError
+from providers.contract import HostProvider
+from providers.lxd import LxdProvider, LxdSettings
+
+
+class LxdConfig(AgentConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    lxd: LxdSettings
+
+    def check_files(self) -> None:
+        path = self.lxd.socket_path
+        if not path.is_socket():
+            raise ConfigError(
+                f"key 'lxd.socket': there is no socket {path}", hint="see that LXD is installed and runs, or set it"
+            )
+
+    def make_provider(self) -> HostProvider:
+        return LxdProvider(self.lxd, self.instances_path)
+
+
+CONFIG = LxdConfig

@@ -1,0 +1,86 @@
+"""The LXD provider as the agent uses it; what is done to an instance is in machines.py."""
+
+from pathlib import Path
+from typing import Final
+
+import structlog
+from pylxd import Client
+
+from providers.contract import Driver, Machine
+from providers.libvirt.acceleration import prove
+from providers.lxd import images, place
+from providers.lxd.folders import Folders
+from providers.lxd.hypervisor import Hypervisor
+from providers.lxd.machines import Machines
+from providers.lxd.request import CONTAINERS, TYPES, VIRTUAL_MACHINES
+from providers.lxd.settings import LxdSettings
+from providers.steady import SteadyProvider
+
+_PROOF_FILE: Final = "kvm-proof.json"
+
+_log = structlog.get_logger(__name__)
+
+
+class LxdProvider(SteadyProvider[Client]):
+    """Virtual machines (driver `lxd`) and system containers (driver `lxd-container`) in an LXD project of their own."""
+
+    def __init__(self, settings: LxdSettings, directory: Path) -> None:
+        self._settings = settings
+        self._directory = directory.absolute()
+        self._hypervisor = Hypervisor(settings, ended=self._name_ended, back=self._catch_up)
+        super().__init__(self._hypervisor)
+        self._made: Machines | None = None
+        self._accelerations: dict[str, str] = {}  # by driver, of those that work here
+        self._images: dict[str, tuple[str, ...]] = {}  # by LXD's type of instance
+
+    @property
+    def drivers(self) -> list[Driver]:
+        return [
+            Driver(name, acceleration, self._images.get(TYPES[name], ()))
+            for name, acceleration in self._accelerations.items()
+        ]
+
+    async def inventory(self) -> list[Machine]:
+        self._images = await self._hypervisor.call(images.names_by_type)
+        return await super().inventory()
+
+    async def console(self, instance_id: str, limit_bytes: int) -> tuple[bytes, bool]:
+        self._opened()
+        if self._made is None:
+            return b"", False
+        whole = await self._hypervisor.call(self._made.console, instance_id)
+        return whole[max(0, len(whole) - limit_bytes) :], len(whole) > limit_bytes
+
+    async def _prepare(self) -> Machines:
+        await self._hypervisor.thread(Folders(self._directory).prepare)
+        await self._hypervisor.open()
+        await self._restore()
+        self._accelerations = await self._hypervisor.call(_accelerations, self._directory.parent / _PROOF_FILE)
+        self._images = await self._hypervisor.call(images.names_by_type)
+        self._made = Machines(self._settings, self._directory)
+        await self._hypervisor.call(self._made.adopt)
+        return self._made
+
+    async def _restore(self) -> None:
+        await self._hypervisor.call(place.ensure, self._settings)
+
+    def _name_ended(self, name: str) -> None:
+        instance_id = self._made.id_of(name) if self._made is not None else None
+        if instance_id is not None:
+            self._ended(instance_id)
+
+
+def _accelerations(client: Client, proof: Path) -> dict[str, str]:
+    """The drivers that work here, and by what: LXD names its own drivers as `lxc | qemu`."""
+    working = {name.strip() for name in client.host_info["environment"]["driver"].split("|")}
+    found = {}
+    if "qemu" in working:
+        # LXD has no virtual machine without KVM, and has seen no more of it than that it opens.
+        proved = prove(proof)
+        if proved.works or not proved.qemu:
+            found[VIRTUAL_MACHINES] = "kvm"
+        else:
+            _log.warning("kvm_unusable", detail=proved.detail, driver=VIRTUAL_MACHINES)
+    if "lxc" in working:
+        found[CONTAINERS] = "none"
+    return found

@@ -1,0 +1,57 @@
+"""What an LXD instance says of itself in its `user.hostler.*` keys, so that no other record of it is needed.
+
+Pure. The keys hold no secret: LXD keeps them in its database, and `lxc config show` prints them.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from providers.contract import InstanceSpec, Phase
+
+_PREFIX: Final = "user.hostler."
+_PHASES: Final = (Phase.ACCEPTED, Phase.DISK, Phase.STARTED, Phase.STOPPED)
+
+
+class Tags(msgspec.Struct, frozen=True):
+    instance_id: str
+    generation: int
+    owner: str  # the directory of the provider that made it
+    pool_id: str
+    phases: dict[Phase, datetime] = {}
+
+
+def tags_for(spec: InstanceSpec, owner: str, accepted: datetime) -> Tags:
+    return Tags(spec.instance_id, spec.generation, owner, spec.pool_id, {Phase.ACCEPTED: accepted})
+
+
+def written(tags: Tags) -> dict[str, str]:
+    """As configuration keys."""
+    return {
+        f"{_PREFIX}id": tags.instance_id,
+        f"{_PREFIX}generation": str(tags.generation),
+        f"{_PREFIX}owner": tags.owner,
+        f"{_PREFIX}pool": tags.pool_id,
+    } | written_phases(tags.phases)
+
+
+def written_phases(phases: Mapping[Phase, datetime]) -> dict[str, str]:
+    return {f"{_PREFIX}{phase.value}": at.isoformat() for phase, at in phases.items()}
+
+
+def read(config: Mapping[str, str]) -> Tags | None:
+    """None: not one of Hostler's, or made by hand to look like one."""
+    instance_id, generation, owner = (config.get(f"{_PREFIX}{key}") for key in ("id", "generation", "owner"))
+    if not instance_id or not owner or generation is None or not generation.isdecimal():
+        return None
+    try:
+        phases = {
+            phase: datetime.fromisoformat(config[f"{_PREFIX}{phase.value}"])
+            for phase in _PHASES
+            if f"{_PREFIX}{phase.value}" in config
+        }
+    except ValueError:
+        return None
+    return Tags(instance_id, int(generation), owner, config.get(f"{_PREFIX}pool", ""), phases)

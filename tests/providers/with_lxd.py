@@ -1,0 +1,96 @@
+"""The LXD provider for the conformance tests: real containers of a busybox, in an LXD of the tests' own.
+
+With `--lxd-machines` virtual machines as well; they need KVM and vhost_vsock, and an image that stays, which is any.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from providers.contract import InstanceSpec
+from providers.lxd import LxdProvider
+from providers.lxd.request import CONTAINERS, VIRTUAL_MACHINES
+from tests.providers.adapter import Adapter, Offers
+from tests.real.lxd import Daemon, wait_until_away
+
+CONSOLE_TEXT: Final = b"guest says hello\r\n"
+STAYS: Final = """\
+#!/bin/sh
+echo guest says hello
+trap 'exit 0' PWR TERM
+while :; do sleep 1; done
+"""
+
+
+def import_images(daemon: Daemon) -> None:
+    daemon.import_container("stays", {"sbin/init": STAYS})
+    daemon.import_container("has-no-init", {"etc/hostname": "broken\n"})
+
+
+class Lxd(Adapter):
+    offers = frozenset(Offers)
+    console_text = CONSOLE_TEXT
+
+    def __init__(self, directory: Path, daemon: Daemon, driver: str = CONTAINERS) -> None:
+        self._directory = directory / "instances"
+        self._daemon = daemon
+        self._driver = driver
+        self._opened: list[LxdProvider] = []
+
+    async def open(self, on_stopped: Callable[[str], None] = lambda _: None) -> LxdProvider:
+        provider = LxdProvider(self._daemon.settings, self._directory)
+        await provider.open(on_stopped)
+        self._opened.append(provider)
+        return provider
+
+    async def close(self) -> None:
+        for provider in self._opened:
+            await provider.close()
+        last = await self.open()
+        for machine in await last.inventory():
+            await last.delete(machine.instance_id)
+        await last.close()
+        assert self.traces() == []
+
+    def spec(self, **changes: object) -> InstanceSpec:
+        return super().spec(**({"driver": self._driver} | changes))
+
+    def traces(self) -> list[str]:
+        return sorted([*self._daemon.instances(), *self._daemon.volumes(), *map(str, self._directory.glob("*"))])
+
+    @asynccontextmanager
+    async def no_space(self) -> AsyncIterator[None]:
+        filler = self._daemon.pool / "filler"
+        with filler.open("wb") as file:
+            free = os.statvfs(self._daemon.pool)
+            os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
+        yield
+        filler.unlink()
+
+    @asynccontextmanager
+    async def down(self) -> AsyncIterator[None]:
+        self._daemon.kill()
+        await asyncio.to_thread(wait_until_away, self._daemon.socket)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(self._daemon.start)
+
+    @asynccontextmanager
+    async def failing_halfway(self) -> AsyncIterator[InstanceSpec]:
+        """The instance is there and does not start."""
+        yield self.spec(image="has-no-init")
+
+    async def end(self, instance_id: str) -> None:
+        os.kill(self._daemon.first_process(f"test-{instance_id[:8]}"), signal.SIGKILL)
+
+
+class LxdMachines(Lxd):
+    offers = frozenset(Offers) - {Offers.CONSOLE}
+
+    def __init__(self, directory: Path, daemon: Daemon) -> None:
+        super().__init__(directory, daemon, VIRTUAL_MACHINES)

@@ -1,0 +1,194 @@
+"""An LXD daemon that is the tests' own: in a directory of its own, beside any other that this machine may run."""
+
+import io
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from pylxd import Client
+from pylxd.exceptions import LXDAPIException
+
+from providers.lxd import LxdSettings, api
+
+NETWORK: Final = "hostler-lxdt"
+SUBNET: Final = "10.221.0.0/24"
+POOL_MIB: Final = 256
+_START_SECONDS: Final = 60
+_BUSYBOX: Final = Path("/bin/busybox")
+
+
+class Daemon:
+    """`start` it, `kill` it as a crash would, and `remove` all that it ever made."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._environment = os.environ | {"LXD_DIR": str(directory / "lxd")}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def socket(self) -> Path:
+        return self.directory / "lxd" / "unix.socket"
+
+    @property
+    def pool(self) -> Path:
+        """The storage pool's folder, a small file system of its own."""
+        return self.directory / "pool"
+
+    @property
+    def settings(self) -> LxdSettings:
+        return LxdSettings(socket=str(self.socket), network=NETWORK, subnet=SUBNET)
+
+    def client(self, project: str | None = None) -> Client:
+        return Client(str(self.socket), project=project)
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        (self.directory / "lxd").mkdir(exist_ok=True)
+        with (self.directory / "lxd.out").open("ab") as out:
+            self._process = subprocess.Popen(
+                ["lxd", "--group", "root"], env=self._environment, stdout=out, stderr=out, start_new_session=True
+            )
+        subprocess.run(
+            ["lxd", "waitready", "--timeout", str(_START_SECONDS)], env=self._environment, check=True, timeout=90
+        )
+
+    def set_up(self) -> None:
+        """The storage pool that every new LXD needs."""
+        self.pool.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={POOL_MIB}m", "tmpfs", str(self.pool)], check=True)
+        pool = {"name": "default", "driver": "dir", "config": {"source": str(self.pool)}}
+        self.client().api.storage_pools.post(json=pool)
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def import_container(self, alias: str, files: dict[str, str]) -> None:
+        """An image of busybox and these scripts, by path."""
+        properties = {"os": "busybox", "description": alias}
+        metadata = f"architecture: {os.uname().machine}\ncreation_date: 1\nproperties: {properties}\n"
+        content = {"metadata.yaml": metadata.encode()}
+        content |= {f"rootfs/{path}": text.encode() for path, text in files.items()}
+        self.import_image(alias, _tarball(content))
+
+    def import_image(self, alias: str, tarball: bytes) -> None:
+        client = self.client()
+        answer = client.api.images.post(data=tarball).json()
+        fingerprint = client.operations.wait_for_operation(answer["operation"]).metadata["fingerprint"]
+        client.api.images.aliases.post(json={"name": alias, "target": fingerprint})
+
+    def instances(self, project: str = "hostler") -> list[str]:
+        try:
+            return sorted(instance.name for instance in api.instances(self.client(project)))
+        except LXDAPIException:
+            return []
+
+    def volumes(self) -> list[str]:
+        """What lies in the storage pool besides images."""
+        return sorted(path.name for kind in ("containers", "virtual-machines") for path in (self.pool / kind).glob("*"))
+
+    def first_process(self, name: str, project: str = "hostler") -> int:
+        """Of an instance: a container's init, or its QEMU."""
+        return int(self.client(project).api.instances[name].state.get().json()["metadata"]["pid"])
+
+    def remove(self) -> None:
+        """All that it made, then the daemon, then its directory."""
+        try:
+            for path in _listed(self.client().api.projects):
+                _empty(self.client(path.rpartition("/")[2]))
+            self._delete_networks()
+        finally:
+            self._end(signal.SIGTERM)
+            for line in Path("/proc/self/mounts").read_text().splitlines()[::-1]:
+                if line.split()[1].startswith(f"{self.directory}/"):
+                    subprocess.run(["umount", "--lazy", line.split()[1]], check=False)
+            shutil.rmtree(self.directory)
+
+    def _delete_networks(self) -> None:
+        client = self.client()
+        for network in _recursive(client.api.networks):
+            if network["managed"]:
+                client.api.networks[network["name"]].delete()
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(how)
+            try:
+                self._process.wait(30)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+
+@contextmanager
+def daemon() -> Iterator[Daemon]:
+    # The path of a socket has 107 bytes at most, so it lies neither in the clone nor in pytest's folders.
+    one = Daemon(Path(tempfile.mkdtemp(prefix="hostler-lxd-", dir="/var/tmp")))
+    one.directory.chmod(0o711)  # containers' users must get through
+    try:
+        one.start()
+        one.set_up()
+        yield one
+    finally:
+        one.remove()
+
+
+def is_listening(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+def wait_until_away(path: Path) -> None:
+    while is_listening(path):
+        time.sleep(0.01)
+
+
+def _empty(client: Client) -> None:
+    for instance in api.instances(client):
+        api.stop(client, instance.name)
+        api.delete(client, instance.name)
+    if client.project == "default":
+        for image in api.images(client):
+            _wait(client, client.api.images[image.fingerprint].delete())
+    else:
+        client.api.projects[client.project].delete()
+
+
+def _wait(client: Client, response: Any) -> None:
+    client.operations.wait_for_operation(response.json()["operation"])
+
+
+def _listed(endpoint: Any) -> list[str]:
+    return [path.partition("?")[0] for path in endpoint.get().json()["metadata"]]
+
+
+def _recursive(endpoint: Any) -> list[dict[str, Any]]:
+    return list(endpoint.get(params={"recursion": 1}).json()["metadata"])
+
+
+def _tarball(content: dict[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for folder in ("bin", "sbin", "dev", "proc", "sys", "tmp", "run", "etc", "root", "var"):
+            entry = tarfile.TarInfo(f"rootfs/{folder}")
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(entry)
+        for path, data in ({"rootfs/bin/busybox": _BUSYBOX.read_bytes()} | content).items():
+            entry = tarfile.TarInfo(path)
+            entry.size, entry.mode = len(data), 0o755
+            archive.addfile(entry, io.BytesIO(data))
+        for applet in subprocess.run([_BUSYBOX, "--list"], check=True, capture_output=True, text=True).stdout.split():
+            if applet != "busybox":
+                entry = tarfile.TarInfo(f"rootfs/bin/{applet}")
+                entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
+                archive.addfile(entry)
+    return packed.getvalue()
