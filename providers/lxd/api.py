@@ -98,7 +98,7 @@ def delete(client: Client, name: str) -> None:
 
 def set_keys(client: Client, name: str, keys: dict[str, str]) -> None:
     """Change configuration keys; an empty value removes one."""
-    client.api.instances[name].patch(json={"config": keys})
+    _once_free(lambda: client.api.instances[name].patch(json={"config": keys}))
 
 
 def put_files(client: Client, name: str, folder: PurePosixPath, files: dict[str, bytes]) -> None:
@@ -136,15 +136,17 @@ def _log_of(client: Client, name: str) -> str:
     return ""
 
 
-def _once_free(call: Callable[[], None]) -> None:
+def _once_free(call: Callable[[], object]) -> None:
     """What died or failed to start is cleaned up by LXD itself first, and what an agent that died had begun goes on."""
     deadline = time.monotonic() + _SECONDS
     while True:
         try:
-            return call()
+            call()
         except LXDAPIException as error:
             if "is busy running a" not in str(error) or time.monotonic() > deadline:
                 raise
+        else:
+            return
         time.sleep(_PAUSE_SECONDS)
 
 

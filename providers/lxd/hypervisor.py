@@ -5,6 +5,7 @@ The only place where pylxd's blocking calls meet asyncio, and where its errors b
 
 import asyncio
 import contextlib
+import socket
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
@@ -188,7 +189,8 @@ class Hypervisor:
     def _drop(self) -> None:
         events, self._events = self._events, None
         if events is not None:
-            events.close_connection()  # its thread sees the end of the stream, and ends
+            with contextlib.suppress(OSError, AttributeError):  # it has just ended by itself
+                events.sock.shutdown(socket.SHUT_RDWR)  # its thread sees the end of the stream, and ends
 
     async def _reconnect(self) -> None:
         delay = _RETRY_FIRST_SECONDS

@@ -242,6 +242,23 @@ async def test_what_ends_while_nobody_looks_is_seen_by_the_next_provider(world: 
         pass
 
 
+@pytest.mark.needs(Offers.EVENTS)
+async def test_what_ends_while_the_hypervisor_is_away_is_told_when_it_is_back(world: Adapter) -> None:
+    ends = Ends()
+    provider = await world.open(ends)
+    kept, ending = world.spec(), world.spec()
+    machine = await provider.create(kept, ignore)
+    await provider.create(ending, ignore)
+    async with world.down():
+        await world.end(ending.instance_id)
+    assert await ends.next() == ending.instance_id
+    assert await state_of(provider, kept.instance_id) == machine
+    assert (await state_of(provider, ending.instance_id)).state is MachineState.STOPPED
+    await world.end(kept.instance_id)
+    assert await ends.next() == kept.instance_id
+    assert ends.told.empty()
+
+
 @pytest.mark.needs(Offers.CONSOLE)
 async def test_of_a_console_the_end_is_given_also_when_the_machine_has_ended(world: Adapter) -> None:
     ends = Ends()

@@ -15,6 +15,7 @@ from providers.contract import InstanceSpec
 from providers.lxd import LxdProvider
 from providers.lxd.request import CONTAINERS, VIRTUAL_MACHINES
 from tests.providers.adapter import Adapter, Offers
+from tests.providers.with_libvirt import processes_with
 from tests.real.lxd import Daemon, wait_until_away
 
 CONSOLE_TEXT: Final = b"guest says hello\r\n"
@@ -86,7 +87,9 @@ class Lxd(Adapter):
         yield self.spec(image="has-no-init")
 
     async def end(self, instance_id: str) -> None:
-        os.kill(self._daemon.first_process(f"test-{instance_id[:8]}"), signal.SIGKILL)
+        for process in processes_with(f"hostler_test-{instance_id[:8]}"):
+            for child in children(process) if is_monitor(process) else [process]:
+                os.kill(child, signal.SIGKILL)
 
 
 class LxdMachines(Lxd):
@@ -94,3 +97,12 @@ class LxdMachines(Lxd):
 
     def __init__(self, directory: Path, daemon: Daemon) -> None:
         super().__init__(directory, daemon, VIRTUAL_MACHINES)
+
+
+def is_monitor(process: int) -> bool:
+    """LXC's keeper of a container, whose init is its child; of a virtual machine the name is on QEMU itself."""
+    return Path(f"/proc/{process}/cmdline").read_text().startswith("[lxc monitor]")
+
+
+def children(process: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]

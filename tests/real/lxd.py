@@ -95,10 +95,6 @@ class Daemon:
         """What lies in the storage pool besides images."""
         return sorted(path.name for kind in ("containers", "virtual-machines") for path in (self.pool / kind).glob("*"))
 
-    def first_process(self, name: str, project: str = "hostler") -> int:
-        """Of an instance: a container's init, or its QEMU."""
-        return int(self.client(project).api.instances[name].state.get().json()["metadata"]["pid"])
-
     def remove(self) -> None:
         """All that it made, then the daemon, then its directory."""
         try:

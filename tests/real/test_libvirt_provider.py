@@ -1,11 +1,8 @@
 """The libvirt provider against a real libvirt and real QEMU processes."""
 
 import asyncio
-import os
 import shutil
-import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import libvirt
@@ -15,7 +12,6 @@ from aiohttp import web
 
 from providers.contract import (
     Arch,
-    HypervisorUnavailable,
     ImageUnavailable,
     InstanceSpec,
     Machine,
@@ -26,27 +22,13 @@ from providers.contract import (
 from providers.libvirt import ImageFile, LibvirtProvider
 from providers.libvirt.domain import ARM64_FIRMWARE
 from providers.libvirt.store import Record, Store
-from tests.real.conftest import CONSOLE_TEXT, ROOT, SETTINGS, Opener, spec, start_libvirt
+from tests.providers.adapter import Ends, ignore
+from tests.providers.with_libvirt import processes_with
+from tests.real.conftest import CONSOLE_TEXT, ROOT, SETTINGS, Opener, spec
 
 pytestmark = pytest.mark.real
 
 MADE = [Phase.ACCEPTED, Phase.DISK, Phase.STARTED]
-
-
-class Ends:
-    """Waits for the provider's word that machines have ended."""
-
-    def __init__(self) -> None:
-        self.told: asyncio.Queue[str] = asyncio.Queue()
-
-    def __call__(self, instance_id: str) -> None:
-        self.told.put_nowait(instance_id)
-
-    async def next(self, seconds: float = 20) -> str:
-        return await asyncio.wait_for(self.told.get(), seconds)
-
-
-def ignore(_phase: Phase) -> None: ...
 
 
 def output(*command: str) -> str:
@@ -55,21 +37,6 @@ def output(*command: str) -> str:
 
 def libvirt_logs(name: str) -> list[Path]:
     return list(Path("/var/log/libvirt/qemu").glob(f"{name}*"))
-
-
-def processes_with(text: str) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and text.encode() in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
-
-
-def libvirtd() -> int:
-    return int(Path("/run/libvirtd.pid").read_text())
 
 
 def taps() -> set[str]:
@@ -103,17 +70,6 @@ async def test_a_machine_is_made_in_three_phases_that_survive(
     for name in ("disk.qcow2", "seed.iso"):
         assert (directory_of(tmp_path, wanted) / name).stat().st_mode & 0o077 == 0
     assert wanted.bootstrap.token.encode() not in (directory_of(tmp_path, wanted) / "state.json").read_bytes()
-
-
-async def test_a_repeated_create_finds_the_same_machine(open_provider: Opener) -> None:
-    provider = await open_provider()
-    wanted = spec()
-    first = await provider.create(wanted, ignore)
-    processes = processes_with(wanted.instance_id)
-    again: list[Phase] = []
-    assert await provider.create(wanted, again.append) == first
-    assert processes_with(wanted.instance_id) == processes
-    assert again == []
 
 
 async def test_four_machines_are_made_at_once(open_provider: Opener, tmp_path: Path) -> None:
@@ -189,46 +145,6 @@ async def test_a_machine_that_ends_by_itself_is_told_and_never_used_again(open_p
     assert ends.told.empty()
 
 
-async def test_a_machine_whose_process_dies_is_told(open_provider: Opener) -> None:
-    ends = Ends()
-    provider = await open_provider(ends)
-    wanted = spec()
-    await provider.create(wanted, ignore)
-    for process in processes_with(wanted.instance_id):
-        os.kill(process, signal.SIGKILL)
-    assert await ends.next() == wanted.instance_id
-
-
-async def test_a_machine_that_is_deleted_is_not_told_as_ended(open_provider: Opener) -> None:
-    ends = Ends()
-    provider = await open_provider(ends)
-    deleted, ended = spec(), spec("powers-off")
-    await provider.create(deleted, ignore)
-    await provider.delete(deleted.instance_id)
-    await provider.create(ended, ignore)
-    assert await ends.next() == ended.instance_id
-    assert ends.told.empty()
-
-
-async def test_a_new_provider_adopts_what_runs_and_sees_what_ended(open_provider: Opener) -> None:
-    before = await open_provider()
-    running, ending = spec(), spec()
-    machine = await before.create(running, ignore)
-    await before.create(ending, ignore)
-    await before.close()
-    for process in processes_with(ending.instance_id):
-        os.kill(process, signal.SIGKILL)
-    ends = Ends()
-    after = await open_provider(ends)
-    assert await state_of(after, running.instance_id) == machine
-    while (await state_of(after, ending.instance_id)).state is not MachineState.STOPPED:
-        await ends.next()  # libvirt itself noticed only after the provider was open
-    for process in processes_with(running.instance_id):
-        os.kill(process, signal.SIGKILL)
-    while await ends.next() != running.instance_id:
-        pass
-
-
 async def test_a_machine_started_just_before_a_crash_is_adopted_as_started(
     open_provider: Opener, tmp_path: Path
 ) -> None:
@@ -243,58 +159,6 @@ async def test_a_machine_started_just_before_a_crash_is_adopted_as_started(
     )
     after = await open_provider()
     assert Phase.STARTED in (await state_of(after, wanted.instance_id)).phases
-
-
-async def test_machines_outlive_libvirt_and_are_known_when_it_is_back(open_provider: Opener) -> None:
-    ends = Ends()
-    provider = await open_provider(ends)
-    lives, dies = spec(), spec()
-    machine = await provider.create(lives, ignore)
-    await provider.create(dies, ignore)
-    processes = processes_with(lives.instance_id)
-    os.kill(libvirtd(), signal.SIGKILL)
-    try:
-        with pytest.raises(HypervisorUnavailable):
-            await provider.create(spec(), ignore)
-        with pytest.raises(HypervisorUnavailable):
-            await provider.delete(lives.instance_id)
-        for process in processes_with(dies.instance_id):
-            os.kill(process, signal.SIGKILL)
-    finally:
-        await asyncio.to_thread(start_libvirt)
-    assert await ends.next(30) == dies.instance_id
-    assert await state_of(provider, lives.instance_id) == machine
-    assert processes_with(lives.instance_id) == processes
-    for process in processes:
-        os.kill(process, signal.SIGKILL)
-    assert await ends.next() == lives.instance_id
-    assert (await provider.create(spec(), ignore)).state is MachineState.RUNNING
-
-
-async def test_a_cancelled_create_leaves_nothing(open_provider: Opener, tmp_path: Path) -> None:
-    provider = await open_provider()
-    wanted = spec()
-    accepted = asyncio.Event()
-    creating = asyncio.create_task(provider.create(wanted, lambda _: accepted.set()))
-    await accepted.wait()
-    creating.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await creating
-    assert await provider.inventory() == []
-    assert not directory_of(tmp_path, wanted).exists()
-    assert processes_with(wanted.instance_id) == []
-
-
-async def test_cancelling_a_repeated_create_keeps_the_machine(open_provider: Opener) -> None:
-    provider = await open_provider()
-    wanted = spec()
-    machine = await provider.create(wanted, ignore)
-    repeated = asyncio.create_task(provider.create(wanted, ignore))
-    await asyncio.sleep(0)
-    repeated.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await repeated
-    assert await provider.inventory() == [machine]
 
 
 async def test_an_image_that_cannot_be_had_is_said(open_provider: Opener, tmp_path: Path) -> None:
@@ -338,26 +202,6 @@ async def test_a_name_that_is_taken_or_wrong_is_said_and_nothing_is_left(open_pr
     with pytest.raises(ProviderError, match="not a UUID"):
         await provider.create(msgspec.structs.replace(spec(), instance_id="../x"), ignore)
     assert [path.name for path in (tmp_path / "instances").iterdir()] == [wanted.instance_id]
-
-
-@pytest.fixture
-def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system with room for a record but not for a disk."""
-    path = tmp_path / "small"
-    path.mkdir()
-    output("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(path))
-    yield path
-    output("umount", str(path))
-
-
-@pytest.mark.usefixtures("libvirt_up")
-async def test_a_full_disk_is_said_and_nothing_is_left(full_disk: Path, images: list[ImageFile]) -> None:
-    provider = LibvirtProvider(SETTINGS, images, full_disk / "instances")
-    await provider.open(lambda _: None)
-    with pytest.raises(ProviderError, match="No space left"):
-        await provider.create(spec(), ignore)
-    assert list((full_disk / "instances").iterdir()) == []
-    await provider.close()
 
 
 async def test_a_directory_that_cannot_be_written_is_said_at_open(images: list[ImageFile]) -> None:

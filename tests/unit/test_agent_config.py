@@ -32,10 +32,10 @@ def test_everything_but_the_driver_has_a_default(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "exactly one of [libvirt] and [simulated] is needed, found neither"),
+        ("", "exactly one of [libvirt], [lxd], [simulated] is needed, found none"),
         (
             "[simulated]\n[libvirt]",
-            "exactly one of [libvirt] and [simulated] is needed, found [libvirt] and [simulated]",
+            "exactly one of [libvirt], [lxd], [simulated] is needed, found [libvirt] and [simulated]",
         ),
         ("[simulated", "not valid TOML"),
         ("log_level = 'loud'\n[simulated]", "key 'log_level': Invalid enum value 'loud'"),
@@ -51,6 +51,12 @@ def test_everything_but_the_driver_has_a_default(tmp_path: Path) -> None:
         ("[simulated]\nimages = []", "name at least one image"),
         ("[simulated]\ndisk_seconds = -1", "key 'simulated.disk_seconds'"),
         ("[libvirt]\nspeed = 1", "key 'libvirt.speed': unknown"),
+        ("[lxd]\nspeed = 1", "key 'lxd.speed': unknown; allowed here: socket, project, storage_pool, network, subnet"),
+        ("[lxd]\nsocket = 'here'", "key 'lxd': socket: 'here' must be an absolute path"),
+        ("[lxd]\nproject = 'a b'", "key 'lxd': project: 'a b' must be letters, digits and ._-"),
+        ("[lxd]\nnetwork = 'longer-than-linux'", "key 'lxd': network: 'longer-than-linux' must be 2 to 15 of"),
+        ("[lxd]\nsubnet = '8.8.8.0/24'", "key 'lxd': subnet: '8.8.8.0/24' is not a private network"),
+        ("[lxd]\nprofiles = ['']", "key 'lxd': profiles: '' must be letters"),
         (
             "[libvirt]\n" + 2 * "[[image]]\nname = 'a'\npath = '/a'\narch = 'amd64'\n",
             "the name 'a' is given to more than one [[image]]",
@@ -101,10 +107,17 @@ def test_an_image_that_machines_hold_fills_the_disk_once(tmp_path: Path) -> None
     assert host._filled_bytes([tmp_path]) == once
 
 
-@pytest.mark.parametrize(("table", "status"), [("simulated", 0), ("libvirt", 2)])
-def test_libvirts_bindings_are_needed_only_when_asked_for(tmp_path: Path, table: str, status: int) -> None:
+def test_an_lxd_that_is_not_there_is_said(tmp_path: Path) -> None:
+    config = read(tmp_path, f"[lxd]\nsocket = '{tmp_path}/unix.socket'")
+    with pytest.raises(ConfigError, match=rf"key 'lxd.socket': there is no socket {tmp_path}/unix.socket"):
+        config.check_files()
+
+
+@pytest.mark.parametrize(("table", "status"), [("simulated", 0), ("libvirt", 2), ("lxd", 2)])
+def test_a_hypervisors_bindings_are_needed_only_when_asked_for(tmp_path: Path, table: str, status: int) -> None:
     (tmp_path / "agent.toml").write_text(f"data_dir = '{tmp_path}/data'\n[{table}]\n[capacity]\nreserved_disk_gib = 0")
-    program = "import sys; sys.modules['libvirt'] = None; from agent.main import main; main()"  # as if not installed
+    # As if neither were installed.
+    program = "import sys; sys.modules |= {'libvirt': None, 'pylxd': None}; from agent.main import main; main()"
     ended = subprocess.run(
         [sys.executable, "-c", program, "--config", str(tmp_path / "agent.toml"), "--check"],
         capture_output=True,
@@ -112,7 +125,7 @@ def test_libvirts_bindings_are_needed_only_when_asked_for(tmp_path: Path, table:
         check=False,
     )
     assert ended.returncode == status, ended.stderr
-    assert ("pip install 'hostler[agent,libvirt]'" in ended.stderr) == (table == "libvirt")
+    assert (f"pip install 'hostler[agent,{table}]'" in ended.stderr) == (status == 2)
 
 
 def test_capacity_is_what_the_reserve_leaves_and_only_processors_are_overcommitted() -> None:
