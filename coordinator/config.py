@@ -72,12 +72,14 @@ class Planner(_Table, frozen=True):
     idle_grace_seconds: int = 120  # how long an idle runner that nothing is queued for is kept
     creates_per_host: int = 16  # machines that one host makes at once
     patrol_seconds: int = 120  # how often what forges and clouds list is compared with what should be there
+    poll_seconds: int = 300  # how often each repository is asked for jobs whose webhooks have not come
 
     def __post_init__(self) -> None:
         config.check(1 <= self.starvation_minutes <= 10_080, "starvation_minutes: must be 1 to 10080")
         config.check(0 <= self.idle_grace_seconds <= 86_400, "idle_grace_seconds: must be 0 to 86400")
         config.check(1 <= self.creates_per_host <= 1000, "creates_per_host: must be 1 to 1000")
         config.check(1 <= self.patrol_seconds <= 3600, "patrol_seconds: must be 1 to 3600")
+        config.check(1 <= self.poll_seconds <= 86_400, "poll_seconds: must be 1 to 86400")
 
     @property
     def policy(self) -> Policy:

@@ -24,6 +24,7 @@ from coordinator.engine.engine import Engine
 from coordinator.engine.inspection import Inspection
 from coordinator.engine.local import LocalExecutor
 from coordinator.engine.patrol import Patrol
+from coordinator.engine.polling import Poller
 from coordinator.engine.registrar import Registrar
 from coordinator.fleet.links import Links
 from coordinator.fleet.reconciler import ORPHAN_GRACE, Reconciler
@@ -139,6 +140,8 @@ class _Parts:
         inspection = Inspection(store, registrar, clouds, clock)
         every = timedelta(seconds=config.planner.patrol_seconds)
         self.patrol = Patrol(store, inspection, every, clock, random.random)
+        poll_every = timedelta(seconds=config.planner.poll_seconds)
+        self.poller = Poller(store, registrar, budgets, poll_every, clock, random.random)
         self._keep = timedelta(days=config.retention.days)
         self._store = store
         self.fleet = FleetService(store, links, self.reconciler)
@@ -151,6 +154,7 @@ class _Parts:
         """What runs beside the servers, for as long as they do."""
         yield self.engine.run()
         yield self.patrol.run()
+        yield self.poller.run()
         yield housekeeping.prune_for_ever(self._store, self._keep)
 
 
@@ -159,6 +163,7 @@ async def _end(tasks: "Sequence[asyncio.Task[None]]", parts: _Parts) -> None:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await parts.patrol.close()
+    await parts.poller.close()
     await parts.engine.close()
     await parts.cluster.let_another_plan()
     parts.reconciler.close()

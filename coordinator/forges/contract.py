@@ -73,6 +73,23 @@ class ForgeJob(msgspec.Struct, frozen=True):
     status: str  # queued, in_progress, completed or waiting, and others at other forges
     conclusion: str | None = None
     runner_name: str | None = None
+    id: int = 0
+    run_id: int = 0
+    run_attempt: int = 1
+    labels: list[str] = []
+    name: str = ""
+    workflow_name: str | None = None
+    html_url: str | None = None
+
+
+class OpenRuns(msgspec.Struct, frozen=True):
+    """Workflow runs that have not ended; any may have jobs that wait.
+
+    `budget_left`: what the credential's rate limit has left, as a share of the whole.
+    """
+
+    ids: tuple[int, ...]
+    budget_left: float = 1.0
 
 
 class Forge(Protocol):
@@ -94,6 +111,14 @@ class Forge(Protocol):
 
     async def job(self, forge_job_id: int) -> ForgeJob | None:
         """What the forge says of a job; None when it has none of that id."""
+        ...
+
+    async def open_runs(self) -> OpenRuns:
+        """Where jobs may be that have not ended. May lack some, for lists change while they are read."""
+        ...
+
+    async def jobs_of_run(self, run_id: int) -> list[ForgeJob]:
+        """The jobs of a run's latest attempt, ended ones too; none when there is no such run any more."""
         ...
 
     async def remove_runner(self, runner_id: int) -> None:

@@ -9,6 +9,7 @@ import aiohttp
 
 from coordinator.forges.contract import Forge
 from coordinator.forges.github import GitHub
+from coordinator.forges.kept import KeptAnswers
 from coordinator.store.catalog import Catalog
 from providers.exec.spec import Tool
 
@@ -26,12 +27,13 @@ class Forges:
         self._clock = clock
         self._tools: dict[str, tuple[datetime, list[Tool]]] = {}
         self._slots: dict[str, asyncio.Semaphore] = {}
+        self._kept = KeptAnswers()
 
     async def of(self, entity_id: str) -> Forge:
         """The client for an entity, with the credentials that it has now."""
         access = await self._catalog.forge_access(entity_id)
         slots = self._slots.setdefault(access.entity.credentials_id, asyncio.Semaphore(_AT_ONCE))
-        return GitHub(self._session, access, slots)
+        return GitHub(self._session, access, slots, self._kept)
 
     async def tools(self, entity_id: str) -> list[Tool]:
         """Downloads of the runner program; at most five minutes old.

@@ -2,9 +2,10 @@
 
 import asyncio
 import base64
+import http
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -20,10 +21,12 @@ from coordinator.forges.contract import (
     ForgeRefused,
     ForgeRunner,
     ForgeUnavailable,
+    OpenRuns,
     RunnerBusy,
     RunnerConfiguration,
     RunnerExists,
 )
+from coordinator.forges.kept import Answer, KeptAnswers
 from coordinator.store.catalog import ForgeAccess
 from providers.exec.spec import Tool
 
@@ -34,6 +37,14 @@ _DEFAULT_GROUP: Final = 1
 _WORK_FOLDER: Final = "_work"
 _MOST_PAGES: Final = 200
 """An organization has at most 10,000 runners (GitHub, limits of self-hosted runners); links in a circle end here."""
+
+
+_OPEN: Final = ("queued", "in_progress", "waiting")
+_Shape = TypeVar("_Shape", bound=msgspec.Struct)
+
+
+class _NotThere(ForgeRefused):
+    """HTTP 404: also what a token gets that may not see it."""
 
 
 class _Id(msgspec.Struct, frozen=True):
@@ -54,24 +65,49 @@ class _Page(msgspec.Struct, frozen=True):
     runners: list[ForgeRunner]
 
 
+class _Runs(msgspec.Struct, frozen=True):
+    workflow_runs: list[_Id]
+
+
+class _Jobs(msgspec.Struct, frozen=True):
+    jobs: list[ForgeJob]
+
+
 class _Api(GitHubAPI):
+    budget_left = 1.0
+
     async def page(self, url: str) -> tuple[Any, str | None]:
         """The content at a URL and the URL of the next page, from the Link header."""
         content, following, _ = await self._make_request("GET", url, {}, b"", sansio.accept_format())
         return content, following
 
+    async def page_if_changed(self, url: str, kept: Answer | None) -> tuple[Any, str | None, str] | None:
+        """The content, the URL of the next page and the ETag; None when the page is as it was kept."""
+        headers = sansio.create_headers(self.requester, accept=sansio.accept_format(), oauth_token=self.oauth_token)
+        headers |= {"content-length": "0"} | ({"if-none-match": kept.etag} if kept else {})
+        address = sansio.format_url(url, None, base_url=self.base_url)
+        status, told, body = await self._request("GET", address, headers)
+        self.budget_left = limits.left(told)
+        if status == http.HTTPStatus.NOT_MODIFIED and kept:
+            return None
+        content, _, following = sansio.decipher_response(status, told, body)
+        return content, following, told.get("etag", "")
+
 
 class GitHub:
     """One repository at api.github.com or a GHES (its `api_base_url` ends with /api/v3).
 
-    `slots` bounds the calls in flight; clients of one credential share it.
+    `slots` bounds the calls in flight; clients of one credential share it. `kept`: what need not be sent again.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, access: ForgeAccess, slots: asyncio.Semaphore) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, access: ForgeAccess, slots: asyncio.Semaphore, kept: KeptAnswers
+    ) -> None:
         self._name = f"{access.endpoint.name} ({access.entity.full_name})"
         self._actions = f"/repos/{access.entity.owner}/{access.entity.name}/actions"
         self._path = f"{self._actions}/runners"
         self._slots = slots
+        self._kept = kept
         self._base_url = access.endpoint.api_base_url.rstrip("/")
         self._api = _Api(session, "hostler", oauth_token=access.token, base_url=self._base_url)
 
@@ -144,6 +180,44 @@ class GitHub:
                     return None
                 raise
 
+    async def open_runs(self) -> OpenRuns:
+        """GitHub REST, list workflow runs for a repository: with a status, 1,000 of them at most.
+
+        A run is in progress as soon as one of its jobs has begun, though others are queued still.
+        """
+        found: dict[int, None] = {}
+        for status in _OPEN:
+            for page in await self._pages(f"{self._actions}/runs?status={status}&per_page=100", _Runs, "its open runs"):
+                found |= dict.fromkeys(run.id for run in page.workflow_runs)
+        return OpenRuns(tuple(found), self._api.budget_left)
+
+    async def jobs_of_run(self, run_id: int) -> list[ForgeJob]:
+        """GitHub REST, list jobs for a workflow run: of its latest attempt."""
+        url = f"{self._actions}/runs/{run_id}/jobs?filter=latest&per_page=100"
+        try:
+            return [job for page in await self._pages(url, _Jobs, f"the jobs of run {run_id}") for job in page.jobs]
+        except _NotThere:
+            return []
+
+    async def _pages(self, url: str, shape: type[_Shape], what: str) -> list[_Shape]:
+        """All pages from a URL on; those that have not changed since the last time are not sent again."""
+        found: list[_Shape] = []
+        following: str | None = url
+        while following is not None and len(found) < _MOST_PAGES:
+            address = self._own(following)
+            key = f"{self._base_url} {address}"
+            kept = self._kept.get(key)
+            async with self._asking(what):
+                fresh = await self._api.page_if_changed(address, kept)
+                if fresh is not None:
+                    kept = Answer(fresh[2], msgspec.convert(fresh[0], shape), fresh[1])
+            assert kept is not None  # noqa: S101 (nothing is unchanged that was not kept)
+            if kept.etag:
+                self._kept.keep(key, kept)
+            found.append(kept.content)
+            following = kept.following
+        return found
+
     async def remove_runner(self, runner_id: int) -> None:
         """GitHub REST, delete a self-hosted runner: 204; 422 while it runs a job."""
         async with self._asking(f"the removal of runner {runner_id}"):
@@ -192,7 +266,8 @@ class GitHub:
             403: f"the token lacks a permission: on the repository it needs {PERMISSIONS}",
             404: "check owner, name and api_base_url, and that the token may see the repository",
         }
-        return ForgeRefused(f"{self._name}: HTTP {status} {error}, asked for {what}", hint=hints.get(status, ""))
+        kind = _NotThere if status == http.HTTPStatus.NOT_FOUND else ForgeRefused
+        return kind(f"{self._name}: HTTP {status} {error}, asked for {what}", hint=hints.get(status, ""))
 
 
 def _files(encoded: str) -> dict[str, bytes]:

@@ -12,6 +12,12 @@ _LONGEST: Final = timedelta(hours=1)
 """GitHub's longest window. A longer wait is a clock or a proxy that is wrong."""
 
 
+def left(headers: Mapping[str, str]) -> float:
+    """What remains of the primary rate limit, as a share of the whole; the whole where nothing is told of one."""
+    limit, remaining = _number(headers.get("x-ratelimit-limit", "")), _number(headers.get("x-ratelimit-remaining", ""))
+    return min(max(remaining / limit, 0.0), 1.0) if limit and remaining is not None else 1.0
+
+
 def told(headers: Mapping[str, str]) -> timedelta | None:
     """From `retry-after`, or from `x-ratelimit-reset` where nothing remains; None when neither tells.
 

@@ -1,6 +1,7 @@
 """GitHub's REST interface for repositories: its routes, and what all calls share (tokens, limits, faults, errors)."""
 
 import asyncio
+import hashlib
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -16,6 +17,7 @@ from tests.forge_simulator.records import Area, Level, Repository, Token
 from tests.forge_simulator.rest_actions import Actions
 from tests.forge_simulator.rest_hooks import Hooks
 
+NOT_MODIFIED: Final = 304
 Need = tuple[Area, Level]
 # GitHub docs, permissions required for fine-grained personal access tokens.
 _ADMINISTER: Final[Need] = ("administration", "write")
@@ -80,7 +82,9 @@ class Rest:
                 fault = self._faults.rest(operation)
                 if fault is not None and not fault.after:
                     await strike(fault)
-                response = await handler(request, self._repository(request, token, need))
+                response = tagged(request, await handler(request, self._repository(request, token, need)))
+                if response.status == NOT_MODIFIED:
+                    headers |= self._limits.uncount(token.user_id, resource)
                 if fault is not None and fault.after:
                     await strike(fault)
             except ApiError as error:
@@ -128,6 +132,17 @@ class Rest:
             return error.response()
         usages = {name: self._limits.usage(token.user_id, name) for name in self._limits.limits}
         return json_response(rest_bodies.rate_limit(usages))
+
+
+def tagged(request: web.Request, response: web.Response) -> web.Response:
+    """Give an answer to GET its ETag, or 304 and nothing when the client has it already (GitHub's are weak)."""
+    if request.method != "GET" or response.status != 200 or not isinstance(response.body, bytes):
+        return response
+    etag = f'W/"{hashlib.sha256(response.body).hexdigest()}"'
+    if request.headers.get("If-None-Match") == etag:
+        return web.Response(status=NOT_MODIFIED, headers={"ETag": etag})
+    response.headers["ETag"] = etag
+    return response
 
 
 async def strike(fault: RestFault) -> None:

@@ -52,6 +52,7 @@ class Farm:
         cloud: str = "",
         orphan_grace: timedelta = timedelta(minutes=1),
         patrol_seconds: int = 120,
+        poll_seconds: int = 300,
     ) -> None:
         """`cloud`: the name of a provider of the executable `file-cloud`, if there is to be one."""
         self.directory = directory
@@ -69,7 +70,7 @@ class Farm:
             http=Http(bind=f"127.0.0.1:{self.http_port}", runner_bind=f"127.0.0.1:{self.runner_port}"),
             grpc=Grpc(bind=f"127.0.0.1:{self.grpc_port}"),
             database=DatabaseTable(url=f"sqlite:///{directory}/coordinator/hostler.db"),
-            planner=Planner(patrol_seconds=patrol_seconds),
+            planner=Planner(patrol_seconds=patrol_seconds, poll_seconds=poll_seconds),
             provider=[self._cloud_settings(cloud)] if cloud else [],
         )
         Path(self.config.data_dir).mkdir(exist_ok=True, mode=0o700)
@@ -314,10 +315,13 @@ async def farm(
     cloud: str = "",
     orphan_grace: timedelta = timedelta(minutes=1),
     patrol_seconds: int = 120,
+    poll_seconds: int = 300,
     coordinated: bool = True,
 ) -> AsyncIterator[Farm]:
     """A farm with its coordinator in this process, unless it is to be started otherwise (`coordinated=False`)."""
-    one = Farm(directory, cloud=cloud, orphan_grace=orphan_grace, patrol_seconds=patrol_seconds)
+    one = Farm(
+        directory, cloud=cloud, orphan_grace=orphan_grace, patrol_seconds=patrol_seconds, poll_seconds=poll_seconds
+    )
     try:
         await one.start()
         if coordinated:

@@ -9,6 +9,7 @@ from unittest import mock
 
 import pytest
 
+from coordinator.config import Planner
 from coordinator.forges.contract import ForgeRefused
 from tests.simulation.world import trace
 from tests.simulation.world.forge import SimForge
@@ -104,6 +105,34 @@ def test_a_forge_that_refuses_for_a_while_costs_its_jobs_no_more_than_twice_that
     begun = [float(line.split()[0]) for line in result.log if " in_progress " in line]
     assert len(begun) == 8
     assert max(begun) < 2 * seconds + 60  # the last rest is at most as long as all before it; then the machines boot
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_every_job_is_served_within_a_poll_though_every_other_webhook_is_never_sent(seed: int) -> None:
+    poll = Planner().poll_seconds
+    scenario = Scenario(
+        seed,
+        Kind.CHAOS,
+        (Repository("octo/app", "one"), Repository("octo/lib", "one")),
+        (
+            PoolSpec("pool-0", "octo/app", ("linux",), max_runners=10),
+            PoolSpec("pool-1", "octo/lib", ("linux",), max_runners=10),
+        ),
+        (HostSpec("host-0", 32, 65536),),
+        tuple(JobSpec(n * 40.0, "octo/app" if n % 3 else "octo/lib", ("linux",), 30.0) for n in range(20)),
+        Faults(webhook_dropped=0.5, until=3600.0),
+        creates_per_host=32,
+    )
+    result = run(scenario)
+    assert not result.violations, told(result, "")
+    lines = [line.split() for line in result.log if " of octo/" in line and " in_progress " in line]
+    begun = {int(words[3]): float(words[0]) for words in lines}
+    assert any("queued of job" in line and "is never sent" in line for line in result.log)
+    assert any("found by asking" in line for line in result.log)
+    assert len(begun) == len(scenario.jobs)
+    for number, spec in enumerate(scenario.jobs, 1):
+        waited = begun[number] - spec.time - 1.0
+        assert waited < poll + 60, f"job {number} waited {waited:.0f} s; {told(result, '')}"
 
 
 def test_a_recorded_trace_is_replayed() -> None:

@@ -1,12 +1,14 @@
 """Webhooks that are lost, doubled, late or out of order: every job ends completed and nothing is left."""
 
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import aiohttp
 import msgspec
 import pytest
 
-from tests.forge_simulator.faults import WebhookFaults
+from tests.forge_simulator.faults import RestFault, WebhookFaults
 from tests.forge_simulator.records import Job
 from tests.forge_simulator.webhook_bodies import Action, workflow_job
 from tests.forge_simulator.webhooks import Message
@@ -135,3 +137,57 @@ async def test_a_job_of_which_only_the_end_is_heard_makes_no_machine(tmp_path: P
         await deliver(one, "queued", job)
         await one.assert_nothing_left()
         assert one.created() == []
+
+
+async def ended_in_the_ledger(one: Farm, *jobs: Job) -> None:
+    """Though nobody told of it: the forge is asked for what has not changed for a while."""
+    await one.advance(timedelta(minutes=3))
+    for job in jobs:
+
+        async def ended(number: int = job.id) -> bool:
+            return (await one.job(number)).status == "completed"
+
+        await one.until_true(ended)
+
+
+async def test_a_job_whose_webhooks_never_come_is_found_by_asking(tmp_path: Path) -> None:
+    async with farm(tmp_path, poll_seconds=1) as one:
+        await one.declare()
+        await one.start_agent()
+        one.forge.set_faults(webhooks=FORGETFUL)
+        others = one.queue(["windows"])
+        job = one.queue()
+        (done,) = await one.completed(job)
+        await ended_in_the_ledger(one, job)
+        await one.assert_nothing_left()
+        told = await one.job(job.id)
+        assert (told.conclusion, told.runner_name) == ("success", done.runner_name)
+        assert others.id not in {known.forge_job_id for known in await one.jobs()}  # no pool of ours serves it
+
+
+async def test_a_job_whose_cancellation_never_comes_makes_no_machines_for_ever(tmp_path: Path) -> None:
+    async with farm(tmp_path, poll_seconds=1) as one:
+        await one.declare()
+        job = one.queue()
+        await one.until_waiting(job, "no agent offers")
+        one.forge.set_faults(webhooks=FORGETFUL)
+        one.forge.cancel_job(job.id)
+        await ended_in_the_ledger(one, job)
+        await one.assert_nothing_left()
+        assert (await one.job(job.id)).conclusion == "cancelled"
+        assert one.created() == []
+
+
+async def test_polling_leaves_a_forge_alone_that_wants_it(tmp_path: Path) -> None:
+    async with farm(tmp_path, poll_seconds=1) as one:
+        await one.declare()
+        await one.start_agent()
+        one.forge.set_faults(
+            RestFault(operation="list-runs", status=429, retry_after_seconds=3, times=1), webhooks=FORGETFUL
+        )
+        began = time.monotonic()
+        job = one.queue()
+        await one.completed(job)
+        assert time.monotonic() - began > 2.5
+        await ended_in_the_ledger(one, job)
+        await one.assert_nothing_left()

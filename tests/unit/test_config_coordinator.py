@@ -43,6 +43,7 @@ starvation_minutes = 20
 idle_grace_seconds = 180
 creates_per_host = 8
 patrol_seconds = 60
+poll_seconds = 600
 [retention]
 days = 90
 [secrets]
@@ -68,7 +69,7 @@ def test_every_key_is_taken(whole: str, tmp_path: Path) -> None:
     assert parsed.data_dir == f"{tmp_path}/data"
     assert parsed.database_url == f"sqlite:///{tmp_path}/hostler.db"
     assert (parsed.http.bind, parsed.grpc.bind) == ("127.0.0.1:9997", "127.0.0.1:9998")
-    assert (parsed.planner.patrol_seconds, parsed.retention.days) == (60, 90)
+    assert (parsed.planner.patrol_seconds, parsed.planner.poll_seconds, parsed.retention.days) == (60, 600, 90)
     policy = parsed.planner.policy
     assert (policy.starvation_bound, policy.idle_grace) == (timedelta(minutes=20), timedelta(minutes=3))
     assert policy.creates_per_host == 8
@@ -137,8 +138,10 @@ WRONG = [
     ("= 8\n", "= 0\n", "planner", "creates_per_host: must be 1 to 1000"),
     ("= 8\n", "= 1001\n", "planner", "creates_per_host: must be 1 to 1000"),
     ("= 8\n", "= 1.5\n", "planner.creates_per_host", "Expected `int`, got `float`"),
-    ("= 60", "= 0", "planner", "patrol_seconds: must be 1 to 3600"),
-    ("= 60", "= 3601", "planner", "patrol_seconds: must be 1 to 3600"),
+    ("= 60\n", "= 0\n", "planner", "patrol_seconds: must be 1 to 3600"),
+    ("= 60\n", "= 3601\n", "planner", "patrol_seconds: must be 1 to 3600"),
+    ("= 600\n", "= 0\n", "planner", "poll_seconds: must be 1 to 86400"),
+    ("= 600\n", "= 86401\n", "planner", "poll_seconds: must be 1 to 86400"),
     ("= 90", "= 0", "retention", "days: must be 1 to 3650"),
     ("= 90", "= 3651", "retention", "days: must be 1 to 3650"),
     ("days = 90", "weeks = 4", "retention.weeks", "allowed here: days"),

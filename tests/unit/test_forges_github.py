@@ -14,7 +14,6 @@ from aiohttp import web
 from coordinator.domain.fleet import Endpoint, Entity, EntityKind, ForgeKind
 from coordinator.forges.contract import (
     ForgeError,
-    ForgeJob,
     ForgeRefused,
     ForgeRunner,
     ForgeUnavailable,
@@ -24,6 +23,7 @@ from coordinator.forges.contract import (
 )
 from coordinator.forges.forges import Forges
 from coordinator.forges.github import PERMISSIONS, GitHub
+from coordinator.forges.kept import Answer, KeptAnswers
 from coordinator.store.catalog import ForgeAccess
 from tests.forge_simulator.faults import RestFault
 from tests.forge_simulator.harness import REPOSITORY, World, make_world
@@ -39,6 +39,7 @@ CALLS: dict[str, Call] = {
     "find": lambda github: github.runner_named("r1"),
     "list": lambda github: github.runners(),
     "job": lambda github: github.job(4242),
+    "runs": lambda github: github.open_runs(),
     "remove": lambda github: github.remove_runner(4242),
     "tools": lambda github: github.tools(),
 }
@@ -48,7 +49,7 @@ def client(session: aiohttp.ClientSession, api_url: str, token: str = TOKEN, rep
     owner, _, name = repository.partition("/")
     endpoint = Endpoint("endpoint-1", "forge", ForgeKind.GITHUB, "https://forge.example", api_url)
     entity = Entity("entity-1", endpoint.id, EntityKind.REPOSITORY, owner, name, "credentials-1")
-    return GitHub(session, ForgeAccess(endpoint, entity, token), asyncio.Semaphore(50))
+    return GitHub(session, ForgeAccess(endpoint, entity, token), asyncio.Semaphore(50), KeptAnswers())
 
 
 @pytest.fixture(params=["", "/api/v3"], ids=["github.com", "ghes"])
@@ -255,10 +256,78 @@ async def test_a_job_is_told_with_its_end(world: World, github: GitHub) -> None:
     job = world.forge.queue_job(REPOSITORY, ["linux"], "true")
     runner = await world.runner("r1")
     assert await runner.take() == job.id
-    assert await github.job(job.id) == ForgeJob("in_progress", None, "r1")
+    told = await github.job(job.id)
     await runner.finish(job.id)
-    assert await github.job(job.id) == ForgeJob("completed", "success", "r1")
+    ended = await github.job(job.id)
+    assert ended is not None
+    assert told is not None
+    assert [(one.status, one.conclusion, one.runner_name) for one in (told, ended)] == [
+        ("in_progress", None, "r1"),
+        ("completed", "success", "r1"),
+    ]
     assert await github.job(4242) is None
+
+
+async def test_jobs_that_have_not_ended_are_found_by_their_runs(world: World, github: GitHub) -> None:
+    queue = world.forge.queue_job
+    done = queue(REPOSITORY, ["linux"], "true")
+    world.forge.cancel_job(done.id)
+    gated = queue(REPOSITORY, ["gpu"], "true", waiting=True)
+    running = queue(REPOSITORY, ["linux"], "true", run_id=77)
+    await (await world.runner("r1")).take()
+    behind = queue(REPOSITORY, ["linux", "Big"], "true", run_id=77, name="build (2)")
+    queued = queue(REPOSITORY, ["gpu"], "true")
+    runs = await github.open_runs()
+    assert set(runs.ids) == {gated.run_id, 77, queued.run_id}
+    assert 0.9 < runs.budget_left < 1
+    found = {job.id: job for run_id in runs.ids for job in await github.jobs_of_run(run_id)}
+    assert {number: job.status for number, job in found.items()} == {
+        gated.id: "waiting",
+        running.id: "in_progress",
+        behind.id: "queued",
+        queued.id: "queued",
+    }
+    shown = found[behind.id]
+    assert (shown.run_id, shown.run_attempt, shown.labels) == (77, 1, ["linux", "Big"])
+    assert (shown.name, shown.workflow_name, shown.runner_name) == ("build (2)", "CI", None)
+    assert shown.html_url == world.forge.addresses.job_page(world.forge._forge.repository(REPOSITORY), behind)
+    assert await github.jobs_of_run(4242) == []
+
+
+@pytest.mark.parametrize("count", [100, 101, 230])
+async def test_all_open_runs_and_their_jobs_are_found_however_many(world: World, github: GitHub, count: int) -> None:
+    runs = [world.forge.queue_job(REPOSITORY, ["linux"], "true").run_id for _ in range(count)]
+    jobs = [world.forge.queue_job(REPOSITORY, ["linux"], "true", run_id=runs[0]).id for _ in range(count)]
+    assert set((await github.open_runs()).ids) == set(runs)
+    assert {job.id for job in await github.jobs_of_run(runs[0])} > set(jobs)
+
+
+async def test_what_has_not_changed_costs_nothing_of_the_rate_limit(world: World, github: GitHub) -> None:
+    first = world.forge.queue_job(REPOSITORY, ["linux"], "true", run_id=7)
+    token = world.forge._forge.tokens[TOKEN]
+
+    async def look() -> tuple[tuple[int, ...], list[str], int]:
+        before = world.forge.rate_limits.usage(token.user_id, "core").used
+        runs = (await github.open_runs()).ids
+        jobs = [job.status for run_id in runs for job in await github.jobs_of_run(run_id)]
+        return runs, jobs, world.forge.rate_limits.usage(token.user_id, "core").used - before
+
+    assert await look() == ((7,), ["queued"], 4)
+    assert await look() == ((7,), ["queued"], 0)
+    world.forge.cancel_job(first.id)
+    assert await look() == ((), [], 1)
+    world.forge.queue_job(REPOSITORY, ["linux"], "true", run_id=8)
+    assert (await look())[:2] == ((8,), ["queued"])
+
+
+def test_only_so_many_answers_are_kept_and_those_asked_for_last() -> None:
+    kept = KeptAnswers(most=2)
+    for name in ("a", "b"):
+        kept.keep(name, Answer("etag", name, None))
+    assert kept.get("a") is not None
+    kept.keep("c", Answer("etag", "c", None))
+    assert (len(kept), kept.get("b")) == (2, None)
+    assert [kept.get(name) is not None for name in ("a", "c")] == [True, True]
 
 
 async def test_calls_of_one_credential_share_its_bound() -> None:

@@ -14,12 +14,13 @@ from coordinator.forges.contract import (
     ForgeRefused,
     ForgeRunner,
     ForgeUnavailable,
+    OpenRuns,
     RunnerBusy,
     RunnerConfiguration,
     RunnerExists,
 )
 from providers.exec.spec import Tool
-from tests.simulation.world.scenario import JobSpec, Scenario
+from tests.simulation.world.scenario import BASE_URL, JobSpec, Scenario
 
 _TIMEOUT_SECONDS: Final = 30.0
 
@@ -65,6 +66,7 @@ class ForgeModel:
         self.runners: dict[int, Runner] = {}
         self.registrations: dict[str, list[float]] = {}  # by credentials: when runners were asked for
         self.forgetful = scenario.faults.kills > 0  # whoever calls may be killed and not know that it called
+        self.budget_left = 1.0
         self._numbers = 0
         self._credentials = {one.name: one.credentials for one in scenario.repositories}
         self._emit = emit
@@ -186,9 +188,20 @@ class SimForge:
     async def job(self, forge_job_id: int) -> ForgeJob | None:
         lost = await self._asked("a job")
         job = self._model.jobs.get(forge_job_id)
-        shown = None if job is None else ForgeJob(job.status, job.conclusion or None, job.runner or None)
+        shown = None if job is None or job.spec.entity != self._entity else _shown(job)
         await self._answer(lost)
         return shown
+
+    async def open_runs(self) -> OpenRuns:
+        lost = await self._asked("its runs")
+        jobs = [job for job in self._model.jobs.values() if job.spec.entity == self._entity]
+        await self._answer(lost)
+        return OpenRuns(tuple(job.id for job in jobs if job.status != "completed"), self._model.budget_left)
+
+    async def jobs_of_run(self, run_id: int) -> list[ForgeJob]:
+        """Every job is a run of its own."""
+        job = await self.job(run_id)
+        return [] if job is None else [job]
 
     async def remove_runner(self, runner_id: int) -> None:
         lost = await self._asked("remove runner")
@@ -229,6 +242,19 @@ class SimForge:
         if lost:
             await asyncio.sleep(_TIMEOUT_SECONDS)
             raise ForgeUnavailable("no answer")
+
+
+def _shown(job: Job) -> ForgeJob:
+    return ForgeJob(
+        job.status,
+        job.conclusion or None,
+        job.runner or None,
+        id=job.id,
+        run_id=job.id,
+        labels=list(job.spec.labels),
+        name=f"job-{job.id}",
+        html_url=f"{BASE_URL}/{job.spec.entity}/actions/runs/{job.id}/job/{job.id}",
+    )
 
 
 def _listed(runner: Runner) -> ForgeRunner:

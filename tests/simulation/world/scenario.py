@@ -26,7 +26,8 @@ class Kind(StrEnum):
 class Faults(msgspec.Struct, frozen=True):
     """How often things go wrong: chances for each occasion, and counts for the run."""
 
-    webhook_lost: float = 0.0
+    webhook_dropped: float = 0.0  # for good
+    webhook_lost: float = 0.0  # and delivered again later
     webhook_twice: float = 0.0
     webhook_seconds: float = 0.2  # the longest delay
     forge_call: float = 0.0
@@ -245,6 +246,8 @@ def _faults(chance: random.Random, until: float) -> Faults:
         orphans=times(1),
         kills=times(3),
         until=until,
+        # Drawn last: what else happens in a seed does not depend on it.
+        webhook_dropped=chance.choice([0.0, 0.0, 0.1, 0.3]),
     )
 
 

@@ -1,4 +1,4 @@
-"""The way of webhooks from the forge to the coordinator: lost, doubled, late, and delivered again by an operator."""
+"""The way of webhooks from the forge to the coordinator: doubled, late, lost and delivered again, or lost for good."""
 
 import asyncio
 import hashlib
@@ -25,6 +25,10 @@ class Deliveries:
         self._chance = chances("webhooks", world.scenario.seed)
 
     def emit(self, delivery: Delivery) -> None:
+        dropped = self._world.faults.webhook_dropped
+        if dropped and self._chance.random() < dropped:
+            self._world.log("forge", f"webhook {delivery.action} of job {delivery.job_id} is never sent")
+            return
         times = 2 if self._chance.random() < self._world.faults.webhook_twice else 1
         for _ in range(times):
             self.pending += 1
