@@ -135,6 +135,25 @@ class CloudExecutor:
             pool_id=pool.id,
         )
 
+    async def miss(self, instance: Instance) -> None:
+        """Say of an instance whose provider is not configured any more that it waits for that, if it does.
+
+        Only its provider can destroy a machine. So, as with GARM, an instance is not forgotten unless that is forced;
+        it goes on where it was when the provider is back. One that was not begun has no machine.
+        """
+        reason = f"provider '{instance.provider}' is not configured any more: put its [[provider]] back"
+        fact = PhaseFact("", instance.id, Phase.DELETED, self._clock(), reason)
+        if instance.status is Status.PENDING_FORCE_DELETE:
+            log.warning("forgotten, for it was forced; it may still run", instance=instance.name, reason=reason)
+        elif instance.status is Status.CREATING and not await self._has_called(instance):
+            fact = msgspec.structs.replace(fact, phase=Phase.FAILED)
+        elif instance.status in (Status.PENDING_DELETE, Status.DELETING) and instance.fault != reason:
+            fact = msgspec.structs.replace(fact, phase=Phase.DELETE_FAILED)
+        elif instance.status is not Status.PENDING_CREATE:
+            return
+        log.warning("an instance has lost its provider", instance=instance.name, reason=reason)
+        await self._store.instances.record_phase(fact)
+
     async def delete(self, instance: Instance, pool: Pool) -> None:
         """Destroy the instance; asked again, slower each time, until the provider has done it."""
         making = self._making.get(instance.id)

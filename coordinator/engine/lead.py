@@ -82,8 +82,10 @@ class Lead:
 
     def _act_on(self, instance: Instance) -> None:
         pool = self.board.pools[instance.pool_id]
-        if instance.provider not in self._cloud.clouds:
+        if instance.host:
             self._hands.act(instance, pool)
+        elif instance.provider not in self._cloud.clouds:
+            self._errands.ensure("miss", instance.id, self._cloud.miss(instance))
         elif instance.status in CREATES:
             self._errands.ensure("create", instance.id, self._cloud.create(instance, pool))
         elif instance.status in DELETES:

@@ -3,6 +3,7 @@
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.simulation.farm import FILE_CLOUD, REPOSITORY, Farm, farm, pool
@@ -148,3 +149,56 @@ async def test_an_instance_given_up_while_the_cloud_still_creates_it_is_deleted_
         await one.assert_nothing_left()
         assert len(one.guests.booted) <= 1
         assert len(one.cloud.calls("DeleteInstance")) == 1
+
+
+async def test_a_provider_that_is_taken_out_of_the_configuration_is_missed_and_its_machines_wait_for_it(
+    tmp_path: Path,
+) -> None:
+    async with farm(tmp_path, cloud="cloud") as one:
+        with_cloud = one.config
+        await one.declare(ON_CLOUD)
+        one.guests.may_end.clear()
+        job = one.queue()
+        await one.until_instance(lambda instance: instance.runner_status == "active")
+        await one.stop("coordinator")
+        one.config = msgspec.structs.replace(with_cloud, provider=[])
+        await one.start_coordinator()
+        one.guests.may_end.set()
+        await one.completed(job)
+
+        stranded = await one.until_instance(lambda instance: instance.fault)
+        assert stranded.fault == "provider 'cloud' is not configured any more: put its [[provider]] back"
+        assert stranded.status == "pending_delete"
+        assert one.cloud.machines() == [stranded.name]
+        another = one.queue()
+        reason = await one.until_waiting(another, "no [[provider]] of that name is configured")
+        assert "'cloud'" in reason
+
+        await one.stop("coordinator")
+        one.config = with_cloud
+        await one.start_coordinator()
+        await one.completed(another)
+        await one.assert_nothing_left()
+
+
+async def test_a_job_whose_machine_was_begun_by_a_provider_that_is_gone_is_free_for_others(tmp_path: Path) -> None:
+    async with farm(tmp_path, cloud="cloud") as one:
+        with_cloud = one.config
+        await one.declare(ON_CLOUD)
+        go = waiting(one, "CreateInstance")
+        job = one.queue()
+        await one.until_true(lambda: one.cloud.calls("CreateInstance"))
+        await one.stop("coordinator")
+        one.config = msgspec.structs.replace(with_cloud, provider=[])
+        await one.start_coordinator()
+        lost = await one.until_instance(lambda instance: instance.fault)
+        assert lost.status == "pending_delete"
+        await one.declare(ON_CLOUD, pool())
+        await one.start_agent()
+        await one.completed(job)
+
+        await one.stop("coordinator")
+        go.touch()
+        one.config = with_cloud
+        await one.start_coordinator()
+        await one.assert_nothing_left()

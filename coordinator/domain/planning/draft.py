@@ -159,8 +159,8 @@ class Draft:
         by_reason: dict[str, list[str]] = {}
         for host in sorted(self.board.hosts.values(), key=lambda h: h.name):
             by_reason.setdefault(self._host_refusal(host, pool), []).append(host.name)
-        if not by_reason:
-            return f"no agent offers the provider '{pool.provider}'"
+        if not any(pool.provider in host.drivers for host in self.board.hosts.values()):
+            return f"no agent offers the provider '{pool.provider}', and no [[provider]] of that name is configured"
         told = [f"host {_some(names)} {reason}" for reason, names in by_reason.items()]
         more = [f"and {len(told) - _REASONS_TOLD} more reasons"] if len(told) > _REASONS_TOLD else []
         return "; ".join(told[:_REASONS_TOLD] + more)
