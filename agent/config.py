@@ -1,7 +1,6 @@
 """The agent's configuration: its keys, their defaults and what is allowed. What a driver adds lives in with_*.py."""
 
 import importlib
-import re
 import socket
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -9,13 +8,12 @@ from typing import Any, Final, Literal
 import msgspec
 
 from agent.host import Reserve
-from hostler.config import check, check_key, host_and_port, is_loopback
+from hostler.config import check, check_key, host_and_port, host_name
 from hostler.config import load as load_file
 from hostler.errors import ConfigError
 from providers.contract import HostProvider
 from providers.images.store import Finish, Room, kept_as_it_is
 
-_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 # Modules are imported only when asked for: a host without libvirt's bindings need not have them.
 _MODULES: Final = {"libvirt": "agent.with_libvirt", "lxd": "agent.with_lxd", "simulated": "agent.with_simulated"}
 
@@ -24,26 +22,19 @@ class HostSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str = msgspec.field(default_factory=socket.gethostname)
 
     def __post_init__(self) -> None:
-        check(
-            _HOST_NAME.fullmatch(self.name) is not None,
-            f"name: '{self.name}' is not a host name; letters, digits, '-' and '.' are allowed",
-        )
+        check_key("name", lambda: host_name(self.name))
 
 
 class CoordinatorSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    address: str = "127.0.0.1:9998"
+    address: str = ""  # empty: what the host was told when it was enrolled; where it was not, 127.0.0.1:9998
 
     def __post_init__(self) -> None:
-        check_key("address", self._check_address)
+        if self.address:
+            check_key("address", self._check_address)
 
     def _check_address(self) -> None:
-        host, port = host_and_port(self.address)
+        _, port = host_and_port(self.address)
         check(port > 0, "the port must be from 1 to 65535")
-        check(
-            is_loopback(host),
-            f"'{host}' is not a loopback address; the stream is not encrypted until mutual TLS exists, so only "
-            "127.0.0.0/8, [::1] and localhost are accepted",
-        )
 
 
 class CapacitySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,13 +15,15 @@ from typing import Final
 import msgspec
 import structlog
 
-from agent import host, link, wire
+from agent import dial, host, link, wire
 from agent.backoff import Backoff
 from agent.config import AgentConfig
+from agent.dial import Way
 from agent.endings import Endings
 from agent.image_news import ImageNews
 from agent.keeper import Keeper
 from agent.outbox import Outbox
+from agent.renewal import Renewal, UntilRenewed
 from agent.session import Session
 from hostler import __version__
 from hostler.errors import HostlerError
@@ -68,6 +70,7 @@ class Agent:
         self._image_news = ImageNews(self._outbox.changed.set)
         self._images = ImageStore(config.images_path, config.images.room(self._disk_gib), config.finish_image)
         self._images.on_change = self._image_news.put
+        self._renewal = Renewal(config.data_path, self._way, now=now, rng=self._rng)
         self._keeper = Keeper(
             provider,
             self._outbox,
@@ -87,27 +90,37 @@ class Agent:
             HostlerError: it could not start.
         """
         with _sole_owner(self._config.data_path):
+            self._way()  # what is wrong with the configuration is told at once
             self._endings.load()
             capacity = await asyncio.to_thread(self._capacity)
             await self._provider.open(self._keeper.stopped)
+            renewing: asyncio.Task[None] | None = None
             try:
                 await self._images.open()
                 _check_file_systems(self._config)
                 await self._keeper.adopt()
+                renewing = asyncio.create_task(self._renewal.run(), name="renewal")
                 await link.keep(
-                    lambda: self._session(capacity),
+                    lambda: UntilRenewed(lambda: self._session(capacity), self._renewal.renewed),
                     stop,
                     rng=self._rng,
                     monotonic=time.monotonic,
                     backoff=self._reconnect,
                 )
             finally:
+                if renewing is not None:
+                    renewing.cancel()
+                    await asyncio.gather(renewing, return_exceptions=True)
                 await self._keeper.close(_CLOSE_SECONDS)
                 await self._images.close()
                 await self._provider.close()
 
     def _capacity(self) -> pb.Resources:
         return wire.resources_out(capacity(self._config, _total(self._config)))
+
+    def _way(self) -> Way:
+        """How the coordinator is reached as things are now."""
+        return dial.find(self._config.data_path, self._config.host.name, self._config.coordinator, self._now())
 
     def _session(self, capacity: pb.Resources) -> Session:
         async def hello() -> pb.Hello:
@@ -125,7 +138,7 @@ class Agent:
             )
 
         return Session(
-            address=self._config.coordinator.address,
+            way=self._way(),
             hello=hello,
             usage=lambda: asyncio.to_thread(host.usage, self._config.instances_path),
             commands=self._keeper,
@@ -146,6 +159,7 @@ async def check(config: AgentConfig, provider: HostProvider) -> bool:
         HostlerError: what is not.
     """
     config.check_files()
+    dial.find(config.data_path, config.host.name, config.coordinator, datetime.now(UTC))
     host.arch()
     reason = why_unusable(config.data_path)
     if reason:

@@ -6,12 +6,14 @@ import signal
 import sys
 from pathlib import Path
 
-from agent import config, daemon
+from agent import config, daemon, enrol
+from agent.config import AgentConfig
 from hostler import __version__, logs
 from hostler.errors import ConfigError, HostlerError
 
 EXIT_FAILED = 1
 EXIT_CONFIG = 2
+ENROL = "enrol"
 
 
 def main() -> None:
@@ -20,6 +22,9 @@ def main() -> None:
     try:
         settings = config.load(asked.config)
         logs.configure(settings.log_level)
+        if asked.command == ENROL:
+            _enrol(settings, asked)
+            return
         provider = settings.make_provider()
         if asked.check:
             opened = asyncio.run(daemon.check(settings, provider))
@@ -39,10 +44,35 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="hostler-agent", description="Makes and destroys machines on this host.")
+    parser.add_argument(
+        "command",
+        nargs="?",
+        choices=[ENROL],
+        help="without a command: serve; enrol: get this host's certificate, with what `hostler host invite` printed",
+    )
     parser.add_argument("--config", type=Path, default=Path("/etc/hostler/agent.toml"), metavar="FILE")
     parser.add_argument("--check", action="store_true", help="validate the file and what it names, then exit 0 or 2")
     parser.add_argument("--version", action="version", version=__version__)
-    return parser.parse_args()
+    enrolment = parser.add_argument_group("enrol")
+    enrolment.add_argument("--coordinator", metavar="HOST:PORT", help="its address for clients")
+    enrolment.add_argument("--token", help="of the invitation: good once, and for this host alone")
+    enrolment.add_argument("--ca-pin", metavar="sha256:HEX", help="by which the coordinator is known")
+    asked = parser.parse_args()
+    given = [asked.coordinator, asked.token, asked.ca_pin]
+    if asked.command == ENROL and None in given:
+        parser.error("enrol needs --coordinator, --token and --ca-pin: copy the whole line that was printed")
+    if asked.command != ENROL and given != [None] * 3:
+        parser.error("--coordinator, --token and --ca-pin are for: hostler-agent enrol")
+    return asked
+
+
+def _enrol(settings: AgentConfig, asked: argparse.Namespace) -> None:
+    given = asyncio.run(enrol.enrol(settings, asked.coordinator, asked.token, asked.ca_pin))
+    calls = settings.coordinator.address or given.agents_address
+    sys.stdout.write(
+        f"enrolled as '{given.host}'; the agent will connect to {calls}\n"
+        f"its certificate is renewed by itself, and is good until {given.expires_at:%Y-%m-%d %H:%M} UTC\n"
+    )
 
 
 async def _serve(agent: daemon.Agent) -> None:

@@ -10,6 +10,7 @@ import grpc.aio
 import structlog
 
 from agent import wire
+from agent.dial import Way
 from agent.host import Usage
 from agent.image_news import ImageNews
 from agent.outbox import Outbox
@@ -21,17 +22,6 @@ from providers.images.values import ImageSource
 
 WELCOME_SECONDS: Final = 20.0
 _GOODBYE_SECONDS: Final = 2.0
-
-# A silent peer is noticed within the sum of the first two. gRPC (seen with 1.85) never arms keepalive_timeout_ms; what
-# ends the transport is the ping's own time-out, a minute by default. The coordinator must allow pings this often
-# (grpc.http2.min_ping_interval_without_data_ms), or it ends quiet connections with "too_many_pings".
-CHANNEL_OPTIONS: Final = (
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.http2.ping_timeout_ms", 8_000),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.use_local_subchannel_pool", 1),  # a new channel starts without the back-off of the one before
-    ("grpc.enable_retries", 0),
-)
 
 _log = structlog.get_logger(__name__)
 
@@ -54,7 +44,7 @@ class Session:
     def __init__(
         self,
         *,
-        address: str,
+        way: Way,
         hello: Callable[[], Awaitable[pb.Hello]],
         usage: Callable[[], Awaitable[Usage]],
         commands: Commands,
@@ -62,7 +52,8 @@ class Session:
         image_news: ImageNews,
         now: Callable[[], datetime],
     ) -> None:
-        self._address = address
+        self._way = way
+        self._address = way.address
         self._hello = hello
         self._usage = usage
         self._commands = commands
@@ -83,7 +74,7 @@ class Session:
         """
         hello = await self._hello()
         self._drivers = [driver.name for driver in hello.drivers]
-        async with grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS) as channel:
+        async with self._way.channel() as channel:
             call = FleetStub(channel).Session()
             try:
                 await self._serve(call, hello, stop)

@@ -1,11 +1,15 @@
 """The coordinator's configuration file: what the process itself needs. Everything else is data in the store."""
 
+import functools
+from contextlib import suppress
 from datetime import timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import msgspec
 
 from coordinator.domain.world import Policy
+from coordinator.pki.names import address
 from coordinator.store.database import DatabaseUnusable, driver_url
 from hostler import config
 from providers.exec.settings import ExecSettings
@@ -46,15 +50,60 @@ class Http(_Table, frozen=True):
 
 
 class Grpc(_Table, frozen=True):
-    bind: str = "127.0.0.1:9998"
+    bind: str = "127.0.0.1:9998"  # not encrypted, for this machine: the admin client, and an agent beside it
+    agents_bind: str = ""  # mutual TLS, for enrolled agents
+    clients_bind: str = ""  # TLS, for hosts that enrol and for the admin client with a token
+    public_names: tuple[str, ...] = ()  # by which this machine is called from outside; hosts are told the first
+    certificate_hours: float = 168.0  # how long certificates of hosts and coordinators are valid
 
     def __post_init__(self) -> None:
         config.check_key("bind", lambda: config.host_and_port(self.bind))
         host, _ = config.host_and_port(self.bind)
         config.check(
             config.is_loopback(host),
-            f"bind: '{self.bind}' is not on loopback; without mutual TLS gRPC is served on loopback only",
+            f"bind: '{self.bind}' is not on loopback; plain gRPC is served there alone: for other machines there are "
+            "agents_bind and clients_bind, which have TLS",
         )
+        self._check_listeners()
+        for name in self.public_names:
+            config.check_key("public_names", functools.partial(_name_or_address, name))
+        config.check(0.001 <= self.certificate_hours <= 168, "certificate_hours: must be 0.001 to 168")
+
+    def _check_listeners(self) -> None:
+        for key in ("agents_bind", "clients_bind"):
+            if value := getattr(self, key):
+                config.check_key(key, functools.partial(config.host_and_port, value))
+        config.check(
+            bool(self.agents_bind) == bool(self.clients_bind),
+            "agents_bind, clients_bind: hosts enrol at the one and work at the other: set both or neither",
+        )
+        config.check(
+            not self.agents_bind or bool(self.public_names),
+            "public_names: name at least one host name or address by which agents call this coordinator",
+        )
+
+    @property
+    def certificate_life(self) -> timedelta:
+        return timedelta(hours=self.certificate_hours)
+
+    @property
+    def agents_address(self) -> str:
+        """What agents are told to call; empty: there is no listener for them."""
+        return self._public(self.agents_bind)
+
+    @property
+    def clients_address(self) -> str:
+        return self._public(self.clients_bind)
+
+    def _public(self, bind: str) -> str:
+        return address(self.public_names, config.host_and_port(bind)[1]) if bind else ""
+
+
+def _name_or_address(value: str) -> None:
+    with suppress(ValueError):
+        ip_address(value)
+        return
+    config.host_name(value)
 
 
 class DatabaseTable(_Table, frozen=True):

@@ -4,16 +4,16 @@ import asyncio
 import os
 import random
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
-import grpc
 import structlog
 
+from coordinator import doors
 from coordinator.admin import AdminService
 from coordinator.cluster.cluster import Cluster
 from coordinator.config import CoordinatorConfig
@@ -26,12 +26,16 @@ from coordinator.engine.local import LocalExecutor
 from coordinator.engine.patrol import Patrol
 from coordinator.engine.polling import Poller
 from coordinator.engine.registrar import Registrar
+from coordinator.fleet.entrance import Entrance, Loopback, Revocations
 from coordinator.fleet.links import Links
 from coordinator.fleet.reconciler import ORPHAN_GRACE, Reconciler
 from coordinator.fleet.service import FleetService
 from coordinator.forges.forges import Forges
 from coordinator.http import app, server
 from coordinator.http.webhooks import Webhooks
+from coordinator.pki.access import AccessService
+from coordinator.pki.authority import Authority
+from coordinator.pki.issuer import open_authority
 from coordinator.runner_api import scripts
 from coordinator.runner_api.routes import RunnerApi
 from coordinator.runner_api.waiting import Waiting
@@ -39,30 +43,11 @@ from coordinator.store import keys
 from coordinator.store.alone import alone
 from coordinator.store.store import Store, open_store
 from coordinator.tokens import InstanceTokens
-from hostler.errors import HostlerError
-from protos.hostler.v1.admin_pb2_grpc import add_AdminServicer_to_server
-from protos.hostler.v1.fleet_pb2_grpc import add_FleetServicer_to_server
 from providers.exec.provider import ExecProvider
 
 log = structlog.get_logger()
 
 _FORGE_TIMEOUT: Final = aiohttp.ClientTimeout(total=30, connect=10)
-_GRPC_OPTIONS: Final = (
-    # A dead peer is noticed within 20 s.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 8_000),
-    ("grpc.http2.ping_timeout_ms", 8_000),  # what grpc really goes by, whatever keepalive_timeout_ms says
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
-    ("grpc.so_reuseport", 0),
-)
-
-
-class AddressInUse(HostlerError):
-    """Something else listens where the coordinator should."""
-
-    code = "address_in_use"
 
 
 def _now() -> datetime:
@@ -95,9 +80,10 @@ async def run(
         stack.push_async_callback(store.close)
         session = await stack.enter_async_context(aiohttp.ClientSession(timeout=_FORGE_TIMEOUT))
         parts = _Parts(config, store, session, clock, orphan_grace)
+        ca = await open_authority(store)
         await parts.cluster.join()
         stack.push_async_callback(parts.cluster.leave)
-        await stack.enter_async_context(_grpc_server(config.grpc.bind, parts))
+        await stack.enter_async_context(doors.opened(parts.services(ca), parts.links.close))
         await stack.enter_async_context(server.serve(parts.public, config.http.bind, "http.bind"))
         await stack.enter_async_context(server.serve(parts.for_machines, config.http.runner_bind, "http.runner_bind"))
         tasks = [asyncio.create_task(endless) for endless in parts.endless()]
@@ -130,7 +116,8 @@ class _Parts:
         self.waiting = Waiting()
         clouds = {settings.name: ExecProvider(settings, store.controller_id) for settings in config.provider}
         self.links = links = Links()
-        self.cluster = Cluster(store, links, self.waiting)
+        self._revocations = Revocations(store.enrolments.ended, links)
+        self.cluster = Cluster(store, links, self.waiting, self._revocations)
         local = LocalExecutor(store, links, tokens, where, clock)
         cloud = CloudExecutor(store, forges, clouds, tokens, where, clock)
         budgets = Budgets()
@@ -144,11 +131,21 @@ class _Parts:
         self.poller = Poller(store, registrar, budgets, poll_every, clock, random.random)
         self._keep = timedelta(days=config.retention.days)
         self._store = store
-        self.fleet = FleetService(store, links, self.reconciler)
+        self._settings = config.grpc
+        self._clock = clock
+        self.fleet = self._fleet(Loopback())
         self.admin = AdminService(store, links, self.engine, frozenset(clouds))
         webhooks = Webhooks(store.catalog, store.ledger, store.controller_id, clock)
         self.public = app.public(webhooks)
         self.for_machines = app.for_machines(RunnerApi(store, forges, tokens, where, self.waiting))
+
+    def services(self, ca: Authority) -> doors.Services:
+        """What the gRPC listeners serve."""
+        access = AccessService(self._store, ca, self._settings.clients_address, self._revocations.cut)
+        return doors.Services(self._store, self._settings, ca, self._fleet, self.admin, access, self._clock)
+
+    def _fleet(self, entrance: Entrance) -> FleetService:
+        return FleetService(self._store, self.links, self.reconciler, entrance)
 
     def endless(self) -> Iterable[Coroutine[Any, Any, None]]:
         """What runs beside the servers, for as long as they do."""
@@ -168,22 +165,3 @@ async def _end(tasks: "Sequence[asyncio.Task[None]]", parts: _Parts) -> None:
     await parts.cluster.let_another_plan()
     parts.reconciler.close()
     parts.waiting.close()
-
-
-@asynccontextmanager
-async def _grpc_server(bind: str, parts: _Parts) -> AsyncIterator[None]:
-    grpc_server = grpc.aio.server(options=_GRPC_OPTIONS)
-    add_FleetServicer_to_server(parts.fleet, grpc_server)
-    add_AdminServicer_to_server(parts.admin, grpc_server)
-    try:
-        grpc_server.add_insecure_port(bind)
-    except RuntimeError:
-        raise AddressInUse(
-            f"grpc.bind: cannot listen on {bind}", hint="is another coordinator running? choose another port"
-        ) from None
-    await grpc_server.start()
-    try:
-        yield
-    finally:
-        parts.links.close()
-        await grpc_server.stop(grace=1.0)

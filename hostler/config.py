@@ -16,6 +16,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 _AT = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
+_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<field>[^`]*)`")
 
 
@@ -138,6 +139,16 @@ def _is_host(value: str) -> bool:
     except ValueError:
         return _HOST.fullmatch(value) is not None
     return True
+
+
+def host_name(value: str) -> None:
+    """Check a name that a host, or what is called like one, goes by.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if _HOST_NAME.fullmatch(value) is None:
+        raise ValueError(f"'{value[:80]}' is not a host name; letters, digits, '-' and '.' are allowed")
 
 
 def web_address(value: str) -> None:

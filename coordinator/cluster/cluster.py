@@ -10,6 +10,7 @@ from typing import Final
 import sqlalchemy as sa
 import structlog
 
+from coordinator.fleet.entrance import Revocations
 from coordinator.fleet.links import Links
 from coordinator.runner_api.waiting import Waiting
 from coordinator.store.changed import Changes
@@ -27,10 +28,12 @@ _JUST_AFTER_SECONDS: Final = 0.01
 
 
 class Cluster:
-    def __init__(self, store: Store, links: Links, waiting: Waiting) -> None:
+    def __init__(self, store: Store, links: Links, waiting: Waiting, revocations: Revocations) -> None:
         self._store = store
         self._links = links
         self._waiting = waiting
+        self._revocations = revocations
+        self._revoked = False  # somewhere: streams here may have to end
         self._wake = asyncio.Event()
         self._lease_is_free = False
         self._doubted: set[str] = set()  # hosts whose streams may be elsewhere now
@@ -79,6 +82,7 @@ class Cluster:
                 pass
             self._wake.clear()
             try:
+                await self._cut_revoked()
                 await self._give_up_streams()
                 if loop.time() < due and not self._lease_is_free:
                     continue
@@ -88,6 +92,11 @@ class Cluster:
             except Exception:
                 log.exception("a beat failed")
                 due = loop.time() + _AFTER_ERROR_SECONDS
+
+    async def _cut_revoked(self) -> None:
+        if self._revoked:
+            await self._revocations.cut()
+            self._revoked = False
 
     async def _give_up_streams(self) -> None:
         """End the streams of hosts that have a newer one at another coordinator."""
@@ -118,6 +127,9 @@ class Cluster:
             self._waiting.notify(instance_id)
         if changes.hosts or changes.everything:
             self._doubted |= changes.hosts or (self._links.hosts() | self._links.elsewhere())
+            self._wake.set()
+        if changes.revoked or changes.everything:
+            self._revoked = True
             self._wake.set()
         if changes.to_plan:
             self._store.feed.changed(changes)

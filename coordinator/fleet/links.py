@@ -22,14 +22,15 @@ class HostTaken(HostlerError):
 class Link:
     """One agent's open stream, as the rest of the coordinator sees it."""
 
-    def __init__(self, host: str, number: int, run: str, now: datetime) -> None:
+    def __init__(self, host: str, number: int, run: str, now: datetime, enrolment: str = "") -> None:
         self.host = host
         self.number = number  # of this coordinator's streams
         self.run = run  # of the agent's process; empty: it does not say
+        self.enrolment = enrolment  # that its certificate comes from; empty: on loopback, without one
         self.last_heard = now
         self.load = pb.Heartbeat()
         self.closed = asyncio.Event()
-        self.taken_over: HostTaken | None = None  # why it was closed, when another agent is the reason
+        self.why: HostlerError | None = None  # it was closed, where the agent must be told
         self._outgoing: asyncio.Queue[tuple[pb.CoordinatorMessage, Callable[[], None] | None]] = asyncio.Queue()
 
     def send(self, message: pb.CoordinatorMessage, sent: Callable[[], None] | None = None) -> None:
@@ -39,7 +40,8 @@ class Link:
     async def next(self) -> tuple[pb.CoordinatorMessage, Callable[[], None] | None]:
         return await self._outgoing.get()
 
-    def close(self) -> None:
+    def close(self, why: HostlerError | None = None) -> None:
+        self.why = self.why or why
         self.closed.set()
 
 
@@ -70,13 +72,13 @@ class Links:
         """For a stream that is about to be opened."""
         return next(self._numbers)
 
-    def open(self, host: str, number: int, run: str, now: datetime) -> Link:
+    def open(self, host: str, number: int, run: str, now: datetime, enrolment: str = "") -> Link:
         """A new stream of a host; an older one of the same host is closed."""
         old = self._links.get(host)
         if old is not None:
             self._replace(old, run)
         self._elsewhere.discard(host)
-        link = Link(host, number, run, now)
+        link = Link(host, number, run, now, enrolment)
         self._links[host] = link
         return link
 
@@ -100,10 +102,10 @@ class Links:
         if old.run and old.run != run:
             log.warning("another agent process has this host name, the newer is served", host=old.host)
             self._taken_over.setdefault(old.host, set()).add(old.run)
-            old.taken_over = _taken(old.host)
+            old.close(_taken(old.host))
         else:
             log.info("host opened a new stream, the old one is closed", host=old.host)
-        old.close()
+            old.close()
 
     def remove(self, link: Link) -> None:
         link.close()
@@ -117,6 +119,9 @@ class Links:
 
     def hosts(self) -> set[str]:
         return set(self._links)
+
+    def all(self) -> list[Link]:
+        return list(self._links.values())
 
     def numbers(self) -> dict[str, int]:
         """Of the open streams, by host."""

@@ -2,18 +2,22 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from datetime import datetime
+from typing import Any, Final, NoReturn
 
 import grpc
 import structlog
 
 from coordinator.fleet import wire
+from coordinator.fleet.entrance import Entrance, Pass
 from coordinator.fleet.links import HostTaken, Link, Links
 from coordinator.fleet.reconciler import Reconciler
+from coordinator.pki.issuer import NotAdmitted
 from coordinator.store.hosts import HostRecord
 from coordinator.store.instances import PhaseFact
 from coordinator.store.store import Store
 from hostler import __version__
+from hostler.errors import HostlerError
 from protos.hostler.v1 import fleet_pb2 as pb
 from protos.hostler.v1.fleet_pb2_grpc import FleetServicer
 
@@ -24,10 +28,11 @@ Context = grpc.aio.ServicerContext[pb.AgentMessage, pb.CoordinatorMessage]
 
 
 class FleetService(FleetServicer):
-    def __init__(self, store: Store, links: Links, reconciler: Reconciler) -> None:
+    def __init__(self, store: Store, links: Links, reconciler: Reconciler, entrance: Entrance) -> None:
         self._store = store
         self._links = links
         self._reconciler = reconciler
+        self._entrance = entrance
 
     async def Session(  # type: ignore[override]
         self, request_iterator: AsyncIterator[pb.AgentMessage], context: Context
@@ -35,23 +40,30 @@ class FleetService(FleetServicer):
         hello = await self._hello(request_iterator, context)
         now = self._store.now()
         try:
+            let_in = await self._entrance.admit(context, hello.host)
             self._links.check(hello.host, hello.agent_run)
-        except HostTaken as taken:
-            await context.abort(grpc.StatusCode.ALREADY_EXISTS, str(taken))
+        except HostlerError as refusal:
+            await _abort(context, hello.host, refusal)
         number = self._links.next_number()
         await self._present(wire.host_record(hello, now), number, hello.agent_run)
-        link = self._links.open(hello.host, number, hello.agent_run, now)
+        link = self._links.open(hello.host, number, hello.agent_run, now, let_in.enrolment)
         log.info("host connected", host=hello.host, agent_version=hello.agent_version)
+        expiry = _close_when_it_expires(link, let_in, now)
         try:
+            await self._entrance.recheck(context)
             await context.write(wire.welcome(__version__, self._store.controller_id, HEARTBEAT_SECONDS))
             await self._reconciler.compare(link, hello.inventory)
             await self._serve(link, request_iterator, context)
+        except NotAdmitted as refusal:
+            link.close(refusal)
         finally:
+            if expiry is not None:
+                expiry.cancel()
             self._links.remove(link)
             await self._store.hosts.left(link.host, link.number, link.last_heard)
             log.info("host disconnected", host=hello.host)
-        if link.taken_over is not None:
-            await context.abort(grpc.StatusCode.ALREADY_EXISTS, str(link.taken_over))
+        if link.why is not None:
+            await _abort(context, link.host, link.why)
 
     async def _present(self, host: HostRecord, number: int, run: str) -> None:
         """Hosts that connect together share a commit, which goes on when one of them leaves before its end."""
@@ -125,3 +137,22 @@ class FleetService(FleetServicer):
             await context.write(message)
             if sent is not None:
                 sent()
+
+
+async def _abort(context: Context, host: str, refusal: HostlerError) -> NoReturn:
+    log.warning("a stream was refused or ended", host=host, code=refusal.code, reason=str(refusal))
+    taken = isinstance(refusal, HostTaken)
+    code = grpc.StatusCode.ALREADY_EXISTS if taken else grpc.StatusCode.PERMISSION_DENIED
+    await context.abort(code, str(refusal))
+
+
+def _close_when_it_expires(link: Link, let_in: Pass, now: datetime) -> asyncio.TimerHandle | None:
+    """TLS looks at a certificate when a connection begins, and a stream may last for months."""
+    if let_in.expires_at is None:
+        return None
+    expired = NotAdmitted(
+        f"the certificate of the host '{link.host}' expired at {let_in.expires_at:%Y-%m-%d %H:%M:%S} UTC",
+        hint=f"an agent renews it in time; one that could not is to be invited: hostler host invite {link.host}",
+    )
+    seconds = (let_in.expires_at - now).total_seconds()
+    return asyncio.get_running_loop().call_later(seconds, link.close, expired)

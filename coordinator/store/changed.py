@@ -17,11 +17,12 @@ class Changes(msgspec.Struct):
     instances: set[str] = msgspec.field(default_factory=set)
     hosts: set[str] = msgspec.field(default_factory=set)
     configured: set[str] = msgspec.field(default_factory=set)  # instances whose guests may have their configuration
+    revoked: set[str] = msgspec.field(default_factory=set)  # enrolments whose certificates open nothing any more
     catalog: bool = False  # entities, pools or flavors
     everything: bool = False  # it is not known which
 
     def __bool__(self) -> bool:
-        return bool(self.to_plan or self.configured)
+        return bool(self.to_plan or self.configured or self.revoked)
 
     @property
     def to_plan(self) -> bool:
@@ -39,6 +40,7 @@ class Changes(msgspec.Struct):
         self.instances |= other.instances
         self.hosts |= other.hosts
         self.configured |= other.configured
+        self.revoked |= other.revoked
         self.catalog |= other.catalog
         self.everything |= other.everything
 

@@ -280,3 +280,53 @@ consoles = sa.Table(
     sa.Column("data", sa.LargeBinary, nullable=False),  # zlib
     sa.Column("truncated", sa.Boolean, nullable=False),
 )
+
+# One row: the coordinators' own CA.
+authority = sa.Table(
+    "authority",
+    metadata,
+    _id(),
+    _text("certificate"),  # PEM
+    sa.Column("key", sa.LargeBinary, nullable=False),  # sealed
+    _time("created_at"),
+)
+
+invitations = sa.Table(
+    "invitations",
+    metadata,
+    _id(),
+    _text("host"),
+    sa.Column("token_hash", sa.String(64), nullable=False, unique=True),
+    _time("expires_at"),
+    sa.Column("ended", Plain, nullable=False, server_default=""),  # how: used, withdrawn; empty: open
+    _time("ended_at", nullable=True),
+    sa.Index(None, "host"),
+)
+
+# What a host's certificates come from. A host has at most one that has not ended.
+enrolments = sa.Table(
+    "enrolments",
+    metadata,
+    _id(),
+    _text("host"),
+    _time("enrolled_at"),
+    sa.Column("ended", Plain, nullable=False, server_default=""),  # how: revoked, replaced; empty: it stands
+    _time("ended_at", nullable=True),
+    sa.Index(
+        "ix_enrolments_standing",
+        "host",
+        unique=True,
+        sqlite_where=sa.text("ended = ''"),
+        postgresql_where=sa.text("ended = ''"),
+    ),
+)
+
+admin_tokens = sa.Table(
+    "admin_tokens",
+    metadata,
+    _id(),
+    sa.Column("name", Plain, nullable=False, unique=True),
+    sa.Column("token_hash", sa.String(64), nullable=False, unique=True),
+    _time("made_at"),
+    _time("expires_at"),
+)

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from coordinator.store.admin_tokens import AdminTokens
+from coordinator.store.authority import AuthorityRow
 from coordinator.store.catalog import Catalog
 from coordinator.store.changed import Changes
 from coordinator.store.database import Database, DatabaseUnusable
+from coordinator.store.enrolments import Enrolments
 from coordinator.store.feed import Feed
 from coordinator.store.history import History
 from coordinator.store.hosts import Hosts
@@ -58,6 +61,9 @@ class Store:
         self.planning = Planning(database, self.feed, self.lease, clock, new_id)
         self.catalog = Catalog(database, sealer, new_id)
         self.hosts = Hosts(database, self.me)
+        self.authority = AuthorityRow(database, sealer, clock, new_id)
+        self.enrolments = Enrolments(database, clock, new_id)
+        self.admin_tokens = AdminTokens(database, clock, new_id)
         self.history = History(database)
         self.rolls = Rolls(database)
         self.retention = Retention(database, clock)

@@ -8,15 +8,14 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
-from google.protobuf.message import Message
-from rich.console import Console, RenderableType
 
 from hostler import __version__
-from hostler.cli import document, shape, views
-from hostler.cli.client import DEFAULT, TIMEOUT_SECONDS, Unreachable, check_address, connected
+from hostler.cli import access, document, shape, views
+from hostler.cli.client import DEFAULT, TIMEOUT_SECONDS, Unreachable, connected
+from hostler.cli.options import Coordinator, Json, show
 from hostler.errors import ConfigError, HostlerError
 from protos.hostler.v1.admin_pb2 import (
     ApplyRequest,
@@ -30,21 +29,6 @@ from protos.hostler.v1.admin_pb2 import (
 OK, REFUSED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
 
-def _check_coordinator(_: Any, address: str) -> None:
-    check_address(address)
-
-
-Coordinator = Annotated[
-    str,
-    Parameter(
-        name="--coordinator",
-        env_var="HOSTLER_COORDINATOR",
-        validator=_check_coordinator,
-        help="The coordinator's gRPC address, HOST:PORT.",
-    ),
-]
-Json = Annotated[bool, Parameter(name="--json", negative="", help="JSON for programs instead of a table.")]
-
 app = App(
     name="hostler",
     help="Ask and tell the coordinator. Exit codes: 0 done, 1 refused by the coordinator, 2 wrong usage, 3 no answer.",
@@ -52,9 +36,11 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 fleet = App(name="fleet", help="Hosts and what runs on them.")
+host = App(name="host", help="Build hosts.")
 job = App(name="job", help="Jobs and their way through the fleet.")
 instance = App(name="instance", help="Single instances.")
-for group in (fleet, job, instance):
+access.add_host_commands(host)
+for group in (fleet, host, job, instance, access.token):
     app.command(group)
 
 
@@ -63,7 +49,7 @@ def fleet_status(*, json: Json = False, coordinator: Coordinator = DEFAULT) -> N
     """Show hosts, their capacity and use, and all instances."""
     with connected(coordinator) as admin:
         answer = admin.FleetStatus(FleetStatusRequest(), timeout=TIMEOUT_SECONDS)
-    _show(answer, views.fleet(answer, datetime.now(UTC)), json=json)
+    show(answer, views.fleet(answer, datetime.now(UTC)), json=json)
 
 
 @app.command
@@ -95,7 +81,7 @@ def job_list(
     """List the jobs that wait or run."""
     with connected(coordinator) as admin:
         answer = admin.ListJobs(ListJobsRequest(all=all_), timeout=TIMEOUT_SECONDS)
-    _show(answer, views.jobs(answer.jobs, datetime.now(UTC)), json=json)
+    show(answer, views.jobs(answer.jobs, datetime.now(UTC)), json=json)
 
 
 @job.command(name="show")
@@ -111,7 +97,7 @@ def job_show(
     """
     with connected(coordinator) as admin:
         answer = admin.GetJob(GetJobRequest(id=id_), timeout=TIMEOUT_SECONDS)
-    _show(answer, views.job(answer), json=json)
+    show(answer, views.job(answer), json=json)
 
 
 @instance.command(name="console")
@@ -144,17 +130,6 @@ def watch(*, json: Json = False, coordinator: Coordinator = DEFAULT) -> None:
         except KeyboardInterrupt:
             return
     raise Unreachable("the coordinator ended the watch", hint="it is stopping or restarting; watch again")
-
-
-def _show(answer: Message, table: RenderableType, *, json: bool) -> None:
-    if json:
-        print(shape.to_json(answer))
-        return
-    # Into a pipe nothing is wrapped: a line is a row.
-    console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False)
-    with console.capture() as captured:  # rich would answer a broken pipe in its own way
-        console.print(table)
-    sys.stdout.write(captured.get())
 
 
 def _tell(message: str) -> None:

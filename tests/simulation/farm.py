@@ -128,22 +128,31 @@ class Farm:
         await self._until_it_answers(lambda: task.done() and task.result())
 
     async def start_agent(
-        self, host: str = "host-1", settings: SimulatedSettings = QUICK, *, vcpus_for_each: float = 16.0, key: str = ""
+        self,
+        host: str = "host-1",
+        settings: SimulatedSettings = QUICK,
+        *,
+        vcpus_for_each: float = 16.0,
+        key: str = "",
+        address: str | None = None,
     ) -> FarmProvider:
-        """An agent. `key`: what it is called here, when two have one host name."""
+        """An agent. `key`: what it is called here, when two have one host name. `address`: empty: as enrolled."""
         key = key or host
-        provider, agent = self._agent(host, settings, vcpus_for_each, key)
+        address = f"127.0.0.1:{self.grpc_port}" if address is None else address
+        provider, agent = self._agent(host, settings, vcpus_for_each, key, address)
         self.providers[key] = provider
         stop = asyncio.Event()
         self._running[key] = (asyncio.create_task(agent.run(stop), name=f"agent {key}"), stop)
         await self.until_host_connected(host)
         return provider
 
-    def _agent(self, host: str, settings: SimulatedSettings, overcommit: float, key: str) -> tuple[FarmProvider, Agent]:
+    def _agent(
+        self, host: str, settings: SimulatedSettings, overcommit: float, key: str, address: str
+    ) -> tuple[FarmProvider, Agent]:
         config = SimulatedConfig(
             data_dir=str(self.directory / key),
             host=HostSection(name=host),
-            coordinator=CoordinatorSection(address=f"127.0.0.1:{self.grpc_port}"),
+            coordinator=CoordinatorSection(address=address),
             capacity=CapacitySection(reserved_memory_mib=0, reserved_disk_gib=0, cpu_overcommit=overcommit),
             simulated=settings,
         )

@@ -24,7 +24,7 @@ def test_everything_but_the_driver_has_a_default(tmp_path: Path) -> None:
     config = read(tmp_path, "[simulated]")
     assert isinstance(config, SimulatedConfig)
     assert config.data_dir == "/var/lib/hostler-agent"
-    assert config.coordinator.address == "127.0.0.1:9998"
+    assert config.coordinator.address == ""
     assert config.capacity.cpu_overcommit == 1.0
     assert config.host.name
 
@@ -42,7 +42,6 @@ def test_everything_but_the_driver_has_a_default(tmp_path: Path) -> None:
         ("data_dir = 'here'\n[simulated]", "data_dir: 'here' must be an absolute path"),
         ("colour = 1\n[simulated]", "key 'colour': unknown; allowed here: data_dir, log_level, host"),
         ("[host]\nname = 'a b'\n[simulated]", "key 'host': name: 'a b' is not a host name"),
-        ("[coordinator]\naddress = '10.0.0.1:9998'\n[simulated]", "not encrypted until mutual TLS exists"),
         ("[coordinator]\naddress = 'localhost'\n[simulated]", "address: 'localhost' is not HOST:PORT"),
         ("[coordinator]\naddress = '127.0.0.1:0'\n[simulated]", "the port must be from 1 to 65535"),
         ("[capacity]\nreserved_vcpus = -1\n[simulated]", "reserved_vcpus: must be 0 or more"),

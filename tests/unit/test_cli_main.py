@@ -260,8 +260,8 @@ def test_a_service_that_is_no_coordinator_is_told_so(capsys: Output) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["fleet", "status", "--coordinator", "192.0.2.1:9998"], "connections are not encrypted yet"),
-        (["fleet", "status", "--coordinator", "build.example:9998"], "ssh -L 9998:127.0.0.1:9998 build.example"),
+        (["fleet", "status", "--coordinator", "192.0.2.1:9998"], "needs TLS and a token"),
+        (["fleet", "status", "--coordinator", "build.example:9998"], "give --token-file and --ca-pin"),
         (["fleet", "status", "--coordinator", "localhost"], "'localhost' is not HOST:PORT"),
         (["fleet", "stats"], 'Unknown command "stats"'),
         (["job", "show"], "ID"),
@@ -281,7 +281,7 @@ def test_wrong_usage_is_exit_2_with_its_reason(arguments: list[str], reason: str
 def test_an_address_in_the_environment_is_checked_too(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
     monkeypatch.setenv("HOSTLER_COORDINATOR", "192.0.2.1:9998")
     assert run(["fleet", "status"]) == 2
-    assert "connections are not encrypted yet" in capsys.readouterr().err
+    assert "needs TLS and a token" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["job"], ["job", "list", "--help"], ["--version"]])

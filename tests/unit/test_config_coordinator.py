@@ -36,6 +36,10 @@ runner_bind = "10.213.0.1:9996"
 runner_url = "https://runners.example"
 [grpc]
 bind = "127.0.0.1:9998"
+agents_bind = "0.0.0.0:9995"
+clients_bind = "0.0.0.0:9994"
+public_names = ["build.example", "10.0.0.5"]
+certificate_hours = 24
 [database]
 url = "sqlite:///{tmp_path}/hostler.db"
 [planner]
@@ -77,6 +81,8 @@ def test_every_key_is_taken(whole: str, tmp_path: Path) -> None:
     assert [(one.name, one.environment, one.max_concurrent) for one in parsed.provider] == [
         ("cloud", ("AWS_", "PATH"), 5)
     ]
+    assert (parsed.grpc.agents_address, parsed.grpc.clients_address) == ("build.example:9995", "build.example:9994")
+    assert parsed.grpc.certificate_life == timedelta(days=1)
 
 
 def test_everything_has_a_default() -> None:
@@ -124,8 +130,14 @@ WRONG = [
         "http",
         "runner_url: is needed, since '0.0.0.0:9996' of runner_bind is no address to call",
     ),
-    ('"127.0.0.1:9998"', '"0.0.0.0:9998"', "grpc", "without mutual TLS gRPC is served on loopback only"),
+    ('"127.0.0.1:9998"', '"0.0.0.0:9998"', "grpc", "plain gRPC is served there alone"),
     ('"127.0.0.1:9998"', '"build-1:9998"', "grpc", "is not on loopback"),
+    ('clients_bind = "0.0.0.0:9994"\n', "", "grpc", "agents_bind, clients_bind: hosts enrol at the one"),
+    ('"0.0.0.0:9995"', '"0.0.0.0"', "grpc", "agents_bind: '0.0.0.0' is not HOST:PORT"),
+    ('"0.0.0.0:9994"', '"0.0.0.0"', "grpc", "clients_bind: '0.0.0.0' is not HOST:PORT"),
+    ('["build.example", "10.0.0.5"]', "[]", "grpc", "public_names: name at least one host name or address"),
+    ('"build.example"', '"build example"', "grpc", "public_names: 'build example' is not a host name"),
+    ("certificate_hours = 24", "certificate_hours = 169", "grpc", "certificate_hours: must be 0.001 to 168"),
     ('"127.0.0.1:9998"', '"127.0.0.1"', "grpc", "bind: '127.0.0.1' is not HOST:PORT"),
     ("[database]\nurl = ", "[database]\nuri = ", "database.uri", "allowed here: url"),
     ("sqlite:///", "mysql://u:hush@h", "database", "allowed: sqlite:////absolute/path.db or postgresql://"),

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from coordinator.domain.resources import Resources
+from coordinator.fleet.entrance import Loopback
 from coordinator.fleet.links import Links
 from coordinator.fleet.reconciler import ORPHAN_GRACE, Reconciler
 from coordinator.fleet.service import FleetService
@@ -38,7 +39,7 @@ async def test_of_many_that_connect_at_once_new_and_known_each_is_kept_as_it_las
 
 async def test_a_host_that_leaves_while_it_is_presented_is_not_taken_for_connected(sample: Sample) -> None:
     reconciler = Reconciler(sample.store, lambda _: None, ORPHAN_GRACE)
-    service = FleetService(sample.store, Links(), reconciler)
+    service = FleetService(sample.store, Links(), reconciler, Loopback())
     tasks = [
         asyncio.create_task(service._present(msgspec.structs.replace(HOST, name=f"new-{number}"), number, ""))
         for number in range(20)
