@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from hostler import logs
+from tests.real.lxd import Daemon, daemon, import_images
 from tests.real.postgres import Postgres, postgres
 
 settings.register_profile("ci", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -34,6 +35,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def postgres_server() -> Iterator[Postgres]:
     with postgres() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def lxd_daemon() -> Iterator[Daemon]:
+    """An LXD of the tests' own, with images of containers."""
+    with daemon() as one:
+        import_images(one)
+        yield one
 
 
 @pytest.fixture

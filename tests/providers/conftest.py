@@ -1,6 +1,6 @@
 """The worlds in which the conformance tests run. Real hypervisors are started here, and left as they were found."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
@@ -9,9 +9,8 @@ import pytest
 from tests.providers.adapter import Adapter, Offers
 from tests.providers.with_exec import Exec
 from tests.providers.with_libvirt import Libvirt
-from tests.providers.with_lxd import Lxd, LxdMachines, import_images
+from tests.providers.with_lxd import Lxd, LxdMachines
 from tests.providers.with_simulated import Simulated
-from tests.real.lxd import Daemon, daemon
 
 ADAPTERS: Final[dict[str, type[Adapter]]] = {
     "simulated": Simulated,
@@ -31,13 +30,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names = [name for name, kind in ADAPTERS.items() if needed <= kind.offers and name not in left_out]
     params = [pytest.param(name, marks=pytest.mark.real if name in _REAL else ()) for name in names]
     metafunc.parametrize("world", params, indirect=True)
-
-
-@pytest.fixture(scope="session")
-def lxd_daemon() -> Iterator[Daemon]:
-    with daemon() as one:
-        import_images(one)
-        yield one
 
 
 @pytest.fixture

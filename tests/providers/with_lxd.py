@@ -9,27 +9,13 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
 
 from providers.contract import InstanceSpec
 from providers.lxd import LxdProvider
 from providers.lxd.request import CONTAINERS, VIRTUAL_MACHINES
 from tests.providers.adapter import Adapter, Offers
 from tests.providers.with_libvirt import processes_with
-from tests.real.lxd import Daemon, wait_until_away
-
-CONSOLE_TEXT: Final = b"guest says hello\r\n"
-STAYS: Final = """\
-#!/bin/sh
-echo guest says hello
-trap 'exit 0' PWR TERM
-while :; do sleep 1; done
-"""
-
-
-def import_images(daemon: Daemon) -> None:
-    daemon.import_container("stays", {"sbin/init": STAYS})
-    daemon.import_container("has-no-init", {"etc/hostname": "broken\n"})
+from tests.real.lxd import CONSOLE_TEXT, Daemon, wait_until_away
 
 
 class Lxd(Adapter):

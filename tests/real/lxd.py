@@ -25,6 +25,15 @@ POOL_MIB: Final = 256
 _START_SECONDS: Final = 60
 _BUSYBOX: Final = Path("/bin/busybox")
 
+# The console ends lines as a terminal does.
+CONSOLE_TEXT: Final = b"guest says hello\r\n"
+STAYS: Final = """\
+#!/bin/sh
+echo guest says hello
+trap 'exit 0' PWR TERM
+while :; do sleep 1; done
+"""
+
 
 class Daemon:
     """`start` it, `kill` it as a crash would, and `remove` all that it ever made."""
@@ -71,19 +80,30 @@ class Daemon:
     def kill(self) -> None:
         self._end(signal.SIGKILL)
 
-    def import_container(self, alias: str, files: dict[str, str]) -> None:
-        """An image of busybox and these scripts, by path."""
+    def import_container(
+        self, alias: str, files: dict[str, str], metadata: str = "", templates: dict[str, str] | None = None
+    ) -> str:
+        """An image of busybox and these scripts, by path; returns its fingerprint."""
         properties = {"os": "busybox", "description": alias}
-        metadata = f"architecture: {os.uname().machine}\ncreation_date: 1\nproperties: {properties}\n"
-        content = {"metadata.yaml": metadata.encode()}
+        about = f"architecture: {os.uname().machine}\ncreation_date: 1\nproperties: {properties}\n{metadata}"
+        content = {"metadata.yaml": about.encode()}
+        content |= {f"templates/{name}": text.encode() for name, text in (templates or {}).items()}
         content |= {f"rootfs/{path}": text.encode() for path, text in files.items()}
-        self.import_image(alias, _tarball(content))
+        return self.import_image(alias, _tarball(content))
 
-    def import_image(self, alias: str, tarball: bytes) -> None:
+    def import_image(self, alias: str, tarball: bytes) -> str:
         client = self.client()
         answer = client.api.images.post(data=tarball).json()
-        fingerprint = client.operations.wait_for_operation(answer["operation"]).metadata["fingerprint"]
+        fingerprint: str = client.operations.wait_for_operation(answer["operation"]).metadata["fingerprint"]
         client.api.images.aliases.post(json={"name": alias, "target": fingerprint})
+        return fingerprint
+
+    def lxc(self, *arguments: str) -> None:
+        """As an operator would."""
+        subprocess.run(["lxc", *arguments], env=self._environment, check=True, stdin=subprocess.DEVNULL)
+
+    def status(self, name: str, project: str = "hostler") -> str:
+        return str(self.client(project).api.instances[name].state.get().json()["metadata"]["status"])
 
     def instances(self, project: str = "hostler") -> list[str]:
         try:
@@ -136,6 +156,11 @@ def daemon() -> Iterator[Daemon]:
         yield one
     finally:
         one.remove()
+
+
+def import_images(daemon: Daemon) -> None:
+    daemon.import_container("stays", {"sbin/init": STAYS})
+    daemon.import_container("has-no-init", {"etc/hostname": "broken\n"})
 
 
 def is_listening(path: Path) -> bool:

@@ -31,6 +31,7 @@ def test_the_coordinators_example_of_a_cloud_provider_is_valid(tmp_path: Path) -
 
 def test_the_agents_example_is_valid() -> None:
     assert agent_config.load(EXAMPLES / "agent.toml").host.name == "build-1"
+    assert agent_config.load(EXAMPLES / "agent-lxd.toml").host.name == "build-2"
 
 
 def test_the_fleets_example_is_valid_once_its_secrets_are_there(
