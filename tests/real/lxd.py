@@ -118,6 +118,8 @@ class Daemon:
     def remove(self) -> None:
         """All that it made, then the daemon, then its directory."""
         try:
+            if not is_listening(self.socket):
+                self.start()
             for path in _listed(self.client().api.projects):
                 _empty(self.client(path.rpartition("/")[2]))
             self._delete_networks()
