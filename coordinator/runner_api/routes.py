@@ -19,6 +19,7 @@ from coordinator.runner_api.waiting import Waiting
 from coordinator.store.instances import AlreadyTakenError
 from coordinator.store.store import Store
 from coordinator.tokens import InstanceTokens, TokenInvalid
+from providers.exec.spec import Tool
 
 _BOOTING: Final = (RunnerStatus.PENDING, RunnerStatus.INSTALLING)
 # A quick guest may call before its host has said that the create was accepted.
@@ -122,9 +123,9 @@ class RunnerApi:
         instance, token = await self._caller(request)
         pool = await self._store.catalog.pool(instance.pool_id)
         try:
-            tools = await self._forges.tools(instance.entity_id)
+            tools: list[Tool] | None = await self._forges.tools(instance.entity_id)
         except ForgeError:
-            tools = []  # an image that has the runner needs none
+            tools = None  # an image that has the runner needs none
         return scripts.install_script(instance, pool, self._where, token, tools)
 
     async def metadata(self, request: AnyRequest) -> dict[str, object]:

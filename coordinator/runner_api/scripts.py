@@ -67,15 +67,20 @@ def wrapper(instance: Instance, where: Urls, token: str) -> str:
     )
 
 
-def install_script(instance: Instance, pool: Pool, where: Urls, token: str, tools: list[Tool]) -> str:
+def install_script(instance: Instance, pool: Pool, where: Urls, token: str, tools: list[Tool] | None) -> str:
     """The script that makes the machine a runner. Holds the token.
 
-    Raises:
-        LookupError: the forge offers no runner for the pool's system, and the image might not have one.
+    Only the machine knows whether its image has the runner's program. If it has none and there is none to download, the
+    script reports a failure that says what to do. `tools`: the forge's downloads; None: it could not be asked.
     """
-    tool = tool_for(pool, tools)
+    why_none = f"the forge offers none for {pool.os_type} on {pool.arch}" if tools is not None else "the forge is away"
     return _environment.get_template("install-linux.sh").render(
-        metadata_url=where.metadata, callback_url=where.callback, token=token, name=instance.name, tool=tool
+        metadata_url=where.metadata,
+        callback_url=where.callback,
+        token=token,
+        name=instance.name,
+        tool=tool_for(pool, tools or []),
+        why_none=why_none,
     )
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
 from coordinator.domain.changes import Phase
 from coordinator.domain.instance import Instance, RunnerStatus, Status
 from coordinator.store.instances import PhaseFact
+from coordinator.store.schema import instances
 from coordinator.tokens import InstanceTokens
 from providers.exec.spec import Tool
 from tests.samples.http import PUBLIC_URL, SaidTools, Site, open_site
@@ -270,6 +272,10 @@ async def test_metadata_without_a_forge_is_asked_for_again_but_scripts_need_none
 async def test_system_info_is_kept_and_cut(site: Site, machine: Instance) -> None:
     said = {"os_name": "debian" + "x" * 200, "os_version": "12", "agent_id": None}
     assert (await site.call("POST", "/callbacks/system-info", machine, said)).status_code == 200
+    columns = sa.select(instances.c.os_name, instances.c.os_version).where(instances.c.id == machine.id)
+    async with site.store._database.read() as connection:
+        kept = (await connection.execute(columns)).one()
+    assert tuple(kept) == ("debian" + "x" * 94, "12")
 
 
 async def test_the_unit_runs_as_the_user_that_is_asked_for(site: Site, machine: Instance) -> None:

@@ -107,7 +107,7 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-def install(tools: list[Tool], *, where: Urls = WHERE, token: str = TOKEN) -> str:
+def install(tools: list[Tool] | None, *, where: Urls = WHERE, token: str = TOKEN) -> str:
     return scripts.install_script(instance(), pool(), where, token, tools)
 
 
@@ -197,15 +197,18 @@ def test_a_download_is_checked_and_unpacked(machine: Machine) -> None:
     [
         ([TOOL], "something else", "wrong checksum"),
         ([Tool("linux", "x64", TOOL.download_url)], ARCHIVE.decode(), "the forge gave no checksum"),
-        ([], "", "the image has no runner"),
+        ([], "", "the forge offers none for linux on amd64: build the runner into the image"),
+        (None, "", "and the forge is away: build the runner into the image"),
         ([Tool("win", "x64", "https://dl.example/r.zip", "", "", "ab")], "", "the image has no runner"),
         ([Tool("linux", "arm64", "https://dl.example/r.tgz", "", "", "ab")], "", "the image has no runner"),
     ],
 )
-def test_no_unchecked_program_is_run(machine: Machine, tools: list[Tool], archive: str, said: str) -> None:
+def test_no_unchecked_program_is_run(machine: Machine, tools: list[Tool] | None, archive: str, said: str) -> None:
     ended = machine.run(install(tools), ARCHIVE=archive)
     assert ended.returncode == 1
     assert said in ended.stderr
+    (told,) = [call for call in machine.calls if '"status":"failed"' in call]
+    assert said in told  # the coordinator hears of it, and not only the console
     assert not [call for call in machine.calls if call.startswith(("tar", "systemctl"))]
     assert not [call for call in machine.calls if '"idle"' in call]
 

@@ -111,6 +111,16 @@ async def test_what_says_nothing_of_demand_leaves_nothing(site: Site, action: st
     assert await site.jobs() == 0
 
 
+async def test_a_job_that_no_pool_serves_is_answered_well_and_waits_for_one(site: Site) -> None:
+    """GARM answers 422 and drops it: the delivery shows as failed, and a pool that comes later does not help."""
+    answer = await site.post(body(number=7, labels=["self-hosted", "linux", "gpu"]))
+    assert (answer.status_code, answer.content) == (200, b"")
+    job = await site.store.history.job("7")
+    assert job is not None
+    assert job.status is JobStatus.QUEUED
+    assert await site.store.instances.alive() == []
+
+
 SHA1 = "sha1=" + hmac.new(WEBHOOK_SECRET.encode(), body(), hashlib.sha1).hexdigest()
 
 

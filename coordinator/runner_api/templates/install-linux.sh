@@ -19,6 +19,12 @@ say() {
     --data "{\"status\":\"$1\",\"message\":\"$2\"}" "$callback/status"
 }
 
+give_up() {
+  echo "$1" >&2
+  say failed "$1" || true
+  exit 1
+}
+
 as_root() {
   if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
 }
@@ -33,10 +39,9 @@ if ! as_root test -x "$folder/run.sh"; then
   curl --silent --show-error --fail --location --retry 5 --max-time 600 --output "$archive" {{ tool.download_url | sh }}
 {% if tool.sha256_checksum %}
   printf '%s  %s\n' {{ tool.sha256_checksum | sh }} "$archive" | sha256sum --check --status ||
-    { echo "the runner's archive has a wrong checksum" >&2; exit 1; }
+    give_up "the runner's archive has a wrong checksum"
 {% else %}
-  echo "the forge gave no checksum for the runner's archive" >&2
-  exit 1
+  give_up "the forge gave no checksum for the runner's archive: build the runner into the image"
 {% endif %}
   as_root mkdir -p "$folder"
   as_root tar -xzf "$archive" -C "$folder"
@@ -46,8 +51,7 @@ if ! as_root test -x "$folder/run.sh"; then
     as_root "$folder/bin/installdependencies.sh" >/dev/null
   fi
 {% else %}
-  echo "the image has no runner in $folder, and the forge offers none for this system" >&2
-  exit 1
+  give_up "the image has no runner in $folder, and "{{ why_none | sh }}": build the runner into the image"
 {% endif %}
 fi
 
