@@ -7,6 +7,8 @@ from typing import Any, Final
 
 import structlog
 
+from coordinator.store.lease import LeaseLost
+
 log = structlog.get_logger()
 
 _LONGEST_PAUSE_SECONDS: Final = 60.0
@@ -34,6 +36,8 @@ class Errands:
     async def _run(self, key: str, subject: str, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
+        except LeaseLost:
+            log.info("left to the coordinator that plans now", errand=key)
         except Exception:
             self._failures[key] += 1
             log.exception("errand failed", errand=key, failures=self._failures[key])

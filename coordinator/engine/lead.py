@@ -107,7 +107,7 @@ class Lead:
             return
         if await self._registrar.may_go(fresh):
             await self._store.instances.retire(
-                instance.id, retire.reason, failed=retire.failed, only_if=instance.runner_status
+                instance.id, retire.reason, failed=retire.failed, only_if=instance.runner_status, fenced=True
             )
         else:
             await self._store.instances.mark_busy(instance.id)

@@ -12,6 +12,7 @@ import structlog
 
 from coordinator.engine.inspection import Inspection
 from coordinator.forges.contract import ForgeError
+from coordinator.store.lease import LeaseLost
 from coordinator.store.rolls import Inhabited
 from coordinator.store.store import Store
 from providers.contract import ProviderError
@@ -104,6 +105,8 @@ class Patrol:
         look = self._inspection.entity if subject.kind == "entity" else self._inspection.pool
         try:
             await look(subject.id)
+        except LeaseLost:
+            log.info("left to the coordinator that plans now", subject=subject.kind, id=subject.id)
         except (ForgeError, ProviderError) as error:
             self._fail(subject, str(error))
         except Exception:

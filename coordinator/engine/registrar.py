@@ -68,7 +68,7 @@ class Registrar:
         except (ForgeRefused, ForgeUnavailable) as error:
             # Its pool rests, longer each time; that the forge wants nobody says nothing of the job.
             reason = f"no runner configuration: {error}"
-            await self._store.instances.retire(instance.id, reason, failed=True, is_try=False)
+            await self._store.instances.retire(instance.id, reason, failed=True, is_try=False, fenced=True)
             return
         finally:
             self._budgets.give_up(credentials, instance.id)

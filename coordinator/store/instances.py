@@ -228,6 +228,7 @@ class Instances:
         failed: bool = False,
         is_try: bool = True,
         only_if: RunnerStatus | None = None,
+        fenced: bool = False,
     ) -> bool:
         """Send an instance on its way to deletion; False when it is on its way already, or gone.
 
@@ -235,9 +236,15 @@ class Instances:
             failed: count it as a failure of its pool,
             is_try: and, if so, as one of the tries of the job that it was made for.
             only_if: what its runner was when this was decided; when it is something else now, nothing is done.
+            fenced: it was decided by the holder of the planning lease, as such.
+
+        Raises:
+            LeaseLost: `fenced`, and another coordinator decides now.
         """
         now = self._clock()
         async with self._database.write() as connection:
+            if fenced:
+                await connection.run_sync(self._lease.check)
             found = await instance_rows.by_ids(connection, [instance_id])
             if not found or not can(found[0], Status.PENDING_DELETE):
                 return False
@@ -256,9 +263,14 @@ class Instances:
 
     @retried
     async def mark_busy(self, instance_id: str) -> None:
-        """The forge says that this runner has a job: it is kept, whatever we believed."""
+        """The forge says that this runner has a job: it is kept, whatever we believed.
+
+        Raises:
+            LeaseLost: another coordinator asks the forge now, and may have heard something newer.
+        """
         now = self._clock()
         async with self._database.write() as connection:
+            await connection.run_sync(self._lease.check)
             found = await instance_rows.by_ids(connection, [instance_id])
             if found and can_runner(found[0], RunnerStatus.ACTIVE):
                 running = advance(found[0], now, runner_status=RunnerStatus.ACTIVE)

@@ -12,7 +12,7 @@ from coordinator.domain.job import Job, JobStatus
 from coordinator.domain.planning.board import Board
 from coordinator.domain.timeline import Entry
 from coordinator.domain.world import Create, Plan, Policy, World
-from coordinator.store import instance_rows, timelines
+from coordinator.store import changed, instance_rows, timelines
 from coordinator.store.changed import Changes
 from coordinator.store.database import Database
 from coordinator.store.feed import Feed
@@ -71,7 +71,10 @@ class Planning:
             for part in _parts(sorted(changes.instances)):
                 alive += await instance_rows.by_ids(connection, part, lock=False)
             for part in _parts(sorted(changes.jobs)):
-                _put_jobs(board, map(to_job, await connection.execute(sa.select(jobs).where(jobs.c.id.in_(part)))))
+                found = [to_job(row) for row in await connection.execute(sa.select(jobs).where(jobs.c.id.in_(part)))]
+                _put_jobs(board, found)
+                for job_id in set(part) - {job.id for job in found}:
+                    board.drop_job(job_id)
         for instance in alive:
             board.put_instance(instance)
         return [instance for instance in alive if instance.status is not Status.DELETED]
@@ -106,11 +109,12 @@ class Planning:
 
         One transaction holds thousands of them; where there are more, several do.
 
-        Returns the instances that now are to be made. The next plan starts from what is in the database, so what was
-        left out is thought over again.
+        Returns the instances that now are to be made. What was left out is told as changed, with the ground that it
+        stood on, so that a planner whose knowledge is out of step reads it and thinks it over again.
 
         Raises:
-            LeaseLost: it is not for this process to plan. Nothing was written.
+            LeaseLost: it is not for this process to plan. Nothing was written, or the first transactions of several:
+                whoever plans next finds in the database what they wrote.
         """
         return [instance for part in _parts(plan.creates) for instance in await self._commit(part)]
 
@@ -125,7 +129,7 @@ class Planning:
         self, connection: sa.Connection, planned: Sequence[Create], now: datetime
     ) -> tuple[list[Instance], list[Entry]]:
         self._lease.check(connection)
-        creates = _still_right(connection, planned)
+        creates = _still_right(connection, planned, changed.of(connection))
         made = [self._instance(create, now) for create in creates]
         entries = [
             Entry(Step.PLANNED, now, create.for_job, instance.id, f"{create.pool.name} on {_place(instance)}")
@@ -178,8 +182,11 @@ def _place(instance: Instance) -> str:
     return instance.host or instance.provider
 
 
-def _still_right(connection: sa.Connection, creates: Sequence[Create]) -> list[Create]:
-    """The creates whose jobs, if they are for one, are still queued and whose pools are still enabled and have room."""
+def _still_right(connection: sa.Connection, creates: Sequence[Create], told: Changes) -> list[Create]:
+    """The creates whose jobs, if they are for one, are still queued and whose pools are still enabled and have room.
+
+    What hinders the others is noted in `told`.
+    """
     job_ids = {create.for_job for create in creates}
     pool_ids = {create.pool.id for create in creates}
     queued = set(
@@ -196,9 +203,17 @@ def _still_right(connection: sa.Connection, creates: Sequence[Create]) -> list[C
     for row in counted:
         room[row.pool_id] -= row.used
     right = []
+    full: set[str] = set()
     for create in creates:
-        wanted = create.for_job in queued or not create.for_job
-        if wanted and room.get(create.pool.id, 0) > 0:
+        if create.for_job and create.for_job not in queued:
+            told.jobs.add(create.for_job)
+        elif room.get(create.pool.id, 0) > 0:
             room[create.pool.id] -= 1
             right.append(create)
+        else:
+            full.add(create.pool.id)
+    if full:
+        told.catalog = True
+        theirs = instances.c.pool_id.in_(full) & (instances.c.status != Status.DELETED)
+        told.instances.update(connection.scalars(sa.select(instances.c.id).where(theirs)))
     return right

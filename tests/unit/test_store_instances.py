@@ -12,8 +12,10 @@ import sqlalchemy as sa
 from coordinator.domain.changes import Phase, Step
 from coordinator.domain.instance import Instance, RunnerStatus, Status
 from coordinator.domain.job import JobStatus
-from coordinator.domain.planner import plan
-from coordinator.domain.world import Create, Plan
+from coordinator.domain.planner import plan, plan_on
+from coordinator.domain.planning.board import Board
+from coordinator.domain.world import Create, Moment, Plan, Policy
+from coordinator.store.changed import Changes
 from coordinator.store.instances import AlreadyTakenError, PhaseFact
 from coordinator.store.schema import instances
 from tests.samples.store import DOCUMENT, Sample, open_sample
@@ -199,9 +201,31 @@ async def test_a_create_whose_job_went_away_is_left_out(sample: Sample, status: 
     kept, gone = await sample.queue(1), await sample.queue(2)
     decided = Plan(creates=(Create(sample.pool, "host-1", gone.id), Create(sample.pool, "host-1", kept.id)))
     await sample.store.ledger.record(sample.event(status, 2))
-    sample.store.feed.work.clear()
+    sample.store.feed.take()
     assert len(await sample.store.planning.commit(decided)) == 1
     assert sample.store.feed.work.is_set()  # what was left out is thought over again
+    assert sample.store.feed.take().jobs == {gone.id}
+
+
+async def test_a_planner_that_is_out_of_step_is_put_right_by_what_it_plans_in_vain(sample: Sample) -> None:
+    """Its board has a job that is no more, and lacks machines that fill the pool."""
+    board = Board(Policy(), {})
+    await sample.store.planning.tell(board, Changes(catalog=True, hosts={"host-1"}))
+    jobs = [await sample.queue(number) for number in range(1, 6)]
+    await sample.store.planning.commit(Plan(creates=tuple(Create(sample.pool, "host-1", job.id) for job in jobs[:3])))
+    board.put_job(jobs[4])
+    board.put_job(msgspec.structs.replace(jobs[3], id="pruned"))
+    for _ in range(3):
+        sample.store.feed.take()
+        decided = plan_on(board, Moment(sample.clock()))
+        if not decided.creates:
+            break
+        assert await sample.store.planning.commit(decided) == []
+        assert sample.store.feed.work.is_set()
+        await sample.store.planning.tell(board, sample.store.feed.take())
+    assert decided.creates == ()
+    assert len(board.instances) == 3
+    assert "pruned" not in board.waiting
 
 
 async def test_a_create_whose_pool_is_full_or_disabled_is_left_out(sample: Sample) -> None:

@@ -1,6 +1,7 @@
 """The planning lease and its fencing number, and what coordinators tell each other: what one process can show."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.domain.instance import Instance
 from coordinator.domain.world import Create, Plan
 from coordinator.store import telling
 from coordinator.store.changed import Changes
@@ -52,6 +54,43 @@ async def test_who_lost_the_lease_without_knowing_it_commits_nothing(tmp_path: P
             await sample.store.instances.configure_runner(made.id, 7, {".runner": b"of the former holder"})
         assert [instance.id for instance in await sample.store.instances.alive()] == [made.id]
         assert (await sample.now(made)).forge_runner_id == 0
+
+
+async def test_who_lost_the_lease_retires_nobody_by_plan_and_believes_no_forge(
+    tmp_path: Path, database_url: str
+) -> None:
+    async with open_sample(tmp_path, database_url) as sample:
+        planned, reported = await sample.instance(1), await sample.instance(2)
+        await _takes_over(sample)
+        with pytest.raises(LeaseLost):
+            await sample.store.instances.retire(planned.id, "idle", fenced=True)
+        with pytest.raises(LeaseLost):
+            await sample.store.instances.mark_busy(planned.id)
+        assert await sample.now(planned) == planned
+        # What a host says is true whoever plans.
+        assert await sample.store.instances.retire(reported.id, "it vanished")
+
+
+async def test_of_a_plan_in_parts_what_was_written_before_the_lease_was_lost_is_there_for_the_next(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coordinator.store.planning._PARAMETERS", 1)
+    async with open_sample(tmp_path, database_url) as sample:
+        plan = Plan(creates=(*(await _plan(sample, 1)).creates, *(await _plan(sample, 2)).creates))
+        real = sample.store.planning._commit
+        commits = 0
+
+        async def commit(creates: Sequence[Create]) -> list[Instance]:
+            nonlocal commits
+            commits += 1
+            if commits == 2:
+                await _takes_over(sample)
+            return await real(creates)
+
+        monkeypatch.setattr(sample.store.planning, "_commit", commit)
+        with pytest.raises(LeaseLost):
+            await sample.store.planning.commit(plan)
+        assert [one.for_job for one in (await sample.store.planning.world({})).instances] == [plan.creates[0].for_job]
 
 
 async def test_the_number_grows_with_each_holder_and_stays_with_each_beat(tmp_path: Path, database_url: str) -> None:
