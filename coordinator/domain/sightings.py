@@ -75,6 +75,8 @@ class Rule(msgspec.Struct, frozen=True):
 SECOND_LOOK: Final = timedelta(minutes=1)
 LONG_OFFLINE: Final = timedelta(minutes=10)
 """GitHub's runners reconnect within seconds, and a busy one is given up by the forge itself before this."""
+LONG_ABSENT: Final = timedelta(minutes=30)
+"""A runner that is in no list for so long runs nothing, though nobody has told of the end of its job."""
 ORPHAN_GRACE: Final = timedelta(minutes=5)
 
 _NOTHING: Final = Rule(Verdict.NOTHING)
@@ -170,6 +172,7 @@ class Sight(msgspec.Struct, frozen=True):
     rule: Rule
     instance: Instance | None
     listed: ListedRunner | ListedMachine | None = None
+    lasted: timedelta = timedelta()  # since it was first seen, and at every look from then on
 
 
 class Suspicion(msgspec.Struct, frozen=True):
@@ -253,5 +256,5 @@ def judge(
         since = known.since if known and known.rule == sight.rule and known.since <= now else now
         suspected[sight.name] = Suspicion(sight.rule, since)
         if now - since >= sight.rule.patience:
-            proven.append(sight)
+            proven.append(msgspec.structs.replace(sight, lasted=now - since))
     return suspected, proven

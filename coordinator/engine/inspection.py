@@ -1,7 +1,7 @@
 """One look at what a forge or a cloud lists, and what is done about what `domain/sightings` finds in it."""
 
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
@@ -108,7 +108,7 @@ class Inspection:
             case Verdict.VANISHED, Instance() as instance, _:
                 await self._let_go(instance, sight.rule.reason, Step.VANISHED)
             case Verdict.ASK_ABOUT_JOB, Instance() as instance, _:
-                await self._ask_about_job(instance)
+                await self._ask_about_job(instance, sight.lasted)
             case Verdict.REMOVE_RUNNER, _, ListedRunner() as runner:
                 await self._registrar.remove(subject, runner.id)
             case Verdict.DESTROY, _, ListedMachine() as machine if pool is not None:
@@ -116,29 +116,36 @@ class Inspection:
 
     async def _let_go(self, instance: Instance, reason: str, step: Step) -> None:
         if await self._registrar.may_go(instance):
-            await self._store.instances.retire(instance.id, reason, step=step, failed=step is Step.VANISHED)
+            vanished = step is Step.VANISHED
+            await self._store.instances.retire(instance.id, reason, step=step, failed=vanished, fenced=True)
         else:
             log.warning("kept, for the forge says that it has a job", runner=instance.name, reason=reason)
             await self._store.instances.mark_busy(instance.id)
 
-    async def _ask_about_job(self, instance: Instance) -> None:
-        """Only the forge can say that a job has ended; its machine is kept for as long as it does not."""
+    async def _ask_about_job(self, instance: Instance, absent_for: timedelta) -> None:
+        """Only the forge can say that a job has ended; its machine is kept for as long as it may still run one."""
         job = await self._store.history.job(instance.job_id) if instance.job_id else None
-        if job is None:
-            log.warning("kept: its runner is not at the forge, and its job is not known", runner=instance.name)
-            return
-        number = job.key.forge_job_id
+        number = job.key.forge_job_id if job else 0
         try:
-            told = await self._registrar.ask(instance.entity_id, lambda forge: forge.job(number))
+            told = await self._registrar.ask(instance.entity_id, lambda forge: forge.job(number)) if job else None
         except ForgeRefused as error:
             log.warning("kept: its runner is not at the forge, which refuses", runner=instance.name, error=str(error))
             return
-        if told is None or told.status != _COMPLETED:
+        if told is None and absent_for >= sightings.LONG_ABSENT:
+            await self._give_up(instance)
+            return
+        if job is None or told is None or told.status != _COMPLETED:
             said = "nothing of its job" if told is None else f"its job is {told.status}"
             log.warning("kept: its runner is not at the forge, which says", runner=instance.name, said=said)
             return
         # The ledger takes the forge's word as if its webhook had come: the job ends, and its instance with it.
         await self._store.ledger.record(_ended(job, instance.name, told.conclusion or "", self._clock()))
+
+    async def _give_up(self, instance: Instance) -> None:
+        """Nothing is known of its job, and its runner has long been in no list: if not by its name either, it goes."""
+        if await self._registrar.ask(instance.entity_id, lambda forge: forge.runner_named(instance.name)) is None:
+            reason = "its runner has long not been at the forge any more, and nobody tells of its job"
+            await self._let_go(instance, reason, Step.RETIRED)
 
     async def _destroy(self, machine: ListedMachine, pool: Pool) -> None:
         """Destroy a machine without an instance, unless a runner in it has a job."""

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from coordinator.domain.instance import Instance, RunnerStatus, Status
 from coordinator.domain.job import JobStatus
-from coordinator.domain.sightings import LONG_OFFLINE, ORPHAN_GRACE
+from coordinator.domain.sightings import LONG_ABSENT, LONG_OFFLINE, ORPHAN_GRACE
 from coordinator.forges.contract import ForgeRunner, ForgeUnavailable
 from coordinator.forges.github import GitHub
 from coordinator.store.rolls import Rolls
@@ -155,17 +155,47 @@ async def test_a_machine_whose_job_the_forge_says_runs_is_kept(post: Post, monke
     assert await post.now(machine) == active
 
 
-@pytest.mark.parametrize("forgotten", [True, False])
-async def test_a_busy_machine_whose_job_nobody_knows_is_kept(post: Post, forgotten: bool) -> None:
+async def job_that_nobody_knows(post: Post, *, told: bool) -> Instance:
+    """The machine of a runner that had a job of which the forge says nothing any more, nor has its runner."""
     machine = await post.instance()
-    job = await post.begin_job(machine, told=forgotten)
+    job = await post.begin_job(machine, told=told)
     await post.store.instances.mark_busy(machine.id)
-    active = await post.now(machine)
     post.forge._forge.remove_runner(machine.forge_runner_id)
     del post.forge._forge.jobs[job.id]
-    for _ in range(5):
-        await post.look(minutes=2)
-    assert await post.now(machine) == active
+    return await post.now(machine)
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_a_busy_machine_whose_job_nobody_knows_is_kept_for_long_but_not_for_ever(post: Post, told: bool) -> None:
+    active = await job_that_nobody_knows(post, told=told)
+    await post.look()
+    await post.look(minutes=LONG_ABSENT.total_seconds() / 60 - 1)
+    assert await post.now(active) == active
+    await post.look(minutes=1)
+    assert (await post.now(active)).status is Status.PENDING_DELETE
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_a_busy_machine_is_kept_whose_runner_is_seen_now_and_then_or_found_by_its_name(
+    post: Post, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    active = await job_that_nobody_knows(post, told=told)
+    listed: list[ForgeRunner] = []
+    runner = ForgeRunner(active.forge_runner_id, active.name, "online", True)
+
+    async def runners(_: GitHub) -> list[ForgeRunner]:
+        return listed
+
+    async def named(_: GitHub, name: str) -> ForgeRunner | None:
+        return runner if name == active.name else None
+
+    monkeypatch.setattr(GitHub, "runners", runners)
+    for listed in ([], [runner], []):  # noqa: B007 (`runners` returns it)
+        await post.look(minutes=LONG_ABSENT.total_seconds() / 60)
+        assert await post.now(active) == active
+    monkeypatch.setattr(GitHub, "runner_named", named)
+    await post.look(minutes=LONG_ABSENT.total_seconds() / 60)
+    assert await post.now(active) == active
 
 
 # --- runners that are listed ---
