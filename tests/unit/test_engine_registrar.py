@@ -146,8 +146,8 @@ async def test_a_limit_beyond_the_bootstrap_time_ends_the_instance_with_the_reas
 
 
 async def test_no_runner_is_asked_for_when_its_instance_was_sent_away_during_the_limit(desk: Desk) -> None:
-    desk.budgets.pause(desk.credentials, desk.clock() + SOON)
     machine = await desk.sample.instance()
+    desk.budgets.pause(desk.credentials, desk.clock() + timedelta(seconds=2))
     configuring = asyncio.create_task(desk.configure(machine))
     await asyncio.sleep(0.05)
     await desk.sample.store.instances.retire(machine.id, "not wanted")
