@@ -6,6 +6,7 @@ from typing import Final
 import grpc
 import structlog
 
+from coordinator.admin_images import ImageAdmin
 from coordinator.declare import Declaration
 from coordinator.domain.instance import Instance
 from coordinator.domain.job import Job
@@ -33,6 +34,7 @@ class AdminService(AdminServicer):
         self._links = links
         self._engine = engine
         self._clouds = clouds
+        self._images = ImageAdmin(store, links)
 
     async def FleetStatus(
         self, request: pb.FleetStatusRequest, context: "grpc.aio.ServicerContext[object, object]"
@@ -98,6 +100,35 @@ class AdminService(AdminServicer):
         data, truncated = console
         return pb.GetConsoleResponse(data=data, truncated=truncated)
 
+    async def ListImages(
+        self, request: pb.ListImagesRequest, context: "grpc.aio.ServicerContext[object, object]"
+    ) -> pb.ListImagesResponse:
+        return await self._images.catalogue()
+
+    async def GetImage(
+        self, request: pb.GetImageRequest, context: "grpc.aio.ServicerContext[object, object]"
+    ) -> pb.GetImageResponse:
+        try:
+            return await self._images.get(request.name)
+        except HostlerError as error:
+            await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+
+    async def RemoveImage(
+        self, request: pb.RemoveImageRequest, context: "grpc.aio.ServicerContext[object, object]"
+    ) -> pb.RemoveImageResponse:
+        try:
+            return await self._images.remove(request.name, request.arch)
+        except HostlerError as error:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+
+    async def PrefetchImages(
+        self, request: pb.PrefetchImagesRequest, context: "grpc.aio.ServicerContext[object, object]"
+    ) -> pb.PrefetchImagesResponse:
+        try:
+            return await self._images.prefetch(request.name, request.host)
+        except HostlerError as error:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+
     async def _entity_names(self) -> dict[str, str]:
         return {entity.id: entity.full_name for entity in await self._store.catalog.entities()}
 
@@ -111,7 +142,7 @@ class AdminService(AdminServicer):
             capacity=wire.resources(host.capacity),
             used=wire.resources(used),
             drivers=[
-                fleet_pb2.Driver(name=name, acceleration=info.acceleration, images=info.images)
+                fleet_pb2.Driver(name=name, acceleration=info.acceleration, images=info.images, fetches=info.fetches)
                 for name, info in sorted(host.drivers.items())
             ],
             agent_version=host.agent_version,

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from coordinator.declare_image import ImageDeclaration
 from coordinator.domain.fleet import Balancer, ForgeKind, Placement
 from coordinator.domain.resources import Resources
 from hostler import config
@@ -169,4 +170,5 @@ class Declaration(_Declared, frozen=True):
     credentials: list[CredentialsDeclaration] = []
     repository: list[RepositoryDeclaration] = []
     flavor: list[FlavorDeclaration] = []
+    image: list[ImageDeclaration] = []
     pool: list[PoolDeclaration] = []

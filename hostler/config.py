@@ -90,6 +90,8 @@ def _keys_at(kind: type[msgspec.Struct], path: str) -> list[str]:
 def _values_in(info: Any) -> list[str]:
     if isinstance(info, msgspec.inspect.EnumType):
         return [str(member.value) for member in info.cls]
+    if isinstance(info, msgspec.inspect.UnionType):
+        return [value for option in info.types for value in _values_in(option)]
     return [str(value) for value in getattr(info, "values", ())]
 
 

@@ -1,7 +1,7 @@
 """What facts do to an instance: phases from its host, calls from its guest, jobs from its forge. Pure."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -9,6 +9,7 @@ import msgspec
 
 from coordinator.domain.instance import BOOTING, Instance, RunnerStatus, Status, advance, can, can_runner
 from coordinator.domain.job import Job, JobStatus
+from hostler.images import FETCH_LIMIT
 from hostler.phases import Phase as Phase
 
 
@@ -84,6 +85,20 @@ def on_phase(instance: Instance, phase: Phase, now: datetime, detail: str = "") 
         return Changed(advance(instance, now, status=status))
     gone = advance(instance, now, status=status, fault=detail)
     return Changed(finish(gone, now), failed=instance.runner_status in BOOTING, ended_idle=instance.is_idle)
+
+
+IMAGE_PHASES: Final = (Phase.FETCHING, Phase.IMAGE)
+
+
+def on_image(instance: Instance, phase: Phase, now: datetime, timeout: timedelta) -> Instance:
+    """The time in which its runner must come up begins when its image is there; the fetch has a limit of its own.
+
+    `now` is ours, not the host's, for deadlines are: to be called for the first such word only.
+    """
+    if instance.runner_status not in BOOTING:
+        return instance
+    deadline = now + timeout + (FETCH_LIMIT if phase is Phase.FETCHING else timedelta())
+    return msgspec.structs.replace(instance, bootstrap_deadline=deadline)
 
 
 def _deleted(instance: Instance, now: datetime) -> Instance:

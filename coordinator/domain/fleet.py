@@ -6,6 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
+from coordinator.domain.images import Held
 from coordinator.domain.labels import Labels
 from coordinator.domain.resources import Resources
 from hostler.network import NetworkAccess, NetworkPolicy
@@ -97,7 +98,9 @@ class Host(msgspec.Struct, frozen=True):
     name: str
     arch: str
     capacity: Resources
-    drivers: dict[str, frozenset[str]]  # driver to names of the images it can boot
+    drivers: dict[str, frozenset[str]]  # driver to names of the images that the host's own configuration has
     connected: bool
     failures: int = 0
     cool_until: datetime | None = None
+    fetches: frozenset[str] = frozenset()  # drivers that boot images of the catalogue
+    held: Held = Held()

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from coordinator.domain.fleet import Entity, Host, Pool
+from coordinator.domain.images import Image
 from coordinator.domain.instance import Instance
 from coordinator.domain.job import Job
 from coordinator.domain.planning.waiting import JobClass, Place
@@ -44,6 +45,7 @@ class World(msgspec.Struct, frozen=True):
     clouds: Mapping[str, int]  # configured cloud providers and how many instances each may be making at once
     entities: tuple[Entity, ...] = ()
     policy: Policy = Policy()
+    images: tuple[Image, ...] = ()  # the catalogue
 
 
 class Create(msgspec.Struct, frozen=True):

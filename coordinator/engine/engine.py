@@ -17,6 +17,7 @@ from coordinator.engine.lead import Lead
 from coordinator.engine.local import LocalExecutor
 from coordinator.engine.registrar import Registrar
 from coordinator.fleet.links import Links
+from coordinator.fleet.prefetcher import Prefetcher
 from coordinator.store.lease import LeaseLost
 from coordinator.store.store import Store
 
@@ -49,6 +50,8 @@ class Engine:
         self._policy = policy
         self._clock = clock
         self._hands = Hands(store, links, local)
+        self._links = links
+        self._prefetcher = Prefetcher(store, links)
         self._new_lead: Callable[[], Lead] = lambda: Lead(store, self._hands, cloud, registrar, budgets, policy, clock)
         self._lead: Lead | None = None
         self._term: int | None = None
@@ -124,6 +127,7 @@ class Engine:
         except BaseException:
             self._store.feed.changed(changes)
             raise
+        await self._prefetcher.tell(self._links.hosts() if changes.everything else changes.hosts)
         if changes.everything:
             self._sweep_at = self._clock() + _SWEEP
         return wake_at

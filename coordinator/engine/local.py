@@ -46,8 +46,10 @@ class LocalExecutor:
         access = await self._store.catalog.forge_access(instance.entity_id)
         token = self._tokens.mint(instance, access.entity)
         data = scripts.user_data(instance, self._where, token)
+        image = await self._store.images.find(instance.image, pool.arch)
         self._sent[instance.id] = (link, instance.generation)
-        link.send(wire.create_command(instance, pool, self._where, token, data), lambda: self._note(instance))
+        command = wire.create_command(instance, pool, image, self._where, token, data)
+        link.send(command, lambda: self._note(instance))
 
     def _note(self, instance: Instance) -> None:
         self._store.notes.add([Entry(Step.DISPATCHED, self._clock(), "", instance.id, instance.host)])

@@ -29,6 +29,7 @@ class Link:
         self.enrolment = enrolment  # that its certificate comes from; empty: on loopback, without one
         self.last_heard = now
         self.load = pb.Heartbeat()
+        self.images: dict[str, pb.ImageReport] = {}  # the newest of each content, with its progress
         self.closed = asyncio.Event()
         self.why: HostlerError | None = None  # it was closed, where the agent must be told
         self._outgoing: asyncio.Queue[tuple[pb.CoordinatorMessage, Callable[[], None] | None]] = asyncio.Queue()

@@ -11,6 +11,7 @@ import structlog
 from coordinator.fleet import wire
 from coordinator.fleet.entrance import Entrance, Pass
 from coordinator.fleet.links import HostTaken, Link, Links
+from coordinator.fleet.prefetcher import Prefetcher
 from coordinator.fleet.reconciler import Reconciler
 from coordinator.pki.issuer import NotAdmitted
 from coordinator.store.hosts import HostRecord
@@ -30,6 +31,7 @@ Context = grpc.aio.ServicerContext[pb.AgentMessage, pb.CoordinatorMessage]
 class FleetService(FleetServicer):
     def __init__(self, store: Store, links: Links, reconciler: Reconciler, entrance: Entrance) -> None:
         self._store = store
+        self._prefetcher = Prefetcher(store, links)
         self._links = links
         self._reconciler = reconciler
         self._entrance = entrance
@@ -45,6 +47,7 @@ class FleetService(FleetServicer):
         except HostlerError as refusal:
             await _abort(context, hello.host, refusal)
         number = self._links.next_number()
+        await self._store.images.present(hello.host, wire.image_reports(hello.host, hello.images))
         await self._present(wire.host_record(hello, now), number, hello.agent_run)
         link = self._links.open(hello.host, number, hello.agent_run, now, let_in.enrolment)
         log.info("host connected", host=hello.host, agent_version=hello.agent_version)
@@ -52,6 +55,8 @@ class FleetService(FleetServicer):
         try:
             await self._entrance.recheck(context)
             await context.write(wire.welcome(__version__, self._store.controller_id, HEARTBEAT_SECONDS))
+            link.images = {one.sha256: one for one in hello.images}
+            await self._prefetcher.tell({hello.host})
             await self._reconciler.compare(link, hello.inventory)
             await self._serve(link, request_iterator, context)
         except NotAdmitted as refusal:
@@ -110,13 +115,25 @@ class FleetService(FleetServicer):
                     await self._keep_console(link, message.console_log)
                 case "heartbeat":
                     link.load = message.heartbeat
+                case "image_report":
+                    await self._take_image_report(link, message.image_report)
                 case "inventory":
                     await self._reconciler.compare(link, message.inventory)
+
+    async def _take_image_report(self, link: Link, report: pb.ImageReport) -> None:
+        """In order, and before the events behind it; progress is kept with the stream alone."""
+        before = link.images.get(report.sha256)
+        link.images[report.sha256] = report
+        if report.state == pb.IMAGE_STATE_FETCHING and before is not None and before.state == report.state:
+            return
+        for one in wire.image_reports(link.host, [report]):
+            await self._store.images.report(one)
 
     async def _record(self, link: Link, event: pb.InstanceEvent) -> None:
         phase = wire.PHASES.get(event.phase)
         if phase is not None:
-            fact = PhaseFact(link.host, event.instance_id, phase, wire.time(event.at), event.detail)
+            at, code = wire.time(event.at), event.error_code
+            fact = PhaseFact(link.host, event.instance_id, phase, at, event.detail, error_code=code)
             await self._store.instances.record_phase(fact)
 
     async def _keep_console(self, link: Link, console: pb.ConsoleLog) -> None:

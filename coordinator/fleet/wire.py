@@ -1,5 +1,6 @@
 """Between the wire's messages and the domain's values."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -7,12 +8,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from coordinator.domain.changes import Phase
 from coordinator.domain.fleet import Pool
+from coordinator.domain.images import Image, Report
 from coordinator.domain.instance import Instance
 from coordinator.domain.reconcile import Seen
 from coordinator.domain.resources import Resources
 from coordinator.runner_api.scripts import Urls
 from coordinator.store.hosts import HostRecord
 from coordinator.store.rows import DriverInfo
+from hostler.images import ImageState
 from protos.hostler.v1 import fleet_pb2 as pb
 
 PHASES: Final = {
@@ -25,6 +28,13 @@ PHASES: Final = {
     pb.PHASE_FAILED: Phase.FAILED,
     pb.PHASE_DELETED: Phase.DELETED,
     pb.PHASE_DELETE_FAILED: Phase.DELETE_FAILED,
+}
+
+IMAGE_STATES: Final = {
+    pb.IMAGE_STATE_FETCHING: ImageState.FETCHING,
+    pb.IMAGE_STATE_HAVE: ImageState.HAVE,
+    pb.IMAGE_STATE_FAILED: ImageState.FAILED,
+    pb.IMAGE_STATE_GONE: ImageState.GONE,
 }
 
 SEEN: Final = {
@@ -50,11 +60,35 @@ def resources(amounts: Resources) -> pb.Resources:
 
 def host_record(hello: pb.Hello, now: datetime) -> HostRecord:
     capacity = Resources(hello.capacity.vcpus, hello.capacity.memory_mib, hello.capacity.disk_gib)
-    drivers = {driver.name: DriverInfo(driver.acceleration, list(driver.images)) for driver in hello.drivers}
+    drivers = {
+        driver.name: DriverInfo(driver.acceleration, list(driver.images), driver.fetches) for driver in hello.drivers
+    }
     return HostRecord(hello.host, hello.arch, capacity, drivers, hello.agent_version, now)
 
 
-def create_command(instance: Instance, pool: Pool, where: Urls, token: str, user_data: bytes) -> pb.CoordinatorMessage:
+def image_reports(host: str, messages: Iterable[pb.ImageReport]) -> list[Report]:
+    """Those whose state is understood."""
+    return [
+        Report(host, one.sha256, IMAGE_STATES[one.state], one.bytes, one.error_code, one.detail)
+        for one in messages
+        if one.state in IMAGE_STATES
+    ]
+
+
+def _source(image: Image) -> pb.ImageSource:
+    return pb.ImageSource(
+        name=image.name, url=image.url, sha256=image.sha256, format=image.format, compression=image.compression
+    )
+
+
+def prefetch_command(image: Image) -> pb.CoordinatorMessage:
+    return pb.CoordinatorMessage(prefetch_image=pb.PrefetchImage(image=_source(image)))
+
+
+def create_command(
+    instance: Instance, pool: Pool, image: Image | None, where: Urls, token: str, user_data: bytes
+) -> pb.CoordinatorMessage:
+    """`image`: the catalogue's; None: the host has one of its own."""
     return pb.CoordinatorMessage(
         create_instance=pb.CreateInstance(
             instance_id=instance.id,
@@ -69,6 +103,7 @@ def create_command(instance: Instance, pool: Pool, where: Urls, token: str, user
                 metadata_url=where.metadata, callback_url=where.callback, token=token, user_data=user_data
             ),
             network=pb.NetworkAccess(policy=pool.network.policy, allow=pool.network.allow),
+            image_source=_source(image) if image is not None else None,
         )
     )
 

@@ -9,13 +9,14 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coordinator.declare import Declaration, EndpointDeclaration, FlavorDeclaration, PoolDeclaration
+from coordinator.declare_image import ImageDeclaration
 from coordinator.domain.fleet import Endpoint, Entity, EntityKind, Pool
 from coordinator.domain.labels import labels
 from coordinator.store import changed, cooldowns, tried
 from coordinator.store.database import Database
 from coordinator.store.retrying import retried
 from coordinator.store.rows import POOL_QUERY, to_endpoint, to_entity, to_pool
-from coordinator.store.schema import credentials, endpoints, entities, flavors, pools
+from coordinator.store.schema import credentials, endpoints, entities, flavors, images, pools
 from coordinator.store.sealing import Sealer
 from hostler.errors import HostlerError
 
@@ -54,10 +55,14 @@ class WebhookOwner(NamedTuple):
 
 
 class Catalog:
-    def __init__(self, database: Database, sealer: Sealer, new_id: Callable[[], str]) -> None:
+    def __init__(
+        self, database: Database, sealer: Sealer, new_id: Callable[[], str], forgotten: Callable[[], None]
+    ) -> None:
+        """`forgotten` is told when anything was applied."""
         self._database = database
         self._sealer = sealer
         self._new_id = new_id
+        self._forgotten = forgotten
         # What every webhook and every create asks for, until something is applied.
         self._owners: dict[tuple[str, str, str], WebhookOwner] = {}
         self._access: dict[str, ForgeAccess] = {}
@@ -155,6 +160,7 @@ class Catalog:
         self._generation += 1
         self._owners.clear()
         self._access.clear()
+        self._forgotten()
 
 
 class _Apply:
@@ -187,6 +193,8 @@ class _Apply:
             await self._upsert("credentials", credentials, key, values, {"token": secret.token})
         for flavor in declared.flavor:
             await self._make_anew_of(flavor)
+        for image in declared.image:
+            await self._image(image)
         for repository in declared.repository:
             endpoint_id = await self._endpoint(repository.endpoint)
             owner, name = await self._spelled(endpoint_id, repository.owner, repository.name)
@@ -230,6 +238,19 @@ class _Apply:
         rows = (await self._connection.execute(query.where(meant))).all()
         await cooldowns.wake_pools(self._connection, sorted(row.id for row in rows))
         await tried.forgive(self._connection, sorted({row.entity_id for row in rows}))
+
+    async def _image(self, image: ImageDeclaration) -> None:
+        values = {
+            "url": image.url,
+            "sha256": image.digest,
+            "format": image.disk_format.value,
+            "compression": image.packed_by.value,
+        }
+        changed = await self._upsert("image", images, {"name": image.name, "arch": image.arch}, values)
+        if set(changed) - {"url"}:
+            # Idle runners of the older content are replaced.
+            of_it = (pools.c.image == image.name) & (pools.c.arch == image.arch)
+            await self._connection.execute(sa.update(pools).where(of_it).values(generation=pools.c.generation + 1))
 
     async def _pool(self, pool: PoolDeclaration) -> None:
         if pool.provider not in self._known_providers:
@@ -330,7 +351,7 @@ class _Apply:
                 changed.append(name)
         if row is None or changed:
             self._touched[kind].add(row_id)
-        label = f"{kind} {'/'.join(str(key[k]) for k in ('owner', 'name') if k in key)}"
+        label = f"{kind} {'/'.join(str(key[k]) for k in ('owner', 'name', 'arch') if k in key)}"
         if row is None:
             await self._connection.execute(sa.insert(table).values(id=row_id, **key, **values))
             self._changes.append(f"{label}: created")

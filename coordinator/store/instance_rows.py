@@ -16,6 +16,7 @@ _MUTABLE: Final = (
     "runner_status",
     "generation",
     "changed_at",
+    "bootstrap_deadline",
     "idle_since",
     "job_id",
     "provider_id",

@@ -1,7 +1,7 @@
 """What happens to instances after they are planned: phases, calls from their guests, what the forge gave them."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 import sqlalchemy as sa
@@ -17,8 +17,9 @@ from coordinator.store.database import Database
 from coordinator.store.feed import Feed
 from coordinator.store.lease import Lease
 from coordinator.store.retrying import retried
-from coordinator.store.schema import instances, timeline
+from coordinator.store.schema import instances, pools, timeline
 from coordinator.store.sealing import Sealer
+from hostler.images import FETCH_CODES
 
 
 class PhaseFact(msgspec.Struct, frozen=True):
@@ -30,6 +31,7 @@ class PhaseFact(msgspec.Struct, frozen=True):
     at: datetime
     detail: str = ""
     provider_id: str = ""
+    error_code: str = ""
 
 
 class _Configured(msgspec.Struct, frozen=True):
@@ -90,11 +92,15 @@ class Instances:
                 instance = known.get(fact.instance_id)
                 if instance is None or instance.host != fact.host:
                     continue
+                step = PHASE_STEP[fact.phase]
+                if fact.phase in changes.IMAGE_PHASES and (instance.id, step) not in seen:
+                    instance = changes.on_image(
+                        instance, fact.phase, self._clock(), await _timeout(connection, instance)
+                    )
                 became = changes.on_phase(instance, fact.phase, fact.at, fact.detail)
                 known[instance.id] = _with_provider_id(became.instance, fact.provider_id)
                 if became.ended_idle or became.failed:
                     ended.append((became, fact))
-                step = PHASE_STEP[fact.phase]
                 if (instance.id, step) not in seen:
                     seen.add((instance.id, step))
                     entries.append(Entry(step, fact.at, "", instance.id, fact.detail))
@@ -115,6 +121,8 @@ class Instances:
         if not became.failed:
             return
         await tried.failed(connection, instance, now, fact.detail or "the machine stopped before its runner was up")
+        if fact.error_code in FETCH_CODES:
+            return  # the host's report of the image says when it is tried again
         if _blames_host(fact.phase, instance):
             await cooldowns.host_failed(connection, instance.host, now, self._chance())
         else:
@@ -294,6 +302,11 @@ class Instances:
 
 class AlreadyTakenError(Exception):
     """A secret that is handed out once was asked for again."""
+
+
+async def _timeout(connection: AsyncConnection, instance: Instance) -> timedelta:
+    query = sa.select(pools.c.bootstrap_timeout_seconds).where(pools.c.id == instance.pool_id)
+    return timedelta(seconds=(await connection.execute(query)).scalar_one())
 
 
 def _blames_host(phase: Phase, instance: Instance) -> bool:

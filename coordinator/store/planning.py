@@ -5,14 +5,17 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coordinator.domain.changes import Step
+from coordinator.domain.fleet import Host
+from coordinator.domain.images import Held
 from coordinator.domain.instance import BOOTING, COMING, Instance, RunnerStatus, Status
 from coordinator.domain.job import Job, JobStatus
 from coordinator.domain.planning.board import Board
 from coordinator.domain.timeline import Entry
 from coordinator.domain.world import Create, Plan, Policy, World
-from coordinator.store import changed, instance_rows, timelines
+from coordinator.store import changed, images, instance_rows, timelines
 from coordinator.store.changed import Changes
 from coordinator.store.database import Database
 from coordinator.store.feed import Feed
@@ -47,7 +50,8 @@ class Planning:
                 jobs=tuple(to_job(row) for row in job_rows),
                 instances=tuple(await instance_rows.alive(connection)),
                 pools=tuple(to_pool(row) for row in await connection.execute(POOL_QUERY)),
-                hosts=tuple(to_host(row) for row in await connection.execute(sa.select(hosts))),
+                hosts=tuple(await _hosts(connection)),
+                images=tuple(await images.catalogue(connection)),
                 clouds=clouds,
                 entities=tuple(to_entity(row) for row in await connection.execute(sa.select(entities))),
                 policy=policy or Policy(),
@@ -64,9 +68,10 @@ class Planning:
                     board.put_entity(to_entity(row))
                 for row in await connection.execute(POOL_QUERY):
                     board.put_pool(to_pool(row))
+                board.put_images(await images.catalogue(connection))
             for part in _parts(sorted(changes.hosts)):
-                for row in await connection.execute(sa.select(hosts).where(hosts.c.name.in_(part))):
-                    board.put_host(to_host(row))
+                for host in await _hosts(connection, part):
+                    board.put_host(host)
             alive: list[Instance] = []
             for part in _parts(sorted(changes.instances)):
                 alive += await instance_rows.by_ids(connection, part, lock=False)
@@ -163,6 +168,12 @@ class Planning:
             pool_generation=pool.generation,
             for_job=create.for_job,
         )
+
+
+async def _hosts(connection: AsyncConnection, names: Sequence[str] | None = None) -> list[Host]:
+    query = sa.select(hosts) if names is None else sa.select(hosts).where(hosts.c.name.in_(names))
+    held = await images.held_by(connection, names)
+    return [to_host(row, held.get(row.name, Held())) for row in await connection.execute(query)]
 
 
 def _put_jobs(board: Board, changed: Iterable[Job]) -> None:

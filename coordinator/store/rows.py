@@ -7,6 +7,7 @@ import msgspec
 import sqlalchemy as sa
 
 from coordinator.domain.fleet import Balancer, Endpoint, Entity, EntityKind, ForgeKind, Host, Placement, Pool
+from coordinator.domain.images import Held
 from coordinator.domain.instance import Instance, RunnerStatus, Status
 from coordinator.domain.job import Job, JobKey, JobStatus
 from coordinator.domain.resources import Resources
@@ -20,6 +21,7 @@ class DriverInfo(msgspec.Struct, frozen=True):
 
     acceleration: str
     images: list[str]
+    fetches: bool = False
 
 
 Row = sa.Row[Any]
@@ -142,13 +144,15 @@ def to_pool(row: Row) -> Pool:
     )
 
 
-def to_host(row: Row) -> Host:
+def to_host(row: Row, held: Held) -> Host:
     drivers = msgspec.json.decode(row.drivers, type=dict[str, DriverInfo])
     return Host(
         name=row.name,
         arch=row.arch,
         capacity=Resources(row.vcpus, row.memory_mib, row.disk_gib),
         drivers={name: frozenset(info.images) for name, info in drivers.items()},
+        fetches=frozenset(name for name, info in drivers.items() if info.fetches),
+        held=held,
         connected=row.coordinator != "",
         failures=row.failures,
         cool_until=row.cool_until,

@@ -162,6 +162,35 @@ pools = sa.Table(
     sa.UniqueConstraint("entity_id", "name"),
 )
 
+images = sa.Table(
+    "images",
+    metadata,
+    _id(),
+    _text("name"),
+    _text("arch"),
+    _text("url"),
+    _text("sha256"),
+    _text("format"),
+    _text("compression"),
+    sa.UniqueConstraint("name", "arch"),
+)
+
+# How it stands with a content on a host, whether or not the catalogue still has it.
+host_images = sa.Table(
+    "host_images",
+    metadata,
+    sa.Column("host", Plain, primary_key=True),
+    sa.Column("sha256", Plain, primary_key=True),
+    _text("state"),
+    _time("changed_at"),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    _text("error_code"),
+    _text("detail"),
+    _count("failures"),
+    _time("cool_until", nullable=True),
+    sa.Index(None, "state"),
+)
+
 hosts = sa.Table(
     "hosts",
     metadata,

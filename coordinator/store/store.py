@@ -16,6 +16,7 @@ from coordinator.store.enrolments import Enrolments
 from coordinator.store.feed import Feed
 from coordinator.store.history import History
 from coordinator.store.hosts import Hosts
+from coordinator.store.images import Images
 from coordinator.store.instances import Instances
 from coordinator.store.keys import KEY_FILE, KeyPlace, load_or_make
 from coordinator.store.lease import Lease
@@ -59,7 +60,8 @@ class Store:
         self.ledger = Ledger(database, self.feed, self.notes, clock, new_id)
         self.instances = Instances(database, sealer, self.feed, self.lease, clock, chance)
         self.planning = Planning(database, self.feed, self.lease, clock, new_id)
-        self.catalog = Catalog(database, sealer, new_id)
+        self.images = Images(database, clock, chance)
+        self.catalog = Catalog(database, sealer, new_id, self.images.forget)
         self.hosts = Hosts(database, self.me)
         self.authority = AuthorityRow(database, sealer, clock, new_id)
         self.enrolments = Enrolments(database, clock, new_id)

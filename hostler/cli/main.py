@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError, Parameter
 from hostler import __version__
 from hostler.cli import access, document, shape, views
 from hostler.cli.client import DEFAULT, TIMEOUT_SECONDS, Unreachable, connected
+from hostler.cli.images import image
 from hostler.cli.options import Coordinator, Json, show
 from hostler.errors import ConfigError, HostlerError
 from protos.hostler.v1.admin_pb2 import (
@@ -40,7 +41,7 @@ host = App(name="host", help="Build hosts.")
 job = App(name="job", help="Jobs and their way through the fleet.")
 instance = App(name="instance", help="Single instances.")
 access.add_host_commands(host)
-for group in (fleet, host, job, instance, access.token):
+for group in (fleet, host, image, job, instance, access.token):
     app.command(group)
 
 
@@ -54,7 +55,8 @@ def fleet_status(*, json: Json = False, coordinator: Coordinator = DEFAULT) -> N
 
 @app.command
 def apply(file: Path, /, *, coordinator: Coordinator = DEFAULT) -> None:
-    """Create or update what a TOML document declares: endpoints, credentials, repositories, flavors, pools.
+    """Create or update what a TOML document declares: endpoints, credentials, repositories, flavors, images,
+    pools.
 
     Secrets may stay outside of it: token_file and webhook_secret_file name files, token_env and webhook_secret_env
     environment variables.
@@ -85,7 +87,7 @@ def job_list(
 
 
 @job.command(name="show")
-def job_show(
+def jobshow(
     id_: Annotated[str, Parameter(name="ID")], /, *, json: Json = False, coordinator: Coordinator = DEFAULT
 ) -> None:
     """Show one job with its timeline.

@@ -3,9 +3,11 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+import msgspec
 from hypothesis import HealthCheck, settings
 
 from coordinator.domain.fleet import Host, Pool
+from coordinator.domain.images import Image
 from coordinator.domain.instance import Instance, RunnerStatus, Status
 from coordinator.domain.job import Job, JobEvent, JobKey, JobStatus
 from coordinator.domain.labels import labels
@@ -126,3 +128,7 @@ def world(
         hosts=(host(),) if hosts is None else hosts,
         clouds=clouds or {},
     )
+
+
+def with_images(world: World, *images: Image) -> World:
+    return msgspec.structs.replace(world, images=images)

@@ -17,6 +17,8 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 
+from coordinator.declare import Declaration
+from hostler import config
 from hostler.cli.main import run
 from protos.hostler.v1 import admin_pb2_grpc
 from protos.hostler.v1.admin_pb2 import (
@@ -31,15 +33,18 @@ from protos.hostler.v1.admin_pb2 import (
     Job,
     ListJobsRequest,
     ListJobsResponse,
+    PrefetchImagesRequest,
+    RemoveImageRequest,
     TimelineEntry,
     WatchRequest,
 )
+from tests.samples.fake_images import FakeImages
 
 CONSOLE = b"boot\r\n\x1b[2Jlogin:\xff"
 STARTED = [sys.executable, "-c", "from hostler.cli.main import main; main()"]
 
 
-class FakeCoordinator(admin_pb2_grpc.AdminServicer):
+class FakeCoordinator(FakeImages):
     """Answers from memory and remembers what it was asked."""
 
     def __init__(self) -> None:
@@ -109,6 +114,42 @@ def test_fleet_status_for_people_and_programs(capsys: Output) -> None:
     assert "build-1" in capsys.readouterr().out
     assert run(["fleet", "status", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["hosts"][0]["connected"] is True
+
+
+def test_images_for_people_and_programs(capsys: Output) -> None:
+    assert run(["image", "list"]) == 0
+    assert "debian  amd64  qcow2, xz  0123456789ab  3" in capsys.readouterr().out
+    assert run(["image", "show", "debian"]) == 0
+    shown = capsys.readouterr().out
+    assert "1.00 of 4.00 GiB (25 %)" in shown
+    assert "another digest" in shown
+    assert "\x1b" not in shown
+    assert run(["image", "show", "debian", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["hosts"][0]["bytes"] == 1 << 30
+    assert run(["image", "show", "other"]) == 1
+    assert "there is no image 'other'" in capsys.readouterr().err
+
+
+def test_an_image_is_added_by_the_document_that_would_declare_it(coordinator: FakeCoordinator, tmp_path: Path) -> None:
+    (tmp_path / "sums").write_text(f"{'ab' * 32}  debian.qcow2\n")
+    url = "https://images.example/debian.qcow2"
+    assert run(["image", "add", "debian", "--url", url, "--sha256", str(tmp_path / "sums"), "--arch", "arm64"]) == 0
+    (asked,) = coordinator.asked
+    assert isinstance(asked, ApplyRequest)
+    declared = config.parse(asked.document, Declaration, "document").image[0]
+    assert (declared.name, declared.url, declared.digest, declared.arch) == ("debian", url, "ab" * 32, "arm64")
+    assert run(["image", "add", "debian", "--url", url]) == 2, "without a digest"
+
+
+def test_images_are_removed_and_prefetched(coordinator: FakeCoordinator, capsys: Output) -> None:
+    assert run(["image", "remove", "debian", "--arch", "amd64"]) == 0
+    assert capsys.readouterr().out == "image debian/amd64: removed\n"
+    assert run(["image", "prefetch", "debian", "--host", "build-1"]) == 0
+    assert "build-1  wanted" in capsys.readouterr().out
+    assert coordinator.asked == [
+        RemoveImageRequest(name="debian", arch="amd64"),
+        PrefetchImagesRequest(name="debian", host="build-1"),
+    ]
 
 
 def test_no_line_is_wrapped_into_a_pipe(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ WRONG = [
     ('provider = "libvirt"', 'provider = ""', "pool[0]", "provider: must not be empty"),
     ('image = "debian"', 'image = " "', "pool[0]", "image: must not be empty"),
     ('flavor = "small"', 'flavor = ""', "pool[0]", "flavor: must not be empty"),
-    ("[[flavor]]", "[[flavour]]", "flavour", "allowed here: endpoint, credentials, repository, flavor, pool"),
+    ("[[flavor]]", "[[flavour]]", "flavour", "allowed here: endpoint, credentials, repository, flavor, image, pool"),
     ("[[flavor]]", "[flavor]", "flavor", "Expected `array`, got `object`"),
     ("[[flavor]]", "[[flavor", "", "not valid TOML"),
 ]
@@ -112,3 +112,56 @@ def test_a_wrong_value_is_named_with_its_key(old: str, new: str, key: str, reaso
 def test_no_repr_shows_a_secret() -> None:
     assert FORGE_TOKEN not in repr(_parse(DOCUMENT))
     assert WEBHOOK_SECRET not in repr(_parse(DOCUMENT))
+
+
+def _image(**more: str) -> Declaration:
+    said = {"name": "debian", "url": "https://images.example/debian.qcow2", "sha256": "ab" * 32} | more
+    return _parse("[[image]]\n" + "".join(f"{key} = {value!r}\n" for key, value in said.items()))
+
+
+@pytest.mark.parametrize(
+    ("url", "said", "means"),
+    [
+        ("https://x/d.qcow2", {}, ("qcow2", "none")),
+        ("https://x/d.raw.xz?token=1", {}, ("raw", "xz")),
+        ("http://x/d.qcow2.zst", {}, ("qcow2", "zstd")),
+        ("file:///srv/images/d.img.gz", {"format": "raw"}, ("raw", "gz")),
+        ("https://x/download", {"format": "qcow2", "compression": "gz"}, ("qcow2", "gz")),
+        ("https://x/d.qcow2.gz", {"compression": "none", "format": "qcow2"}, ("qcow2", "none")),
+    ],
+)
+def test_what_an_image_is_may_be_said_by_its_files_name(url: str, said: dict[str, str], means: tuple[str, str]) -> None:
+    image = _image(url=url, **said).image[0]
+    assert (image.disk_format, image.packed_by) == means
+
+
+def test_a_digest_may_be_written_in_capitals() -> None:
+    assert _image(sha256="AB" * 32).image[0].digest == "ab" * 32
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"name": "../x"}, "name: '../x' must be"),
+        ({"sha256": "ab" * 31}, "sha256: '"),
+        ({"sha256": "zz" * 32}, "must be 64 hexadecimal digits"),
+        ({"url": "ftp://x/d.qcow2"}, "is no http, https or file address"),
+        ({"url": "https://u:hush@x/d.qcow2"}, "must hold no user"),
+        ({"url": "https://x/"}, "is no http, https or file address"),
+        ({"url": "https://x/d e.qcow2"}, "is no http, https or file address"),
+        ({"url": "https://[::1/d.qcow2"}, "is no http, https or file address"),
+        ({"url": "file://server/d.qcow2"}, "is no http, https or file address"),
+        ({"url": "file:d.qcow2"}, "is no http, https or file address"),
+        ({"url": "https://x/d.qcow2#a"}, "must end with the file's name"),
+        ({"url": "https://x/d.img"}, "format: must be said"),
+        ({"format": "vmdk"}, "allowed: qcow2, raw"),
+        ({"compression": "bz2"}, "allowed: none, gz, xz, zstd"),
+        ({"arch": "riscv64"}, "Invalid enum value 'riscv64'"),
+    ],
+)
+def test_a_wrong_image_is_told_why(more: dict[str, str], reason: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        _image(**more)
+    assert "image[0]" in str(caught.value)
+    assert reason in str(caught.value)
+    assert "hush" not in str(caught.value)

@@ -14,7 +14,7 @@ from tests.samples.domain import instance, pool
 
 def _command(network: NetworkAccess) -> pb.CreateInstance:
     machine = instance(id=str(uuid.uuid4()), name="hostler-1")
-    sent = wire.create_command(machine, pool(network=network), urls("http://10.213.0.1:9996"), "token", b"")
+    sent = wire.create_command(machine, pool(network=network), None, urls("http://10.213.0.1:9996"), "token", b"")
     return pb.CreateInstance.FromString(sent.create_instance.SerializeToString())
 
 

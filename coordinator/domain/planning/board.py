@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 from heapq import heapify, heappop, heappush
 
 from coordinator.domain.fleet import Entity, EntityKind, Host, Placement, Pool
+from coordinator.domain.images import Catalogue, Image, Reach, reach
 from coordinator.domain.instance import BOOTING, COMING, Instance, Status
 from coordinator.domain.job import Job
 from coordinator.domain.labels import Labels, serve
 from coordinator.domain.planning.demand import Cover, cover
-from coordinator.domain.planning.hosts import HostIndex, Kind
+from coordinator.domain.planning.hosts import HostIndex, Kind, ranked
 from coordinator.domain.planning.waiting import JobClass, Place, Waiting
 from coordinator.domain.resources import Resources
 from coordinator.domain.world import Policy, World
@@ -26,6 +27,7 @@ class Board:
         self.policy = policy
         self.clouds = clouds
         self.now = datetime.min.replace(tzinfo=UTC)
+        self.images: Catalogue = {}
         self.pools: dict[str, Pool] = {}
         self.entities: dict[str, Entity] = {}
         self.hosts: dict[str, Host] = {}
@@ -61,6 +63,7 @@ class Board:
         board = cls(world.policy, world.clouds)
         for entity in world.entities:
             board.put_entity(entity)
+        board.put_images(world.images)
         for host in world.hosts:
             board.put_host(host)
         for pool in world.pools:
@@ -75,6 +78,14 @@ class Board:
         self.entities[entity.id] = entity
         if self.waiting.rank(entity.id, lambda labels: self._priority(entity.id, labels)):
             self._covers.pop(entity.id, None)
+
+    def put_images(self, images: Iterable[Image]) -> None:
+        """The whole catalogue."""
+        new = {(image.name, image.arch): image for image in images}
+        if new != self.images:
+            self.images = new
+            self._indexes.clear()
+            self._touched.clear()
 
     def put_pool(self, pool: Pool) -> None:
         self.pools[pool.id] = pool
@@ -98,8 +109,9 @@ class Board:
         self.free[host.name] = (
             self.free.get(host.name, Resources()) + host.capacity - (old.capacity if old else Resources())
         )
-        if host.cool_until is not None:
-            heappush(self._timers, (host.cool_until, "host", host.name))
+        for rest in (host.cool_until, *host.held.rests.values()):
+            if rest is not None:
+                heappush(self._timers, (rest, "host", host.name))
         self.touch(host.name)
 
     def put_job(self, job: Job) -> None:
@@ -308,9 +320,18 @@ class Board:
         host = self.hosts.get(name)
         if host is None or not host.connected or host.arch != kind.arch or self.resting(host.cool_until):
             return 0
-        if kind.image not in host.drivers.get(kind.driver, frozenset()):
-            return 0
-        return self.free[name].times(kind.resources)
+        return ranked(self.free[name].times(kind.resources), self.reach(host, kind.driver, kind.image), kind.placement)
+
+    def reach(self, host: Host, driver: str, image: str) -> Reach:
+        """Whether a machine of that image can be made there."""
+        return reach(
+            host.drivers.get(driver),
+            fetches=driver in host.fetches,
+            entry=self.images.get((image, host.arch)),
+            name=image,
+            held=host.held,
+            now=self.now,
+        )
 
     def _priority(self, entity_id: str, labels: Labels) -> int:
         """Of the entity's jobs with these labels."""

@@ -6,6 +6,7 @@ from heapq import heapify, heappop, heapreplace
 from typing import NamedTuple
 
 from coordinator.domain.fleet import Balancer, Host, Pool
+from coordinator.domain.images import Image, Reach
 from coordinator.domain.planning.board import Board
 from coordinator.domain.planning.hosts import Kind
 from coordinator.domain.planning.waiting import JobClass, Place
@@ -167,11 +168,13 @@ class Draft:
 
     def _host_refusal(self, host: Host, pool: Pool) -> str:
         free = self.board.free[host.name]
+        image = self.board.reach(host, pool.provider, pool.image)
+        told = _no_image(host, pool, self.board.images.get((pool.image, host.arch)))
         checks = (
             (pool.provider not in host.drivers, f"has no provider '{pool.provider}'"),
             (host.arch != pool.arch, f"is {host.arch}, the pool wants {pool.arch}"),
             (not host.connected, "is not connected"),
-            (pool.image not in host.drivers.get(pool.provider, ()), f"does not have the image '{pool.image}'"),
+            (image in told, told.get(image, "")),
             (
                 self.board.resting(host.cool_until),
                 f"rests until {_clock(host.cool_until)} after {host.failures} failures",
@@ -182,6 +185,16 @@ class Draft:
 
 
 _REASONS_TOLD = 8
+
+
+def _no_image(host: Host, pool: Pool, entry: Image | None) -> dict[Reach, str]:
+    """Why a host can make no machine of a pool's image."""
+    name, rest = pool.image, host.held.rests.get(entry.sha256) if entry else None
+    return {
+        Reach.NO_ENTRY: f"does not have the image '{name}', nor does the catalogue for {host.arch}",
+        Reach.NO_FETCHING: f"does not have the image '{name}', and cannot fetch it for {pool.provider}",
+        Reach.RESTS: f"could not fetch the image '{name}' and does not try before {_clock(rest)}",
+    }
 
 
 def _some(names: list[str]) -> str:

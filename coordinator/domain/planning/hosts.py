@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from heapq import heappop, heappush
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from coordinator.domain.fleet import Placement
+from coordinator.domain.images import Reach
 from coordinator.domain.resources import Resources
 
 
@@ -18,16 +19,29 @@ class Kind(NamedTuple):
     placement: Placement
 
 
+_BEFORE: Final = 1 << 32
+"""More places than any host has: what is added where spreading takes the highest first, or packing the lowest."""
+
+
+def ranked(places: int, image: Reach, placement: Placement) -> int:
+    """A host's place in the index of a kind; 0 for none. Those that have the image go before those that fetch it."""
+    if not places or image not in (Reach.HERE, Reach.FETCH):
+        return 0
+    sooner = (image is Reach.HERE) is (placement is Placement.SPREAD)
+    return places + _BEFORE if sooner else places
+
+
 class HostIndex:
-    """The hosts that fit one kind, by how many more of it they take. The same facts give the same answers, whatever
-    the order in which they came: among equals the first name wins.
+    """The hosts that fit one kind, by how many more of it they take, as `ranked`.
+
+    The same facts give the same answers, whatever the order in which they came: among equals the first name wins.
 
     When machines are spread, a host that has got fuller need not be refreshed: it stands too high, is met there first,
     and is then moved to where it belongs.
     """
 
     def __init__(self, places: Callable[[str], int], placement: Placement) -> None:
-        self._places = places  # how many more of this kind a host takes now; 0 for one that may not
+        self._places = places  # how many more of this kind a host takes now, ranked; 0 for one that may not
         self._spread = placement is Placement.SPREAD
         self._of_host: dict[str, int] = {}
         self._levels: dict[int, list[str]] = {}  # heaps of names; stale names are dropped when they surface

@@ -64,6 +64,26 @@ class AdminStub:
                 request_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.GetConsoleRequest.SerializeToString,
                 response_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.GetConsoleResponse.FromString,
                 _registered_method=True)
+        self.ListImages = channel.unary_unary(
+                '/hostler.v1.Admin/ListImages',
+                request_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.ListImagesRequest.SerializeToString,
+                response_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.ListImagesResponse.FromString,
+                _registered_method=True)
+        self.GetImage = channel.unary_unary(
+                '/hostler.v1.Admin/GetImage',
+                request_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.GetImageRequest.SerializeToString,
+                response_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.GetImageResponse.FromString,
+                _registered_method=True)
+        self.RemoveImage = channel.unary_unary(
+                '/hostler.v1.Admin/RemoveImage',
+                request_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.RemoveImageRequest.SerializeToString,
+                response_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.RemoveImageResponse.FromString,
+                _registered_method=True)
+        self.PrefetchImages = channel.unary_unary(
+                '/hostler.v1.Admin/PrefetchImages',
+                request_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.PrefetchImagesRequest.SerializeToString,
+                response_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.PrefetchImagesResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -107,6 +127,31 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListImages(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetImage(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveImage(self, request, context):
+        """Refused while a pool names the image.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PrefetchImages(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -139,6 +184,26 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.GetConsole,
                     request_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.GetConsoleRequest.FromString,
                     response_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.GetConsoleResponse.SerializeToString,
+            ),
+            'ListImages': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListImages,
+                    request_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.ListImagesRequest.FromString,
+                    response_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.ListImagesResponse.SerializeToString,
+            ),
+            'GetImage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetImage,
+                    request_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.GetImageRequest.FromString,
+                    response_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.GetImageResponse.SerializeToString,
+            ),
+            'RemoveImage': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveImage,
+                    request_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.RemoveImageRequest.FromString,
+                    response_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.RemoveImageResponse.SerializeToString,
+            ),
+            'PrefetchImages': grpc.unary_unary_rpc_method_handler(
+                    servicer.PrefetchImages,
+                    request_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.PrefetchImagesRequest.FromString,
+                    response_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.PrefetchImagesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -303,6 +368,114 @@ class Admin:
             '/hostler.v1.Admin/GetConsole',
             protos_dot_hostler_dot_v1_dot_admin__pb2.GetConsoleRequest.SerializeToString,
             protos_dot_hostler_dot_v1_dot_admin__pb2.GetConsoleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListImages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostler.v1.Admin/ListImages',
+            protos_dot_hostler_dot_v1_dot_admin__pb2.ListImagesRequest.SerializeToString,
+            protos_dot_hostler_dot_v1_dot_admin__pb2.ListImagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostler.v1.Admin/GetImage',
+            protos_dot_hostler_dot_v1_dot_admin__pb2.GetImageRequest.SerializeToString,
+            protos_dot_hostler_dot_v1_dot_admin__pb2.GetImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostler.v1.Admin/RemoveImage',
+            protos_dot_hostler_dot_v1_dot_admin__pb2.RemoveImageRequest.SerializeToString,
+            protos_dot_hostler_dot_v1_dot_admin__pb2.RemoveImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PrefetchImages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostler.v1.Admin/PrefetchImages',
+            protos_dot_hostler_dot_v1_dot_admin__pb2.PrefetchImagesRequest.SerializeToString,
+            protos_dot_hostler_dot_v1_dot_admin__pb2.PrefetchImagesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,11 @@ class AdminStub:
     Watch: _grpc.UnaryStreamMultiCallable[_admin_pb2.WatchRequest, _admin_pb2.TimelineEntry]
     """Timeline entries as they are committed, from now on, until the client goes."""
     GetConsole: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetConsoleRequest, _admin_pb2.GetConsoleResponse]
+    ListImages: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListImagesRequest, _admin_pb2.ListImagesResponse]
+    GetImage: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetImageRequest, _admin_pb2.GetImageResponse]
+    RemoveImage: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RemoveImageRequest, _admin_pb2.RemoveImageResponse]
+    """Refused while a pool names the image."""
+    PrefetchImages: _grpc.UnaryUnaryMultiCallable[_admin_pb2.PrefetchImagesRequest, _admin_pb2.PrefetchImagesResponse]
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -51,6 +56,11 @@ class AdminAsyncStub(AdminStub):
     Watch: _aio.UnaryStreamMultiCallable[_admin_pb2.WatchRequest, _admin_pb2.TimelineEntry]  # type: ignore[assignment]
     """Timeline entries as they are committed, from now on, until the client goes."""
     GetConsole: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetConsoleRequest, _admin_pb2.GetConsoleResponse]  # type: ignore[assignment]
+    ListImages: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListImagesRequest, _admin_pb2.ListImagesResponse]  # type: ignore[assignment]
+    GetImage: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetImageRequest, _admin_pb2.GetImageResponse]  # type: ignore[assignment]
+    RemoveImage: _aio.UnaryUnaryMultiCallable[_admin_pb2.RemoveImageRequest, _admin_pb2.RemoveImageResponse]  # type: ignore[assignment]
+    """Refused while a pool names the image."""
+    PrefetchImages: _aio.UnaryUnaryMultiCallable[_admin_pb2.PrefetchImagesRequest, _admin_pb2.PrefetchImagesResponse]  # type: ignore[assignment]
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -96,5 +106,34 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.GetConsoleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.GetConsoleResponse, _abc.Awaitable[_admin_pb2.GetConsoleResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListImages(
+        self,
+        request: _admin_pb2.ListImagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListImagesResponse, _abc.Awaitable[_admin_pb2.ListImagesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetImage(
+        self,
+        request: _admin_pb2.GetImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetImageResponse, _abc.Awaitable[_admin_pb2.GetImageResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def RemoveImage(
+        self,
+        request: _admin_pb2.RemoveImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RemoveImageResponse, _abc.Awaitable[_admin_pb2.RemoveImageResponse]]:
+        """Refused while a pool names the image."""
+
+    @_abc_1.abstractmethod
+    def PrefetchImages(
+        self,
+        request: _admin_pb2.PrefetchImagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.PrefetchImagesResponse, _abc.Awaitable[_admin_pb2.PrefetchImagesResponse]]: ...
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
