@@ -15,15 +15,16 @@ from typing import Final
 
 import libvirt
 
-from hostler.errors import HostlerError
 from providers.libvirt.acceleration import prove
-from tests.demo.farm import DemoFailed
-from tests.demo.places import CACHE, ROOT, TEST_GUEST, kvm_proof, new_places
+from providers.libvirt.settings import LibvirtSettings
+from tests.demo.failed import DemoFailed, told
+from tests.demo.places import CACHE, ROOT, TEST_GUEST, Places, kvm_proof, new_places
 from tests.demo.run import Asked, Run
 from tests.demo.show import Show
 from tests.demo.stop import clear, end
 from tests.demo.traces import settings
 
+_ANSWER_SECONDS: Final = 20
 _GITHUB: Final = """\
 The same with a real GitHub repository: the files in docs/examples/ say what to set, and "Point it at GitHub" in
 README.md goes through it in seven steps. It takes a token with "Administration: read and write" and
@@ -38,7 +39,7 @@ def main() -> None:
     libvirt.registerErrorHandler(lambda _opaque, _error: None, None)  # errors are raised; not printed as well
     try:
         _run(asked, show)
-    except (DemoFailed, HostlerError) as error:
+    except DemoFailed as error:
         show.summary(f"the demo failed: {error}", ok=False)
         sys.exit(1)
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -51,28 +52,49 @@ def _run(asked: argparse.Namespace, show: Show) -> None:
     began = time.monotonic()
     CACHE.mkdir(parents=True, exist_ok=True)
     with _the_only_one() as lock:
-        _build_guest()
-        started_libvirt = not _libvirt_answers()
-        _checked([str(ROOT / "packaging" / "libvirt-up")])
-        # An agent proves this itself; asked once here, the answer outlives the demo's folder.
-        acceleration = "auto" if prove(kvm_proof()).works else "tcg"
+        with told("setting up"):
+            _build_guest()
+            started_libvirt = not _libvirt_answers()
+            _checked([str(ROOT / "packaging" / "libvirt-up")])
+            # An agent proves this itself; asked once here, the answer outlives the demo's folder.
+            acceleration = "auto" if prove(kvm_proof()).works else "tcg"
         mode = "KVM" if acceleration == "auto" else "emulation (TCG)"
         show.note(f"set up in {time.monotonic() - began:.1f} s; machines run with {mode}")
-        places = new_places()
+        with told("making its folder"):
+            places = new_places()
         os.write(lock, str(places.folder).encode())
+        run = Run(settings(acceleration), places, show, lock)
         went_well = False
         try:
-            asyncio.run(Run(settings(acceleration), places, show, lock)(Asked(asked.jobs, asked.keep, asked.timeout)))
+            with told("running the jobs"):
+                asyncio.run(run(Asked(asked.jobs, asked.keep, asked.timeout)))
             went_well = True
         finally:
-            if not asked.keep:
-                clear(places, settings(acceleration))
-            if started_libvirt and not asked.keep:
-                _stop_libvirt()
-            if went_well and not asked.keep:
-                shutil.rmtree(places.folder)
-            elif not went_well:
+            if not went_well:
                 show.note(f"see the logs in {places.folder}")
+            if not asked.keep:
+                _clean_up(places, settings(acceleration), show, with_libvirt=started_libvirt, went_well=went_well)
+
+
+def _clean_up(places: Places, network: LibvirtSettings, show: Show, *, with_libvirt: bool, went_well: bool) -> None:
+    """What goes wrong here is told beside what went wrong before, and not in its place.
+
+    Raises:
+        DemoFailed: it went wrong, and nothing had before.
+    """
+    try:
+        clear(places, network)
+        if with_libvirt:
+            with told("stopping libvirt"):
+                _stop_libvirt()
+    except DemoFailed as error:
+        again = f"to do it again: .venv/bin/python -m tests.demo.stop {places.folder}"
+        if went_well:
+            raise DemoFailed(f"it went well, but not the cleaning up: {error}; {again}") from error
+        show.note(f"nor did the cleaning up go well: {error}; {again}")
+    else:
+        if went_well:
+            shutil.rmtree(places.folder)
 
 
 @contextmanager
@@ -133,7 +155,10 @@ def _checked(command: list[str]) -> None:
 
 def _libvirt_answers() -> bool:
     command = ["virsh", "-c", "qemu:///system", "version"]
-    return subprocess.run(command, capture_output=True, check=False, timeout=20).returncode == 0
+    try:
+        return subprocess.run(command, capture_output=True, check=False, timeout=_ANSWER_SECONDS).returncode == 0
+    except subprocess.TimeoutExpired:
+        raise DemoFailed(f"libvirt is there and gives no answer for {_ANSWER_SECONDS} s: restart libvirtd") from None
 
 
 def _stop_libvirt() -> None:

@@ -16,15 +16,12 @@ import msgspec
 from hostler.network import NetworkPolicy
 from providers.libvirt.settings import LibvirtSettings
 from tests.demo import configs
+from tests.demo.failed import DemoFailed
 from tests.demo.places import ROOT, TEST_GUEST, Guest, Places
 
 REPOSITORY: Final = "octo-org/widgets"
 LABELS: Final = ("self-hosted", "linux")
 _START_SECONDS: Final = 30.0
-
-
-class DemoFailed(Exception):
-    """The demo did not go as it must; the message says what to look at."""
 
 
 class Ports(msgspec.Struct, frozen=True):

@@ -6,7 +6,8 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from tests.demo.farm import LABELS, REPOSITORY, DemoFailed, new_secret
+from tests.demo.failed import DemoFailed
+from tests.demo.farm import LABELS, REPOSITORY, new_secret
 
 
 class QueuedJob(msgspec.Struct, frozen=True):

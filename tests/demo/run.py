@@ -15,7 +15,8 @@ from protos.hostler.v1 import admin_pb2
 from protos.hostler.v1.admin_pb2_grpc import AdminStub
 from providers.libvirt.network import ensure_network
 from providers.libvirt.settings import LibvirtSettings
-from tests.demo.farm import DemoFailed, Farm
+from tests.demo.failed import DemoFailed
+from tests.demo.farm import Farm
 from tests.demo.forge import Control, QueuedJob
 from tests.demo.places import Places
 from tests.demo.show import SHOWN, Show, webhook_at

@@ -13,8 +13,8 @@ from typing import Final
 import libvirt
 import msgspec
 
-from hostler.errors import HostlerError
 from providers.libvirt import LibvirtProvider, LibvirtSettings
+from tests.demo.failed import DemoFailed, told
 from tests.demo.places import Places
 from tests.demo.traces import URI, settings
 
@@ -31,10 +31,11 @@ def main() -> None:
         parser.error(f"{folder} is not the folder of a demo")
     places = Places(folder.resolve())
     try:
-        for pid in places.remembered():
-            end(pid, str(places.folder))
+        with told("ending its parts"):
+            for pid in places.remembered():
+                end(pid, str(places.folder))
         clear(places, settings("tcg"))
-    except HostlerError as error:
+    except DemoFailed as error:
         sys.stderr.write(f"the demo in {folder} could not be ended: {error}\n")
         sys.exit(1)
     shutil.rmtree(places.folder)
@@ -44,14 +45,16 @@ def clear(places: Places, network: LibvirtSettings) -> None:
     """Remove the machines and the network of a demo whose parts have ended; consoles are kept beside the logs.
 
     Raises:
-        ProviderError: something resists.
+        DemoFailed: something resists.
     """
-    asyncio.run(_destroy_machines(places, network))
-    conn = libvirt.open(URI)
-    for found in conn.listAllNetworks():
-        if found.name() == network.network and found.isActive():
-            found.destroy()
-    conn.close()
+    with told("removing its machines"):
+        asyncio.run(_destroy_machines(places, network))
+    with told("removing its network"):
+        conn = libvirt.open(URI)
+        for found in conn.listAllNetworks():
+            if found.name() == network.network and found.isActive():
+                found.destroy()
+        conn.close()
 
 
 async def _destroy_machines(places: Places, network: LibvirtSettings) -> None:
