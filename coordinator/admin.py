@@ -63,7 +63,7 @@ class AdminService(AdminServicer):
         await self._engine.consider()
         names = await self._entity_names()
         jobs = await self._store.history.jobs(completed=request.all)
-        return pb.ListJobsResponse(jobs=[self._job(job, names) for job in jobs])
+        return pb.ListJobsResponse(jobs=[self._job(job, names, brief=True) for job in jobs])
 
     async def GetJob(self, request: pb.GetJobRequest, context: "grpc.aio.ServicerContext[object, object]") -> pb.Job:
         found = await self._store.history.jobs_called(request.id)
@@ -150,7 +150,7 @@ class AdminService(AdminServicer):
             load=link.load if link else None,
         )
 
-    def _job(self, job: Job, names: dict[str, str]) -> pb.Job:
+    def _job(self, job: Job, names: dict[str, str], *, brief: bool = False) -> pb.Job:
         return pb.Job(
             id=job.id,
             forge_job_id=job.key.forge_job_id,
@@ -162,7 +162,7 @@ class AdminService(AdminServicer):
             conclusion=job.conclusion,
             runner_name=job.runner_name,
             instance_id=job.instance_id,
-            waiting_reason=self._engine.waiting_reason(job.id),
+            waiting_reason=self._engine.waiting_reason(job.id, brief=brief),
             queued_at=wire.timestamp(job.queued_at),
         )
 

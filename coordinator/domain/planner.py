@@ -4,7 +4,7 @@ from datetime import datetime
 
 from coordinator.domain import tries
 from coordinator.domain.job import Job
-from coordinator.domain.planning import spare
+from coordinator.domain.planning import reasons, spare
 from coordinator.domain.planning.board import Board
 from coordinator.domain.planning.draft import Draft
 from coordinator.domain.world import Moment, Plan, World
@@ -15,8 +15,12 @@ def plan(world: World, now: datetime) -> Plan:
     return plan_on(Board.of(world), Moment(now))
 
 
-def why_waiting(board: Board, decided: Plan, job_id: str) -> str:
-    """Why no machine is coming for a job; empty when one is, or when the job is not queued."""
+def why_waiting(board: Board, decided: Plan, job_id: str, *, brief: bool = False) -> str:
+    """Why no machine is coming for a job; empty when one is, or when the job is not queued.
+
+    Args:
+        brief: without what each host has against it, for which all of them must be looked at.
+    """
     held = board.held.get(job_id)
     if held is not None and held.retry_at is not None:
         return _why_held(held, held.retry_at)
@@ -24,7 +28,10 @@ def why_waiting(board: Board, decided: Plan, job_id: str) -> str:
     if found is None:
         return ""
     job_class, place = found
-    return next((w.reason for w in decided.waits if w.job_class == job_class and w.first <= place), "")
+    wait = decided.waits_of.get(job_class)
+    if wait is None or place < wait.first:
+        return ""
+    return wait.reason if brief else reasons.in_full(board, decided.holds, wait)
 
 
 def _why_held(job: Job, until: datetime) -> str:
@@ -34,20 +41,26 @@ def _why_held(job: Job, until: datetime) -> str:
     return f"a runner that may have run it has just ended; without word of the forge it gets another at {again}"
 
 
-def plan_on(board: Board, moment: Moment) -> Plan:
+def plan_on(board: Board, moment: Moment, most: int | None = None) -> Plan:
     """Decide which instances to create and which to retire.
 
     The board is as before when this returns: what is planned becomes a fact only by being committed. Creates are in
     the order of policy: priority, then the entities' shares against their weights, then the time in the queue; whoever
-    has waited longer than the starvation bound goes first.
+    has waited longer than the starvation bound goes first, and what it needs is kept for it.
+
+    Args:
+        most: creates in one plan. Where there would be more, the plan wants to be followed by another at once.
     """
     board.advance(moment.now)
-    draft = Draft(board, moment)
+    draft = Draft(board, moment, most)
     try:
         draft.serve()
-        spare.keep_idle(draft)
-        retires = spare.retires(board)
+        if not draft.unfinished:
+            spare.keep_idle(draft)
+        retires = spare.retires(board, draft.holds.all)
+        waits = draft.waits
     finally:
         draft.undo()
-    times = [time for time in (board.next_change(), draft.retry_at) if time is not None]
-    return Plan(tuple(draft.creates), tuple(draft.waits), tuple(retires), min(times, default=None))
+    times = [board.next_change(), draft.retry_at, board.now if draft.unfinished else None]
+    wake_at = min((time for time in times if time is not None), default=None)
+    return Plan(tuple(draft.creates), tuple(waits), tuple(retires), tuple(draft.holds.all), wake_at)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from functools import cached_property
 
 import msgspec
 
@@ -54,6 +55,15 @@ class Create(msgspec.Struct, frozen=True):
     for_job: str  # whose demand caused it, empty for an idle runner to keep; any job it serves may get it
 
 
+class Refusal(msgspec.Struct, frozen=True):
+    """Why a pool makes no machine for a job now."""
+
+    pool_id: str
+    pool_name: str
+    reason: str
+    by_hosts: bool = False  # each host has a reason of its own, which is told when somebody asks
+
+
 class Waits(msgspec.Struct, frozen=True):
     """Why no machine is coming for the jobs of a class."""
 
@@ -62,13 +72,21 @@ class Waits(msgspec.Struct, frozen=True):
     code: str
     reason: str
     count: int = 1
+    refusals: tuple[Refusal, ...] = ()  # of the pools that could make one
+    kept: str = ""  # what is kept free for them
 
     @property
     def job_id(self) -> str:
         return self.first[1]
 
-    def of(self, count: int) -> "Waits":
-        return msgspec.structs.replace(self, count=count)
+
+class Hold(msgspec.Struct, frozen=True):
+    """What is kept free for a job that has waited too long: a place in the pool, in its quota, and on the host."""
+
+    job_id: str
+    since: datetime
+    pool: Pool
+    host: str  # empty: the pool's provider is a cloud
 
 
 class Retire(msgspec.Struct, frozen=True):
@@ -79,8 +97,13 @@ class Retire(msgspec.Struct, frozen=True):
     failed: bool = False  # it came to nothing, and counts against its pool
 
 
-class Plan(msgspec.Struct, frozen=True):
+class Plan(msgspec.Struct, frozen=True, dict=True):
     creates: tuple[Create, ...] = ()
     waits: tuple[Waits, ...] = ()
     retires: tuple[Retire, ...] = ()
+    holds: tuple[Hold, ...] = ()
     wake_at: datetime | None = None  # when to plan again though nothing has happened
+
+    @cached_property
+    def waits_of(self) -> Mapping[JobClass, Waits]:
+        return {wait.job_class: wait for wait in self.waits}

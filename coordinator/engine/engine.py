@@ -72,12 +72,12 @@ class Engine:
         world = await self._store.planning.world(self._cloud.capacities(), self._policy)
         self._considered = (now, *await asyncio.to_thread(_think, world, now))
 
-    def waiting_reason(self, job_id: str) -> str:
-        """Why no machine is coming for a job, of the newest plan; empty when one is."""
+    def waiting_reason(self, job_id: str, *, brief: bool = False) -> str:
+        """Why no machine is coming for a job, of the newest plan; empty when one is. `brief`: for many jobs at once."""
         if self._lead is not None:
-            return why_waiting(self._lead.board, self._lead.decided, job_id)
+            return why_waiting(self._lead.board, self._lead.decided, job_id, brief=brief)
         if self._considered is not None:
-            return why_waiting(*self._considered[1:], job_id)
+            return why_waiting(*self._considered[1:], job_id, brief=brief)
         return ""
 
     # --- the loop ---

@@ -1,12 +1,14 @@
 """What the holder of the planning lease does besides: it plans, and acts for clouds and at the forges."""
 
+import asyncio
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from typing import Final
 
 from coordinator.domain.instance import BOOTING, COMING, Instance
 from coordinator.domain.planner import plan_on
 from coordinator.domain.planning.board import Board
-from coordinator.domain.world import Moment, Plan, Policy, Retire
+from coordinator.domain.world import Moment, Plan, Policy, Retire, World
 from coordinator.engine.budgets import WINDOW, Budgets
 from coordinator.engine.cloud import CloudExecutor
 from coordinator.engine.errands import Errands
@@ -14,6 +16,9 @@ from coordinator.engine.hands import CREATES, DELETES, Hands
 from coordinator.engine.registrar import Registrar
 from coordinator.store.changed import Changes
 from coordinator.store.store import Store
+
+_CREATES: Final = 100
+"""In one plan: the event loop waits that long, and what is left is in the next, which follows at once."""
 
 
 class Lead:
@@ -52,9 +57,13 @@ class Lead:
         Raises:
             LeaseLost: the plan was not committed; this term is over.
         """
-        instances = await self._take_in(changes)
-        now = self._clock()
-        decided = plan_on(self.board, Moment(now, self._budgets.now(now)))
+        if changes.everything or changes.catalog:
+            self._budgets.limit(await self._store.catalog.registration_limits())
+        if changes.everything:
+            instances, decided = await self._begin_anew()
+        else:
+            instances = await self._store.planning.tell(self.board, changes)
+            decided = plan_on(self.board, self._moment(), _CREATES)
         made = await self._store.planning.commit(decided)
         for instance in made:
             self.board.put_instance(instance)
@@ -71,14 +80,15 @@ class Lead:
         """Let go of everything under way: the next holder begins it again."""
         await self._errands.close()
 
-    async def _take_in(self, changes: Changes) -> Iterable[Instance]:
-        """Bring the board up to date; returns the instances to act on."""
-        if changes.everything or changes.catalog:
-            self._budgets.limit(await self._store.catalog.registration_limits())
-        if changes.everything:
-            self.board = Board.of(await self._store.planning.world(self._cloud.capacities(), self._policy))
-            return self.board.instances.values()
-        return await self._store.planning.tell(self.board, changes)
+    async def _begin_anew(self) -> tuple[Iterable[Instance], Plan]:
+        """Read everything and plan: in a thread, as it can take seconds; until then the old board counts."""
+        world = await self._store.planning.world(self._cloud.capacities(), self._policy)
+        self.board, decided = await asyncio.to_thread(_plan_anew, world, self._moment())
+        return self.board.instances.values(), decided
+
+    def _moment(self) -> Moment:
+        now = self._clock()
+        return Moment(now, self._budgets.now(now))
 
     def _act_on(self, instance: Instance) -> None:
         pool = self.board.pools[instance.pool_id]
@@ -111,3 +121,8 @@ class Lead:
             )
         else:
             await self._store.instances.mark_busy(instance.id)
+
+
+def _plan_anew(world: World, moment: Moment) -> tuple[Board, Plan]:
+    board = Board.of(world)
+    return board, plan_on(board, moment, _CREATES)

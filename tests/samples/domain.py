@@ -11,8 +11,9 @@ from coordinator.domain.images import Image
 from coordinator.domain.instance import Instance, RunnerStatus, Status
 from coordinator.domain.job import Job, JobEvent, JobKey, JobStatus
 from coordinator.domain.labels import labels
+from coordinator.domain.planning.board import Board
 from coordinator.domain.resources import Resources
-from coordinator.domain.world import World
+from coordinator.domain.world import Plan, World
 
 NOW: Final = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 SMALL: Final = Resources(2, 2048, 10)
@@ -111,6 +112,24 @@ def idle(number: int = 1, **more: Any) -> Instance:
     """A machine whose runner has been waiting for a job since now."""
     fields = {"status": Status.RUNNING, "runner_status": RunnerStatus.IDLE, "idle_since": NOW}
     return instance(number, **fields | more)
+
+
+def carried_out(board: Board, decided: Plan) -> Board:
+    """The board told of the plan's creates, as when it is committed."""
+    for number, create in enumerate(decided.creates):
+        made = instance(
+            10**6 + number,
+            pool_id=create.pool.id,
+            entity_id=create.pool.entity_id,
+            labels=create.pool.labels,
+            provider=create.pool.provider,
+            host=create.host,
+            resources=create.pool.resources,
+            for_job=create.for_job,
+            pool_generation=create.pool.generation,
+        )
+        board.put_instance(made)
+    return board
 
 
 def world(

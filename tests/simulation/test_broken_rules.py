@@ -21,6 +21,7 @@ from coordinator.domain.planning import spare
 from coordinator.domain.planning.board import Board
 from coordinator.domain.planning.demand import Cover
 from coordinator.domain.planning.draft import Draft
+from coordinator.domain.planning.holds import Holds
 from coordinator.engine import engine, lead
 from coordinator.engine.budgets import Budgets
 from coordinator.engine.local import LocalExecutor
@@ -69,7 +70,7 @@ def jobs_are_forgotten() -> Iterable[Patch]:
 
 
 def no_reason_is_given() -> Iterable[Patch]:
-    yield put(engine, "why_waiting", lambda *_: "")
+    yield put(engine, "why_waiting", lambda *_, **__: "")
 
 
 def machines_are_deleted_on_paper_only() -> Iterable[Patch]:
@@ -96,7 +97,7 @@ def nobody_asks_whether_a_runner_is_busy() -> Iterable[Patch]:
 
 
 def pools_and_quotas_have_no_end() -> Iterable[Patch]:
-    yield put(Draft, "_refusal", lambda *_: "")
+    yield put(Draft, "_refusal", lambda *_: None)
 
 
 def pools_have_no_end_when_plans_are_committed_either() -> Iterable[Patch]:
@@ -153,6 +154,10 @@ def starving_jobs_wait_on() -> Iterable[Patch]:
     yield put(Draft, "_turn", turn)
 
 
+def nothing_is_kept_for_those_that_starve() -> Iterable[Patch]:
+    yield put(Holds, "add", lambda *_: None)
+
+
 def the_planner_fails() -> Iterable[Patch]:
     yield put(lead, "plan_on", mock.Mock(side_effect=ValueError("broken")))
 
@@ -177,7 +182,8 @@ def the_planner_fails() -> Iterable[Patch]:
         (coming_machines_do_not_count, "exactly one machine for each job", "", Kind.CALM),
         (what_is_idle_stays, "no machine is kept for nothing", "", None),
         (weights_are_ignored, "shares are fair", "", Kind.STORM),
-        (starving_jobs_wait_on, "nobody starves", "", Kind.STARVING),
+        (starving_jobs_wait_on, "nobody starves", "was made for", Kind.STARVING),
+        (nothing_is_kept_for_those_that_starve, "nobody starves", "without end", Kind.STARVING),
         (the_planner_fails, "the coordinator does not fail", "planning failed", Kind.CALM),
     ],
 )

@@ -23,7 +23,7 @@ from coordinator.domain.images import (
     wanted,
 )
 from coordinator.domain.instance import RunnerStatus
-from coordinator.domain.planner import plan, plan_on
+from coordinator.domain.planner import plan, plan_on, why_waiting
 from coordinator.domain.planning.board import Board
 from coordinator.domain.resources import Resources
 from coordinator.domain.world import Moment, World
@@ -148,6 +148,11 @@ def _world(*hosts: Host, jobs: int = 1, **pool: Any) -> World:
     return sample.with_images(world, ENTRY)
 
 
+def _why(world: World) -> str:
+    board = Board.of(world)
+    return why_waiting(board, plan_on(board, Moment(NOW)), "job-1")
+
+
 @pytest.mark.parametrize("placement", list(Placement))
 def test_hosts_that_have_the_image_go_before_those_that_fetch_it(placement: Placement) -> None:
     small = Resources(4, 32768, 500)  # room for two
@@ -164,7 +169,8 @@ def test_a_host_that_could_not_fetch_rests_and_is_tried_again() -> None:
     board = Board.of(_world(_host("a", Held(rests={SHA: until}))))
     decided = plan_on(board, Moment(NOW))
     assert not decided.creates
-    assert "host a could not fetch the image 'debian' and does not try before 12:00:30 UTC" in decided.waits[0].reason
+    why = "host a could not fetch the image 'debian' and does not try before 12:00:30 UTC"
+    assert why in why_waiting(board, decided, "job-1")
     assert decided.wake_at == until
     assert [create.host for create in plan_on(board, Moment(until)).creates] == ["a"]
 
@@ -177,12 +183,12 @@ def test_a_host_that_could_not_fetch_rests_and_is_tried_again() -> None:
     ],
 )
 def test_why_a_host_makes_no_machine_of_an_image(host: Host, why: str) -> None:
-    assert f"host a {why}" in plan(_world(host), NOW).waits[0].reason
+    assert f"host a {why}" in _why(_world(host))
 
 
 def test_an_image_that_nobody_knows_is_told() -> None:
-    decided = plan(_world(_host("a", Held()), image="nobodys"), NOW)
-    assert "host a does not have the image 'nobodys', nor does the catalogue for amd64" in decided.waits[0].reason
+    why = _why(_world(_host("a", Held()), image="nobodys"))
+    assert "host a does not have the image 'nobodys', nor does the catalogue for amd64" in why
 
 
 def test_a_catalogue_that_changes_is_looked_at_anew() -> None:

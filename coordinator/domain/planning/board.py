@@ -3,6 +3,7 @@
 A board that was told the facts in any order equals one that was made of them at once.
 """
 
+from bisect import insort
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -13,11 +14,12 @@ from coordinator.domain.images import Catalogue, Image, Reach, reach
 from coordinator.domain.instance import BOOTING, COMING, Instance, Status
 from coordinator.domain.job import Job
 from coordinator.domain.labels import Labels, serve
+from coordinator.domain.planning.agenda import Agenda
 from coordinator.domain.planning.demand import Cover, cover
-from coordinator.domain.planning.hosts import HostIndex, Kind, ranked
+from coordinator.domain.planning.hosts import REACHED, HostIndex, Kind, ranked
 from coordinator.domain.planning.waiting import JobClass, Place, Waiting
 from coordinator.domain.resources import Resources
-from coordinator.domain.world import Policy, World
+from coordinator.domain.world import Policy, Waits, World
 
 _MAKING = (Status.PENDING_CREATE, Status.CREATING)
 
@@ -31,8 +33,11 @@ class Board:
         self.pools: dict[str, Pool] = {}
         self.entities: dict[str, Entity] = {}
         self.hosts: dict[str, Host] = {}
+        self.host_names: list[str] = []  # in order
+        self.able: dict[Kind, list[str]] = {}  # hosts that could ever take one, where these are known to be few
         self.instances: dict[str, Instance] = {}
         self.waiting = Waiting()
+        self.agenda = Agenda()
         self.held: dict[str, Job] = {}  # queued jobs that failed too often and rest
         # Tallies of the instances.
         self.in_pool: Counter[str] = Counter()
@@ -50,6 +55,7 @@ class Board:
         self.overdue: set[str] = set()  # instances whose deadline has passed
         self.outdated: set[str] = set()  # idle instances of an older generation of their pool
         self.keepers: set[str] = set()  # pools that keep idle runners
+        self.on_host: defaultdict[str, set[str]] = defaultdict(set)  # host to its instances
         self._timers: list[tuple[datetime, str, str]] = []
         self._covers: dict[str, Cover] = {}
         self._matches: dict[tuple[str, Labels], list[Pool]] = {}
@@ -76,8 +82,8 @@ class Board:
 
     def put_entity(self, entity: Entity) -> None:
         self.entities[entity.id] = entity
-        if self.waiting.rank(entity.id, lambda labels: self._priority(entity.id, labels)):
-            self._covers.pop(entity.id, None)
+        self.waiting.rank(entity.id, lambda labels: self._priority(entity.id, labels))
+        self._demand_changed(entity.id)
 
     def put_images(self, images: Iterable[Image]) -> None:
         """The whole catalogue."""
@@ -86,9 +92,16 @@ class Board:
             self.images = new
             self._indexes.clear()
             self._touched.clear()
+            self.able.clear()
+            self.agenda.reopen_all()
 
     def put_pool(self, pool: Pool) -> None:
+        old = self.pools.get(pool.id, pool)
         self.pools[pool.id] = pool
+        self.agenda.reopen(pool.entity_id)
+        self.agenda.reopen(old.entity_id)
+        if old.share_hosts is not pool.share_hosts:
+            self.agenda.reopen_all()
         self._matches.clear()
         if pool.min_idle > 0:
             self.keepers.add(pool.id)
@@ -105,6 +118,10 @@ class Board:
 
     def put_host(self, host: Host) -> None:
         old = self.hosts.get(host.name)
+        if old is None:
+            insort(self.host_names, host.name)
+        if old != host:
+            self.able.clear()
         self.hosts[host.name] = host
         self.free[host.name] = (
             self.free.get(host.name, Resources()) + host.capacity - (old.capacity if old else Resources())
@@ -121,13 +138,13 @@ class Board:
             self.held[job.id] = job
             heappush(self._timers, (job.retry_at, "job", job.id))
             return
-        self._covers.pop(self.waiting.put(job, self._priority(job.entity_id, job.labels)), None)
+        self._demand_changed(self.waiting.put(job, self._priority(job.entity_id, job.labels)))
 
     def drop_job(self, job_id: str) -> None:
         self.held.pop(job_id, None)
         entity_id = self.waiting.drop(job_id)
         if entity_id is not None:
-            self._covers.pop(entity_id, None)
+            self._demand_changed(entity_id)
 
     def put_instance(self, instance: Instance) -> None:
         old = self.instances.get(instance.id)
@@ -159,7 +176,12 @@ class Board:
         while self._timers and self._timers[0][0] <= self.now:
             _, kind, name = heappop(self._timers)
             if kind == "host":
+                self.able.clear()
                 self.touch(name)
+            elif kind == "pool":
+                self.agenda.reopen(self.pools[name].entity_id)
+            elif kind == "entity":
+                self.agenda.reopen(name)
             elif kind == "job" and name in self.held:
                 self.put_job(self.held[name])
             elif kind == "instance" and name in self.instances:
@@ -186,7 +208,7 @@ class Board:
             known = self._covers[entity_id] = cover(waiting, trusted)
             known.until = until
             if until is not None:
-                heappush(self._timers, (until, "cover", entity_id))
+                heappush(self._timers, (until, "entity", entity_id))
         return known
 
     def _trusted(
@@ -222,10 +244,25 @@ class Board:
         if kind not in self._indexes:
             self._indexes[kind] = HostIndex(lambda host: self._places(kind, host), kind.placement)
             self._touched[kind] = set(self.hosts)
-        for host in sorted(self._touched[kind]):
-            self._indexes[kind].refresh(host)
-        self._touched[kind].clear()
+        touched, self._touched[kind] = self._touched[kind], set()
+        with_room = [host for host in sorted(touched) if self._indexes[kind].refresh(host)]
+        if with_room:
+            self.agenda.has_room(kind)
         return self._indexes[kind]
+
+    def reconsider(self) -> None:
+        """Open the agenda for those whose machines now may have room on hosts where they had none."""
+        for kind in self.agenda.full:
+            self.index(kind)
+
+    def close(self, entity_id: str, waits: tuple[Waits, ...], full: Iterable[Kind | str]) -> None:
+        """Not to think of the entity before something changes, or one of its jobs has waited too long."""
+        self.agenda.close(entity_id, waits, full)
+        starving = min((wait.first[0] for wait in waits), default=None)
+        if starving is not None:
+            time = starving + self.policy.starvation_bound
+            if self.agenda.starves_at(entity_id, time):
+                heappush(self._timers, (time, "entity", entity_id))
 
     def touch(self, host: str, *, fuller: bool = False) -> None:
         """Something about a host has changed; `fuller`: it has only got less room."""
@@ -253,6 +290,24 @@ class Board:
             self.free[host] -= change
             self._count_beside(host, (pool.entity_id, pool.id), count)
             self.touch(host, fuller=count > 0)
+        if count < 0:
+            self._has_less(pool.entity_id, "" if host else pool.provider)
+
+    def hold(self, pool: Pool, host: str, count: int = 1) -> None:
+        """Keep room for a machine to come; with -1, give it back."""
+        self.free[host] -= pool.resources if count > 0 else Resources() - pool.resources
+        self._count_beside(host, (pool.entity_id, pool.id), count)
+        self.touch(host, fuller=count > 0)
+
+    def _has_less(self, entity_id: str, cloud: str) -> None:
+        self.agenda.reopen(entity_id)
+        if cloud:
+            self.agenda.has_room(cloud)
+
+    def _demand_changed(self, entity_id: str) -> None:
+        """Of its jobs, or of the runners that serve them."""
+        self._covers.pop(entity_id, None)
+        self.agenda.reopen(entity_id)
 
     def _count_beside(self, host: str, whose: tuple[str, str], count: int) -> None:
         beside = self.beside[host]
@@ -264,24 +319,30 @@ class Board:
         """Whether the host has machines of another entity that this pool's may not be beside: either may mind."""
         if pool.share_hosts and not self.shy:
             return False
-        return any(
-            entity_id != pool.entity_id and not (pool.share_hosts and other not in self.shy)
-            for entity_id, other in self.beside[host]
-        )
+        return any(self.minds(pool, entity_id, other) for entity_id, other in self.beside[host])
+
+    def minds(self, pool: Pool, entity_id: str, other: str) -> bool:
+        """Whether the pool's machines may not be beside those of another entity and pool."""
+        return entity_id != pool.entity_id and not (pool.share_hosts and other not in self.shy)
 
     def _tally(self, instance: Instance, count: int) -> None:
         self.in_pool[instance.pool_id] += count
         self.of_entity[instance.entity_id] += count
         if instance.status in _MAKING:
             self.making[instance.host or instance.provider] += count
+        self._has_less(instance.entity_id, "" if instance.host else instance.provider)
         if instance.host:
+            if count > 0:
+                self.on_host[instance.host].add(instance.id)
+            else:
+                self.on_host[instance.host].discard(instance.id)
             free = self.free.get(instance.host, Resources())
             self.free[instance.host] = free - instance.resources if count > 0 else free + instance.resources
             self._count_beside(instance.host, (instance.entity_id, instance.pool_id), count)
             self.touch(instance.host, fuller=count > 0)
         if instance.serves_demand:
             self.serving[instance.entity_id][instance.labels] += count
-            self._covers.pop(instance.entity_id, None)
+            self._demand_changed(instance.entity_id)
             idle = self._idle[instance.entity_id][instance.labels]
             if count > 0:
                 self.serving_pool[instance.pool_id][instance.id] = instance
@@ -318,9 +379,17 @@ class Board:
 
     def _places(self, kind: Kind, name: str) -> int:
         host = self.hosts.get(name)
-        if host is None or not host.connected or host.arch != kind.arch or self.resting(host.cool_until):
+        if host is None or not self._admits(kind, host):
             return 0
-        return ranked(self.free[name].times(kind.resources), self.reach(host, kind.driver, kind.image), kind.placement)
+        places = self.free[name].times(kind.resources)
+        return ranked(places, self.reach(host, kind.driver, kind.image), kind.placement) if places else 0
+
+    def takes(self, kind: Kind, host: Host) -> bool:
+        """Whether the host takes such machines now, where it has room."""
+        return self._admits(kind, host) and self.reach(host, kind.driver, kind.image) in REACHED
+
+    def _admits(self, kind: Kind, host: Host) -> bool:
+        return host.connected and host.arch == kind.arch and not self.resting(host.cool_until)
 
     def reach(self, host: Host, driver: str, image: str) -> Reach:
         """Whether a machine of that image can be made there."""

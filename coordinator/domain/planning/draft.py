@@ -1,16 +1,19 @@
 """A plan while it grows: which job is next, and where its machine may be. What it takes of the board it gives back."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from heapq import heapify, heappop, heapreplace
 from typing import NamedTuple
 
-from coordinator.domain.fleet import Balancer, Host, Pool
-from coordinator.domain.images import Image, Reach
+import msgspec
+
+from coordinator.domain.fleet import Balancer, Pool
 from coordinator.domain.planning.board import Board
+from coordinator.domain.planning.holds import Holds
 from coordinator.domain.planning.hosts import Kind
+from coordinator.domain.planning.reasons import clock, kept_for, no_agent, offered, unsuited
 from coordinator.domain.planning.waiting import JobClass, Place
-from coordinator.domain.world import Create, Moment, Waits
+from coordinator.domain.world import Create, Moment, Refusal, Waits
 
 
 class _Turn(NamedTuple):
@@ -27,65 +30,80 @@ class NoRoom(NamedTuple):
     """Why a pool can make no machine now."""
 
     reason: str
+    full: Kind | str = ""  # the hosts or the cloud that have no room
+    stands: bool = True  # until something changes that the board is told of
+
+    @property
+    def by_hosts(self) -> bool:
+        return isinstance(self.full, Kind)
 
 
 class Draft:
-    def __init__(self, board: Board, moment: Moment) -> None:
+    """One plan in the making.
+
+    Args:
+        most: creates, after which the plan is left unfinished.
+    """
+
+    def __init__(self, board: Board, moment: Moment, most: int | None = None) -> None:
         self.board = board
         self.creates: list[Create] = []
-        self.waits: list[Waits] = []
+        self.holds = Holds(board)
         self.retry_at: datetime | None = None  # when a budget lets more through
+        self.unfinished = False
+        self._most = most
         self._moment = moment
         self._calls = {credentials: budget.calls for credentials, budget in moment.budgets.items()}
         self._last_pool: dict[str, str] = {}  # of those that this plan has used
         self._starved_before = moment.now - board.policy.starvation_bound
+        self._nexts: dict[JobClass, int] = {}  # each class's first job that is not thought of yet
+        self._waits: dict[JobClass, Waits] = {}
+        self._stand: list[Waits] = []  # the refusals of plans before
+        self._full: dict[tuple[Kind, str, bool], NoRoom] = {}
+        self._full_of: dict[str, set[Kind | str]] = {}  # entity to where it would have needed room
+        self._volatile: set[str] = set()  # entities whose refusals may end without a change of the board
+
+    @property
+    def waits(self) -> list[Waits]:
+        return sorted([*self._stand, *self._waits.values()], key=lambda wait: wait.first)
 
     def serve(self) -> None:
         """Place the uncovered jobs, the most deserving first, until none can be placed."""
-        nexts = dict(self._uncovered())
-        turns = [(self._turn(job_class, first), job_class) for job_class, first in nexts.items()]
+        self.board.reconsider()
+        thought_of = sorted(self.board.agenda.open)
+        self._stand = self.board.agenda.refused()
+        self._nexts = dict(self._uncovered(thought_of))
+        turns = [(self._turn(job_class), job_class) for job_class in self._nexts]
         heapify(turns)
         while turns:
+            if len(self.creates) == self._most:
+                self.unfinished = True
+                self._volatile.update(job_class.entity_id for _, job_class in turns)
+                break
             turn, job_class = turns[0]
-            now = self._turn(job_class, nexts[job_class])
+            now = self._turn(job_class)
             if now != turn:  # its entity has got machines since
                 heapreplace(turns, (now, job_class))
-                continue
-            queue = self.board.waiting.of(job_class.entity_id)[job_class]
-            placed = self.place(job_class, (now.queued_at, now.job_id))
-            if isinstance(placed, Waits):
-                # Room only shrinks while a plan grows, so all the rest of the class waits for the same reason.
-                self.waits.append(placed.of(len(queue) - nexts[job_class]))
+            elif not self._serve_one(job_class, (now.queued_at, now.job_id), starves=not now.fresh):
                 heappop(turns)
-                continue
-            nexts[job_class] += 1
-            if nexts[job_class] == len(queue):
-                heappop(turns)
-
-    def place(self, job_class: JobClass, first: Place) -> Create | Waits:
-        """A machine for one job of the class, or why there is none."""
-        pools = self.board.matching(job_class.entity_id, job_class.labels)
-        if not pools:
-            wanted = ", ".join(sorted(job_class.labels))
-            return Waits(first, job_class, "no_pool", f"no pool of its repository has all its labels ({wanted})")
-        reasons: list[str] = []
-        for pool in self._in_turn(job_class.entity_id, pools):
-            room = self.room(pool)
-            if isinstance(room, str):
-                return self.take(pool, room, first[1])
-            reasons.append(f"pool {pool.name}: {room.reason}")
-        return Waits(first, job_class, "no_room", "; ".join(reasons))
+        self._close(thought_of)
 
     def room(self, pool: Pool) -> str | NoRoom:
         """The host for one more machine of the pool, empty for a cloud; or why there is none."""
-        refusal = self._refusal(pool)
-        if refusal:
-            return NoRoom(refusal)
+        refused = self._refusal(pool)
+        if refused is not None:
+            return refused
         if pool.provider in self.board.clouds:
             return self._in_cloud(pool)
-        kind = Kind(pool.provider, pool.arch, pool.image, pool.resources, pool.placement)
-        host = self.board.index(kind).pick(lambda name: not self._unsuited(self.board.hosts[name], pool))
-        return host if host is not None else NoRoom(self._no_host(pool))
+        kind = Kind.of(pool)
+        # Room only shrinks while a plan grows: where there was none, there is none.
+        alike = (kind, pool.entity_id if self.board.shy else "", pool.share_hosts)
+        if alike not in self._full:
+            host = self.board.index(kind).pick(lambda name: not self._unsuited(name, pool))
+            if host is not None:
+                return host
+            self._full[alike] = self._no_host(pool, kind)
+        return self._full[alike]
 
     def take(self, pool: Pool, host: str, job_id: str) -> Create:
         self.board.take(pool, host)
@@ -99,107 +117,145 @@ class Draft:
 
     def undo(self) -> None:
         """Give back to the board all that was taken of it."""
+        self.holds.undo()
         for create in self.creates:
             self.board.take(create.pool, create.host, -1)
 
-    def _uncovered(self) -> Iterator[tuple[JobClass, int]]:
-        for entity_id in self.board.waiting.entities():
+    # --- whose turn it is ---
+
+    def _uncovered(self, entity_ids: Iterable[str]) -> Iterator[tuple[JobClass, int]]:
+        for entity_id in entity_ids:
+            queues = self.board.waiting.of(entity_id)
+            if not queues:
+                continue
             covered = self.board.cover_of(entity_id)
-            for job_class, queue in self.board.waiting.of(entity_id).items():
+            for job_class, queue in queues.items():
                 first = covered.get(job_class, 0)
                 if first < len(queue):
                     yield job_class, first
 
-    def _turn(self, job_class: JobClass, first: int) -> _Turn:
-        queued_at, job_id = self.board.waiting.of(job_class.entity_id)[job_class][first]
+    def _turn(self, job_class: JobClass) -> _Turn:
+        queue = self.board.waiting.of(job_class.entity_id)[job_class]
+        queued_at, job_id = queue[self._nexts[job_class]]
         if queued_at <= self._starved_before:
             return _Turn(0, 0, 0.0, queued_at, job_id)
         return _Turn(1, -job_class.priority, self.board.share(job_class.entity_id), queued_at, job_id)
 
+    def _serve_one(self, job_class: JobClass, first: Place, *, starves: bool) -> bool:
+        """Place the class's next job, or keep for it what it needs; returns whether its others are to be thought of."""
+        wait = self._waits.get(job_class)
+        if wait is None:
+            placed = self._place(job_class, first)
+            wait = placed if isinstance(placed, Waits) else None
+        left = len(self.board.waiting.of(job_class.entity_id)[job_class]) - self._nexts[job_class]
+        if wait is not None:
+            # Room only shrinks while a plan grows, so all the rest of the class waits for the same reason.
+            self._waits.setdefault(job_class, msgspec.structs.replace(wait, count=left))
+            if not starves or not self._hold(job_class, first):
+                return False
+        self._nexts[job_class] += 1
+        return left > 1
+
+    def _hold(self, job_class: JobClass, place: Place) -> bool:
+        self._volatile.add(job_class.entity_id)
+        hold = self.holds.add(job_class, place)
+        if hold is None:
+            return False
+        wait = self._waits[job_class]
+        if not wait.kept:
+            where = f" and room on host {hold.host}" if hold.host else ""
+            kept = f"it has waited too long: the next place in pool {hold.pool.name}{where} is kept for it"
+            reason = f"{wait.reason}; {kept}"
+            self._waits[job_class] = msgspec.structs.replace(wait, reason=reason, kept=kept)
+        return True
+
+    def _close(self, entity_ids: Iterable[str]) -> None:
+        """What was refused for good is not thought of again before something changes."""
+        waits: dict[str, list[Waits]] = {}
+        for job_class, wait in self._waits.items():
+            waits.setdefault(job_class.entity_id, []).append(wait)
+        for entity_id in entity_ids:
+            if entity_id not in self._volatile:
+                self.board.close(entity_id, tuple(waits.get(entity_id, ())), self._full_of.get(entity_id, ()))
+
+    # --- where its machine may be ---
+
+    def _place(self, job_class: JobClass, first: Place) -> Create | Waits:
+        """A machine for one job of the class, or why there is none."""
+        pools = self.board.matching(job_class.entity_id, job_class.labels)
+        if not pools:
+            wanted = ", ".join(sorted(job_class.labels))
+            return Waits(first, job_class, "no_pool", f"no pool of its repository has all its labels ({wanted})")
+        refusals: list[Refusal] = []
+        for pool in self._in_turn(job_class.entity_id, pools):
+            room = self.room(pool)
+            if isinstance(room, str):
+                return self.take(pool, room, first[1])
+            self._note(job_class.entity_id, room)
+            refusals.append(Refusal(pool.id, pool.name, room.reason, room.by_hosts))
+        reason = "; ".join([f"pool {one.pool_name}: {one.reason}" for one in refusals])
+        return Waits(first, job_class, "no_room", reason, refusals=tuple(refusals))
+
+    def _note(self, entity_id: str, refused: NoRoom) -> None:
+        if not refused.stands:
+            self._volatile.add(entity_id)
+        if refused.full:
+            self._full_of.setdefault(entity_id, set()).add(refused.full)
+
     def _in_turn(self, entity_id: str, pools: Sequence[Pool]) -> Sequence[Pool]:
         """The pools as they are tried: always from the first, or from the one after the last that was used."""
-        if self.board.entity(entity_id).balancer is Balancer.PACK:
+        if len(pools) == 1 or self.board.entity(entity_id).balancer is Balancer.PACK:
             return pools
         last = self._last_pool.get(entity_id) or self.board.last_pool(entity_id)
         after = next((n + 1 for n, pool in enumerate(pools) if pool.id == last), 0)
         return [*pools[after:], *pools[:after]]
 
-    def _refusal(self, pool: Pool) -> str:
+    def _refusal(self, pool: Pool) -> NoRoom | None:
         board = self.board
         entity = board.entity(pool.entity_id)
         if not pool.enabled:
-            return "it is disabled"
+            return NoRoom("it is disabled")
         if board.in_pool[pool.id] >= pool.max_runners:
-            return f"all its {pool.max_runners} runners are in use"
+            return NoRoom(f"all its {pool.max_runners} runners are in use")
         if board.resting(pool.cool_until):
             last = f"; the last: {pool.fault}" if pool.fault else ""
-            return f"it rests until {_clock(pool.cool_until)} after {pool.failures} failures{last}"
+            return NoRoom(f"it rests until {clock(pool.cool_until)} after {pool.failures} failures{last}")
         if entity.quota is not None and board.of_entity[pool.entity_id] >= entity.quota:
-            return f"its repository's quota of {entity.quota} machines is used up"
+            return NoRoom(f"its repository's quota of {entity.quota} machines is used up")
         if self._calls.get(entity.credentials_id, 1) <= 0:
             refill = self._moment.budgets[entity.credentials_id].refill_at
             self.retry_at = min(self.retry_at or refill, refill)
-            return f"the forge's rate limit lets no more runners be registered until {_clock(refill)}"
-        return ""
+            return NoRoom(
+                f"the forge's rate limit lets no more runners be registered until {clock(refill)}", stands=False
+            )
+        return self._kept_from(pool)
+
+    def _kept_from(self, pool: Pool) -> NoRoom | None:
+        board, holds = self.board, self.holds
+        quota = board.entity(pool.entity_id).quota
+        if board.in_pool[pool.id] + holds.of_pool[pool.id] >= pool.max_runners:
+            hold = next(hold for hold in holds.all if hold.pool.id == pool.id)
+            return NoRoom(f"its next free place is {kept_for(hold)}", stands=False)
+        if quota is not None and board.of_entity[pool.entity_id] + holds.of_entity[pool.entity_id] >= quota:
+            hold = next(hold for hold in holds.all if hold.pool.entity_id == pool.entity_id)
+            return NoRoom(f"the next place in its repository's quota is {kept_for(hold)}", stands=False)
+        return None
 
     def _in_cloud(self, pool: Pool) -> str | NoRoom:
-        if self.board.making[pool.provider] >= self.board.clouds[pool.provider]:
-            return NoRoom(f"provider {pool.provider} is making {self.board.making[pool.provider]}, its limit")
-        return ""
+        making, limit = self.board.making[pool.provider], self.board.clouds[pool.provider]
+        if making < limit:
+            return ""
+        return NoRoom(f"provider {pool.provider} is making {making}, its limit", pool.provider)
 
-    def _unsuited(self, host: Host, pool: Pool) -> str:
+    def _unsuited(self, host: str, pool: Pool) -> str:
         """Why a host with room for it does not take this pool's machine now; empty when it does."""
-        if self.board.making[host.name] >= self.board.policy.creates_per_host:
-            return f"is making {self.board.making[host.name]} machines, its limit"
-        if self.board.has_strangers(host.name, pool):
-            return "has machines of another repository, and one of the two does not share hosts"
-        return ""
+        return unsuited(self.board, self.board.hosts[host], pool)
 
-    def _no_host(self, pool: Pool) -> str:
-        """Why no host takes one, told of each; of many alike, once."""
-        by_reason: dict[str, list[str]] = {}
-        for host in sorted(self.board.hosts.values(), key=lambda h: h.name):
-            by_reason.setdefault(self._host_refusal(host, pool), []).append(host.name)
-        if not any(pool.provider in host.drivers for host in self.board.hosts.values()):
-            return f"no agent offers the provider '{pool.provider}', and no [[provider]] of that name is configured"
-        told = [f"host {_some(names)} {reason}" for reason, names in by_reason.items()]
-        more = [f"and {len(told) - _REASONS_TOLD} more reasons"] if len(told) > _REASONS_TOLD else []
-        return "; ".join(told[:_REASONS_TOLD] + more)
-
-    def _host_refusal(self, host: Host, pool: Pool) -> str:
-        free = self.board.free[host.name]
-        image = self.board.reach(host, pool.provider, pool.image)
-        told = _no_image(host, pool, self.board.images.get((pool.image, host.arch)))
-        checks = (
-            (pool.provider not in host.drivers, f"has no provider '{pool.provider}'"),
-            (host.arch != pool.arch, f"is {host.arch}, the pool wants {pool.arch}"),
-            (not host.connected, "is not connected"),
-            (image in told, told.get(image, "")),
-            (
-                self.board.resting(host.cool_until),
-                f"rests until {_clock(host.cool_until)} after {host.failures} failures",
-            ),
-            (not free.holds(pool.resources), f"is full ({free.short_of(pool.resources)})"),
-        )
-        return next((reason for refused, reason in checks if refused), "") or self._unsuited(host, pool)
-
-
-_REASONS_TOLD = 8
-
-
-def _no_image(host: Host, pool: Pool, entry: Image | None) -> dict[Reach, str]:
-    """Why a host can make no machine of a pool's image."""
-    name, rest = pool.image, host.held.rests.get(entry.sha256) if entry else None
-    return {
-        Reach.NO_ENTRY: f"does not have the image '{name}', nor does the catalogue for {host.arch}",
-        Reach.NO_FETCHING: f"does not have the image '{name}', and cannot fetch it for {pool.provider}",
-        Reach.RESTS: f"could not fetch the image '{name}' and does not try before {_clock(rest)}",
-    }
-
-
-def _some(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-
-
-def _clock(time: datetime | None) -> str:
-    return f"{time:%H:%M:%S} UTC" if time else ""
+    def _no_host(self, pool: Pool, kind: Kind) -> NoRoom:
+        if not offered(self.board, pool):
+            return NoRoom(no_agent(pool), kind)
+        hold = self.holds.in_the_way_of(kind)
+        if hold is not None:
+            reason = f"no host has room for it, but for host {hold.host}, which is {kept_for(hold)}"
+            return NoRoom(reason, kind, stands=False)
+        return NoRoom("no host has room for it", kind)

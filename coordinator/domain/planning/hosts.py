@@ -4,7 +4,7 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Final, NamedTuple
 
-from coordinator.domain.fleet import Placement
+from coordinator.domain.fleet import Placement, Pool
 from coordinator.domain.images import Reach
 from coordinator.domain.resources import Resources
 
@@ -18,14 +18,22 @@ class Kind(NamedTuple):
     resources: Resources
     placement: Placement
 
+    @classmethod
+    def of(cls, pool: Pool) -> "Kind":
+        return cls(pool.provider, pool.arch, pool.image, pool.resources, pool.placement)
+
 
 _BEFORE: Final = 1 << 32
 """More places than any host has: what is added where spreading takes the highest first, or packing the lowest."""
 
 
+REACHED: Final = (Reach.HERE, Reach.FETCH)
+"""Of such images a host can make a machine."""
+
+
 def ranked(places: int, image: Reach, placement: Placement) -> int:
     """A host's place in the index of a kind; 0 for none. Those that have the image go before those that fetch it."""
-    if not places or image not in (Reach.HERE, Reach.FETCH):
+    if not places or image not in REACHED:
         return 0
     sooner = (image is Reach.HERE) is (placement is Placement.SPREAD)
     return places + _BEFORE if sooner else places
@@ -46,16 +54,17 @@ class HostIndex:
         self._of_host: dict[str, int] = {}
         self._levels: dict[int, list[str]] = {}  # heaps of names; stale names are dropped when they surface
 
-    def refresh(self, host: str) -> None:
-        """Something about the host has changed."""
+    def refresh(self, host: str) -> bool:
+        """Something about the host has changed; returns whether it has any room."""
         now = self._places(host)
         if self._of_host.get(host) == now:
-            return
+            return now > 0
         if now == 0:
             self._of_host.pop(host, None)
-            return
+            return False
         self._of_host[host] = now
         heappush(self._levels.setdefault(now, []), host)
+        return True
 
     def pick(self, suits: Callable[[str], bool]) -> str | None:
         """The emptiest host that suits, or the fullest when packing; None when there is none."""

@@ -6,7 +6,8 @@ from coordinator.domain.fleet import Pool
 from coordinator.domain.instance import BOOTING
 from coordinator.domain.planning.board import Board, oldest_first
 from coordinator.domain.planning.draft import Draft
-from coordinator.domain.world import Retire
+from coordinator.domain.resources import Resources
+from coordinator.domain.world import Hold, Retire
 
 
 def keep_idle(draft: Draft) -> None:
@@ -20,9 +21,9 @@ def keep_idle(draft: Draft) -> None:
             draft.take(pool, room, "")
 
 
-def retires(board: Board) -> list[Retire]:
-    """Whom to let go: the overdue, the outdated, the surplus beyond its grace. An instance is named once."""
-    going = [*_overdue(board), *_outdated(board), *_surplus(board)]
+def retires(board: Board, holds: Iterable[Hold] = ()) -> list[Retire]:
+    """Whom to let go: the overdue, the outdated, the surplus beyond its grace, those in the way. Each is named once."""
+    going = [*_overdue(board), *_outdated(board), *_surplus(board), *_in_the_way(board, holds)]
     return list({retire.instance_id: retire for retire in going}.values())
 
 
@@ -45,6 +46,20 @@ def _surplus(board: Board) -> Iterable[Retire]:
         if spare[instance.pool_id] > 0:
             spare[instance.pool_id] -= 1
             yield Retire(instance.id, "idle, and no queued job that it serves")
+
+
+def _in_the_way(board: Board, holds: Iterable[Hold]) -> Iterable[Retire]:
+    """Runners that a pool would keep idle, on hosts that are held for jobs which have waited too long."""
+    for hold in holds:
+        lacks = board.free[hold.host] if hold.host else Resources()
+        for instance in oldest_first(board.instances[i] for i in board.on_host[hold.host] if i in board.overdue):
+            stranger = board.minds(hold.pool, instance.entity_id, instance.pool_id)
+            if not instance.is_idle or _spare(board, board.pools[instance.pool_id]) <= 0:
+                continue
+            if stranger or not lacks.holds(Resources()):
+                lacks += instance.resources
+                reason = f"idle, and its host is kept for job {hold.job_id}, which has waited too long"
+                yield Retire(instance.id, reason)
 
 
 def _beyond(board: Board, pool: Pool) -> int:

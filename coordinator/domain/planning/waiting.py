@@ -42,8 +42,8 @@ class Waiting:
         insort(self._classes.setdefault(job.entity_id, {}).setdefault(job_class, []), place)
         return job.entity_id
 
-    def rank(self, entity_id: str, priority: Callable[[Labels], int]) -> bool:
-        """Put an entity's jobs in the classes of its priorities as they are now; returns whether any changed."""
+    def rank(self, entity_id: str, priority: Callable[[Labels], int]) -> None:
+        """Put an entity's jobs in the classes of its priorities as they are now."""
         changed = [old for old in self.of(entity_id) if old.priority != priority(old.labels)]
         queues = [(old, self._classes[entity_id].pop(old)) for old in changed]
         for old, queue in queues:
@@ -51,7 +51,6 @@ class Waiting:
             for place in queue:
                 self._of_job[place[1]] = (new, place)
             self._classes[entity_id][new] = sorted(self._classes[entity_id].get(new, []) + queue)
-        return bool(changed)
 
     def drop(self, job_id: str) -> str | None:
         """Forget a job that is not queued any more; returns its entity if it was known."""

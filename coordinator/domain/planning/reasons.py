@@ -1,0 +1,94 @@
+"""What a plan says to people, and what it need only say when somebody asks."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from coordinator.domain.fleet import Host, Pool
+from coordinator.domain.images import Image, Reach
+from coordinator.domain.planning.board import Board
+from coordinator.domain.world import Hold, Waits
+
+_REASONS_TOLD = 8
+
+
+def in_full(board: Board, holds: Sequence[Hold], wait: Waits) -> str:
+    """Why jobs wait, with what each host has against it. Looks at every host."""
+    told = []
+    for refusal in wait.refusals:
+        pool = board.pools.get(refusal.pool_id)
+        reason = no_host(board, holds, pool) if refusal.by_hosts and pool else refusal.reason
+        told.append(f"pool {refusal.pool_name}: {reason}")
+    return "; ".join([*told, *([wait.kept] if wait.kept else [])]) or wait.reason
+
+
+def no_host(board: Board, holds: Sequence[Hold], pool: Pool) -> str:
+    """Why no host takes one, told of each; of many alike, once."""
+    kept: dict[str, list[Hold]] = {}
+    for hold in holds:
+        kept.setdefault(hold.host, []).append(hold)
+    by_reason: dict[str, list[str]] = {}
+    for host in sorted(board.hosts.values(), key=lambda h: h.name):
+        by_reason.setdefault(_refusal(board, host, pool, kept.get(host.name, ())), []).append(host.name)
+    if not offered(board, pool):
+        return no_agent(pool)
+    told = [f"host {_some(names)} {reason}" for reason, names in by_reason.items()]
+    more = [f"and {len(told) - _REASONS_TOLD} more reasons"] if len(told) > _REASONS_TOLD else []
+    return "; ".join(told[:_REASONS_TOLD] + more)
+
+
+def no_agent(pool: Pool) -> str:
+    return f"no agent offers the provider '{pool.provider}', and no [[provider]] of that name is configured"
+
+
+def offered(board: Board, pool: Pool) -> bool:
+    """Whether any host has the pool's provider."""
+    return any(pool.provider in host.drivers for host in board.hosts.values())
+
+
+def unsuited(board: Board, host: Host, pool: Pool) -> str:
+    """Why a host with room for it does not take this pool's machine now; empty when it does."""
+    if board.making[host.name] >= board.policy.creates_per_host:
+        return f"is making {board.making[host.name]} machines, its limit"
+    if board.has_strangers(host.name, pool):
+        return "has machines of another repository, and one of the two does not share hosts"
+    return ""
+
+
+def kept_for(hold: Hold) -> str:
+    return f"kept for job {hold.job_id}, which has waited since {clock(hold.since)}"
+
+
+def clock(time: datetime | None) -> str:
+    return f"{time:%H:%M:%S} UTC" if time else ""
+
+
+def _refusal(board: Board, host: Host, pool: Pool, kept: Sequence[Hold]) -> str:
+    free = board.free[host.name]
+    image = board.reach(host, pool.provider, pool.image)
+    told = _no_image(host, pool, board.images.get((pool.image, host.arch)))
+    checks = (
+        (pool.provider not in host.drivers, f"has no provider '{pool.provider}'"),
+        (host.arch != pool.arch, f"is {host.arch}, the pool wants {pool.arch}"),
+        (not host.connected, "is not connected"),
+        (image in told, told.get(image, "")),
+        (board.resting(host.cool_until), f"rests until {clock(host.cool_until)} after {host.failures} failures"),
+        (not free.holds(pool.resources), f"is full ({free.short_of(pool.resources)})"),
+    )
+    known = next((reason for refused, reason in checks if refused), "") or unsuited(board, host, pool)
+    if known:
+        return known
+    return f"is {kept_for(kept[0])}" if kept else "has room now: the next plan takes it into account"
+
+
+def _no_image(host: Host, pool: Pool, entry: Image | None) -> dict[Reach, str]:
+    """Why a host can make no machine of a pool's image."""
+    name, rest = pool.image, host.held.rests.get(entry.sha256) if entry else None
+    return {
+        Reach.NO_ENTRY: f"does not have the image '{name}', nor does the catalogue for {host.arch}",
+        Reach.NO_FETCHING: f"does not have the image '{name}', and cannot fetch it for {pool.provider}",
+        Reach.RESTS: f"could not fetch the image '{name}' and does not try before {clock(rest)}",
+    }
+
+
+def _some(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
