@@ -1,5 +1,6 @@
 """Large fleets for the planner's benchmark: hosts of two architectures, pools of many repositories, jobs of all."""
 
+from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from itertools import cycle
 from typing import Final, NamedTuple
@@ -41,6 +42,16 @@ def placed(world: World, decided: Plan) -> World:
     """The plan carried out: every job runs, so nothing waits."""
     instances = tuple(_instance(number, create.pool, create.host) for number, create in enumerate(decided.creates))
     return msgspec.structs.replace(world, jobs=(), instances=instances)
+
+
+def full(world: World, decided: Plan) -> World:
+    """The plan carried out on hosts that have no room beside it, and as many jobs waiting as before."""
+    busy = placed(world, decided)
+    used: dict[str, Resources] = defaultdict(Resources)
+    for instance in busy.instances:
+        used[instance.host] += instance.resources
+    hosts = tuple(msgspec.structs.replace(host, capacity=used[host.name]) for host in world.hosts)
+    return msgspec.structs.replace(busy, hosts=hosts, jobs=world.jobs)
 
 
 def extra_job(number: int, size: Size) -> Job:

@@ -49,6 +49,9 @@ def test_the_seeds_are_of_every_kind_and_see_every_accident() -> None:
         assert sum(getattr(scenario.faults, fault) > 0 for scenario in scenarios) > SEEDS // 20, fault
     assert {pool.provider for scenario in scenarios for pool in scenario.pools} == {"simulated", "cloud"}
     assert sum(any(pool.min_idle for pool in scenario.pools) for scenario in scenarios) > SEEDS // 20
+    starving = [scenario.pools[-1] for scenario in scenarios if scenario.kind is Kind.STARVING]
+    assert {pool.flavor for pool in starving} == {"small", "large"}
+    assert {pool.share_hosts for pool in starving} == {True, False}
     assert sum(scenario.registrations_per_minute > 0 for scenario in scenarios) > SEEDS // 20
 
 

@@ -26,8 +26,9 @@ _TIMEOUT_SECONDS: Final = 30.0
 
 
 class Job:
-    def __init__(self, number: int, spec: JobSpec) -> None:
+    def __init__(self, number: int, spec: JobSpec, queued_at: float) -> None:
         self.id = number
+        self.queued_at = queued_at
         self.spec = spec
         self.labels = labels(spec.labels)
         self.status = "queued"
@@ -61,7 +62,14 @@ class Delivery(msgspec.Struct, frozen=True):
 class ForgeModel:
     """What is true at the forge. Its API is `SimForge`."""
 
-    def __init__(self, scenario: Scenario, emit: Callable[[Delivery], None], log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        emit: Callable[[Delivery], None],
+        log: Callable[[str], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self.made_way = 0  # idle runners that were removed while a job waited beyond the starvation bound
         self.jobs: dict[int, Job] = {}
         self.runners: dict[int, Runner] = {}
         self.registrations: dict[str, list[float]] = {}  # by credentials: when runners were asked for
@@ -71,12 +79,14 @@ class ForgeModel:
         self._credentials = {one.name: one.credentials for one in scenario.repositories}
         self._emit = emit
         self._log = log
+        self._clock = clock
+        self._starvation_seconds = scenario.starvation_minutes * 60.0
 
     def credentials(self, entity: str) -> str:
         return self._credentials[entity]
 
     def queue(self, spec: JobSpec) -> Job:
-        job = Job(len(self.jobs) + 1, spec)
+        job = Job(len(self.jobs) + 1, spec, self._clock())
         self.jobs[job.id] = job
         self._tell(job)
         self.assign()
@@ -93,6 +103,12 @@ class ForgeModel:
         return runner
 
     def remove(self, runner: Runner) -> None:
+        """Deregister it, as was asked."""
+        if runner.online and runner.job is None and self._somebody_starves():
+            self.made_way += 1
+        self._drop(runner)
+
+    def _drop(self, runner: Runner) -> None:
         self._log(f"runner {runner.name} removed")
         del self.runners[runner.id]
         runner.removed = True
@@ -106,6 +122,10 @@ class ForgeModel:
             self._log(f"runner {runner.name} online")
             self.assign()
         return runner
+
+    def _somebody_starves(self) -> bool:
+        before = self._clock() - self._starvation_seconds
+        return any(job.status == "queued" and job.queued_at <= before for job in self.jobs.values())
 
     def disconnect(self, runner: Runner) -> None:
         runner.online = False
@@ -128,7 +148,7 @@ class ForgeModel:
             self._end(runner.job, conclusion)
         if runner.id in self.runners:
             runner.job = None
-            self.remove(runner)
+            self._drop(runner)
 
     def _end(self, job: Job, conclusion: str) -> None:
         job.status, job.conclusion = "completed", conclusion

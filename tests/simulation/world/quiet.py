@@ -91,7 +91,7 @@ def _made(world: "World", rows: list[InstanceRow]) -> list[tuple[str, str]]:
     if world.scenario.kind is Kind.CHAOS or unserved(world):
         return []
     jobs = sum(job.status == "completed" for job in world.forge.jobs.values())
-    wanted = jobs + len(rows)
+    wanted = jobs + len(rows) + world.forge.made_way
     if world.rules.made_count == wanted:
         return []
     return [("exactly one machine for each job", f"{world.rules.made_count} machines for {wanted}")]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from tests.simulation.world.rows import InstanceRow
-from tests.simulation.world.scenario import CLOUD, FLAVORS, Kind
+from tests.simulation.world.scenario import CLOUD, FLAVORS, STARVES, Kind
 
 if TYPE_CHECKING:
     from tests.simulation.world.world import World
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _MAKING: Final = ("pending_create", "creating")
 _SERVING: Final = ("pending", "installing", "idle", "offline")
 _MINUTE: Final = 60.0
+_OVERHEAD_SECONDS: Final = 30.0  # to make a machine and to destroy it
 
 
 class Violation(msgspec.Struct, frozen=True):
@@ -75,8 +76,9 @@ class Rules:
         self._known.update(row.id for row in new)
         if new and self._scenario.kind is Kind.STORM:
             self._shares(rows, new)
-        if new and self._scenario.kind is Kind.STARVING:
+        if self._scenario.kind is Kind.STARVING:
             self._starvation(new)
+            self._longest_wait(rows)
 
     def _pools(self, rows: list[InstanceRow]) -> None:
         most = {pool.name: pool.max_runners for pool in self._scenario.pools}
@@ -157,7 +159,9 @@ class Rules:
                     self.broken("shares are fair", text)
 
     def _starvation(self, new: list[InstanceRow]) -> None:
-        """Whoever waits beyond the bound goes before all who do not."""
+        """Whoever waits beyond the bound goes before all who do not, where all need the same."""
+        if len({(pool.flavor, pool.share_hosts) for pool in self._scenario.pools}) > 1:
+            return
         bound = timedelta(minutes=self._scenario.starvation_minutes)
         now = self._world.now()
         starved = {
@@ -171,3 +175,15 @@ class Rules:
                 if since is not None and entity != row.entity and since > time:
                     text = f"{row.name} was made for {row.entity}, {entity} waits since {time:%H:%M:%S}"
                     self.broken("nobody starves", text)
+
+    def _longest_wait(self, rows: list[InstanceRow]) -> None:
+        """The job that starves gets its machine when all have ended that ran when its bound was over, at the latest."""
+        longest = max(job.duration for job in self._scenario.jobs)
+        bound = self._scenario.starvation_minutes * _MINUTE + longest + _OVERHEAD_SECONDS
+        coming = {row.pool for row in rows if row.is_coming}
+        pools = [pool for pool in self._scenario.pools if STARVES in pool.labels]
+        for job in self._world.forge.jobs.values():
+            waited = self._world.loop.time() - job.queued_at
+            wanted = STARVES in job.labels and job.status == "queued"
+            if wanted and waited > bound and not any(pool.name in coming for pool in pools):
+                self.broken("nobody starves", f"job {job.id} waits without end: {waited:.0f} s, at most {bound:.0f}")

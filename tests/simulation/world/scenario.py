@@ -10,6 +10,8 @@ import msgspec
 SECRET: Final = "a-webhook-secret-of-the-simulation"
 BASE_URL: Final = "https://forge.example"
 IMAGE: Final = "debian"
+STARVES: Final = "starves"
+"""A label of the job beside the greedy ones."""
 CLOUD: Final = "cloud"
 DRIVER: Final = "simulated"
 FLAVORS: Final = {"small": (1, 1024, 10), "large": (2, 4096, 20)}
@@ -264,21 +266,38 @@ def _storm(seed: int, chance: random.Random) -> Scenario:
 
 
 def _starving(seed: int, chance: random.Random) -> Scenario:
-    greedy, humble = Repository("octo/greedy", "one", priority=10), Repository("octo/humble", "one", priority=0)
+    """One job beside many of a greedy repository, which take each place that becomes free: it has a low priority, or
+    needs as much as two of them, or a host without strangers, or another pool's place in the same quota.
+    """
+    needs = chance.choice(["priority", "room", "no strangers", "quota"])
+    greedy = Repository("octo/greedy", "one", priority=10, quota=2 if needs == "quota" else None)
+    humble = greedy if needs == "quota" else Repository("octo/humble", "one", priority=0)
     pools = (
         PoolSpec("pool-0", greedy.name, ("linux",), max_runners=50),
-        PoolSpec("pool-1", humble.name, ("linux",), max_runners=50),
+        PoolSpec(
+            "pool-1",
+            humble.name,
+            (STARVES,),
+            flavor="large" if needs in {"room", "quota"} else "small",
+            max_runners=50,
+            share_hosts=needs != "no strangers",
+        ),
     )
-    hosts = (HostSpec("host-0", 2, 65536),)
+    hosts = tuple(HostSpec(f"host-{n}", 2, 65536) for n in range(chance.choice([1, 1, 2])))
     stream = tuple(
-        JobSpec(round(n * 20.0 + chance.uniform(0, 5), 3), greedy.name, ("linux",), round(chance.uniform(60, 90), 3))
-        for n in range(9)
+        JobSpec(
+            round(n * 20.0 / len(hosts) + chance.uniform(0, 5), 3),
+            greedy.name,
+            ("linux",),
+            round(chance.uniform(60, 90), 3),
+        )
+        for n in range(12 * len(hosts))
     )
-    jobs = (*stream, JobSpec(45.0, humble.name, ("linux",), 10.0))
+    jobs = (*stream, JobSpec(45.0, humble.name, (STARVES,), 10.0))
     return Scenario(
         seed,
         Kind.STARVING,
-        (greedy, humble),
+        (greedy,) if needs == "quota" else (greedy, humble),
         pools,
         hosts,
         tuple(sorted(jobs, key=lambda job: job.time)),

@@ -63,7 +63,7 @@ class World:
         self.parts: Any = None  # the coordinator put together, while it lives
         self.rules = Rules(self)
         self.deliveries = Deliveries(self)
-        self.forge = ForgeModel(scenario, self.deliveries.emit, lambda what: self.log("forge", what))
+        self.forge = ForgeModel(scenario, self.deliveries.emit, lambda what: self.log("forge", what), loop.time)
         self.hosts = {spec.name: Host(self, spec) for spec in scenario.hosts}
         self.cloud = Cloud(self)
         self.rows = Rows(directory / "hostler.db")
