@@ -26,7 +26,10 @@ def check(settings: CoordinatorConfig, environment: Mapping[str, str]) -> None:
     _database(settings.database_url, data_dir)
     _key_file(settings, environment)
     _address("http.bind", settings.http.bind)
-    _address("grpc.bind", settings.grpc.bind)
+    _address("http.runner_bind", settings.http.runner_bind)
+    for name in ("bind", "agents_bind", "clients_bind"):
+        if bind := getattr(settings.grpc, name):
+            _address(f"grpc.{name}", bind)
 
 
 def _folder(key: str, folder: Path) -> None:

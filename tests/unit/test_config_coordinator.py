@@ -334,7 +334,7 @@ def test_what_a_file_names_is_looked_at(tmp_path: Path, amiss: str, arguments: l
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("key", ["http", "grpc"])
+@pytest.mark.parametrize("key", ["http.bind", "http.runner_bind", "grpc.bind", "grpc.agents_bind", "grpc.clients_bind"])
 def test_a_host_that_nobody_knows_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     asked: list[str] = []
 
@@ -343,8 +343,14 @@ def test_a_host_that_nobody_knows_is_named(tmp_path: Path, monkeypatch: pytest.M
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    settings = _parse(f'data_dir = "{tmp_path}"\n[{key}]\nbind = "localhost:80"')
-    with pytest.raises(ConfigError, match=rf"key '{key}\.bind': the host 'localhost' is not known: Name or service"):
+    tables: dict[str, dict[str, object]] = {
+        "http": {"bind": "127.0.0.1:1", "runner_bind": "127.0.0.1:2"},
+        "grpc": {"agents_bind": "127.0.0.1:3", "clients_bind": "127.0.0.1:4", "public_names": ["c.example"]},
+    }
+    table, name = key.split(".")
+    tables[table][name] = "localhost:80"
+    settings = config.convert({"data_dir": str(tmp_path)} | tables, CoordinatorConfig, "file")
+    with pytest.raises(ConfigError, match=rf"key '{key}': the host 'localhost' is not known: Name or service"):
         check(settings, {})
     assert asked == ["localhost"]  # addresses are not asked about
 
