@@ -88,12 +88,13 @@ class SteadyProvider(ABC, Generic[Connection]):
         self._on_stopped = on_stopped
         try:
             self._machines = await self._prepare()
+            # What ended between adoption's look and now was told to nobody: events need an open provider.
+            for instance_id in await self._connection.call(self._machines.ids):
+                self._ended(instance_id)
         except BaseException:
+            self._machines = None
             await self._connection.close()
             raise
-        # What ended between adoption's look and now was told to nobody: events need an open provider.
-        for instance_id in await self._connection.call(self._machines.ids):
-            self._ended(instance_id)
 
     async def close(self) -> None:
         for task in self._noting:

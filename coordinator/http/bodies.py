@@ -45,13 +45,13 @@ class Bodies:
         self._held = 0  # bytes of small ones
 
     @asynccontextmanager
-    async def read(self, request: AnyRequest) -> AsyncIterator[bytes | bytearray]:
-        """The raw body, read no further than the limit; it counts until the block ends.
+    async def read(self, request: AnyRequest, length: int) -> AsyncIterator[bytes | bytearray]:
+        """The raw body of an announced length, read no further than the limit; it counts until the block ends.
 
         Raises:
             ApiError: 413 too large; 503 when too much is held already.
         """
-        large = announced(request) > self._small
+        large = length > self._small
         if large:
             await self._turn()
         body: bytes | bytearray = b""

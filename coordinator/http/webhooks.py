@@ -119,12 +119,12 @@ class Webhooks:
             ApiError: 413 too large, 400 not a job event, 401 not signed with the repository's secret, 503 too much now.
         """
         received_at = self._clock()
-        announced(request)
+        length = announced(request)
         event = request.headers.get("x-github-event", "")
         if event != "workflow_job":
             log.debug("webhook ignored, unread", github_event=event)
             return _taken()
-        async with self._bodies.read(request) as body:
+        async with self._bodies.read(request, length) as body:
             job_event = await self._event(body, request.headers.get("x-hub-signature-256", ""), received_at)
         if job_event is not None:
             await self._ledger.record(job_event)

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from providers.contract import MachineState, Phase
+from providers.contract import HypervisorUnavailable, MachineState, Phase
 from providers.libvirt import LibvirtProvider, LibvirtSettings, domains, provider
 from providers.libvirt.domain import Acceleration
+from providers.libvirt.machines import Machines
 from providers.libvirt.store import Store
 from tests.unit.test_libvirt_store import spec
 
@@ -19,6 +20,7 @@ class Domains:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.running: set[str] = set()
+        self.closed = False
         self._loop = asyncio.get_running_loop()
         self._ended: Callable[[str], None] = lambda _: None
         monkeypatch.setattr(domains, "is_active", lambda _conn, instance_id: instance_id in self.running)
@@ -33,7 +35,8 @@ class Domains:
 
     async def open(self) -> None: ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        self.closed = True
 
     async def call(self, job: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.to_thread(job, None, *arguments)
@@ -44,6 +47,23 @@ class Domains:
     def power_off(self, instance_id: str) -> None:
         self.running.discard(instance_id)
         self._loop.call_soon_threadsafe(self._ended, instance_id)
+
+
+async def test_a_provider_that_fails_in_the_last_step_of_opening_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    libvirt = Domains(monkeypatch)
+
+    def away(*_: object) -> None:
+        raise HypervisorUnavailable("away again")
+
+    monkeypatch.setattr(Machines, "ids", away)
+    opened = LibvirtProvider(LibvirtSettings(), [], tmp_path / "instances")
+    with pytest.raises(HypervisorUnavailable, match="away again"):
+        await opened.open(lambda _: None)
+    assert libvirt.closed
+    with pytest.raises(HypervisorUnavailable, match="not open"):
+        await opened.inventory()
 
 
 @pytest.mark.parametrize("at", ["while it opens", "before it opens", "afterwards"])
