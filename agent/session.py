@@ -14,6 +14,7 @@ from agent.dial import Way
 from agent.host import Usage
 from agent.image_news import ImageNews
 from agent.outbox import Outbox
+from hostler import versions
 from hostler.errors import HostlerError
 from protos.hostler.v1 import fleet_pb2 as pb
 from protos.hostler.v1.fleet_pb2_grpc import FleetStub
@@ -21,6 +22,7 @@ from providers.contract import InstanceSpec, Phase
 from providers.images.values import ImageSource
 
 WELCOME_SECONDS: Final = 20.0
+MOST_UNACKNOWLEDGED: Final = 10_000
 _GOODBYE_SECONDS: Final = 2.0
 
 _log = structlog.get_logger(__name__)
@@ -70,6 +72,7 @@ class Session:
 
         Raises:
             SessionLost: it ended otherwise.
+            VersionsApart: the coordinator is too old or too new for this agent.
             ProviderError: there is no inventory to speak of, so nothing was said.
         """
         hello = await self._hello()
@@ -127,6 +130,7 @@ class Session:
         if message is grpc.aio.EOF or not message.HasField("welcome"):
             raise SessionLost(f"{self._address}: the coordinator did not begin with Welcome")
         welcome: pb.Welcome = message.welcome
+        versions.check(agent=hello.agent_version, coordinator=welcome.coordinator_version)
         _log.info(
             "connected",
             coordinator=self._address,
@@ -156,6 +160,10 @@ class Session:
                 _log.warning("message not understood", kind=kind)
 
     def _create(self, command: pb.CreateInstance) -> None:
+        if len(self._outbox) >= MOST_UNACKNOWLEDGED:
+            # Each machine adds events: a coordinator that takes none gets no more. It asks again on the next stream.
+            _log.warning("create ignored: too many events are not acknowledged", instance=command.instance_id[:80])
+            return
         try:
             spec = wire.spec(command, drivers=self._drivers)
         except wire.CommandInvalid as error:

@@ -2,8 +2,10 @@
 
 import asyncio
 import itertools
+from collections import deque
 from collections.abc import Callable, Set
 from datetime import datetime
+from typing import Final
 
 import structlog
 
@@ -19,6 +21,18 @@ class HostTaken(HostlerError):
     code = "host_taken"
 
 
+class AgentStuck(HostlerError):
+    """An agent keeps its stream open and does not read from it."""
+
+    code = "agent_stuck"
+
+
+Outgoing = tuple[pb.CoordinatorMessage, Callable[[], None] | None]
+
+MOST_WAITING: Final = 2000
+"""Messages for one agent that are not written yet. A host has fewer machines than this, and one command for each."""
+
+
 class Link:
     """One agent's open stream, as the rest of the coordinator sees it."""
 
@@ -32,14 +46,35 @@ class Link:
         self.images: dict[str, pb.ImageReport] = {}  # the newest of each content, with its progress
         self.closed = asyncio.Event()
         self.why: HostlerError | None = None  # it was closed, where the agent must be told
-        self._outgoing: asyncio.Queue[tuple[pb.CoordinatorMessage, Callable[[], None] | None]] = asyncio.Queue()
+        self._outgoing: deque[Outgoing] = deque()
+        self._acknowledged = 0  # still to be said
+        self._news = asyncio.Event()
 
     def send(self, message: pb.CoordinatorMessage, sent: Callable[[], None] | None = None) -> None:
-        """Put a message on its way; `sent` is called when it is written to the stream."""
-        self._outgoing.put_nowait((message, sent))
+        """Put a message on its way; `sent` is called when it is written to the stream.
 
-    async def next(self) -> tuple[pb.CoordinatorMessage, Callable[[], None] | None]:
-        return await self._outgoing.get()
+        An agent that takes none is cut off rather than kept in memory: what it did not get is sent when it is back.
+        """
+        if len(self._outgoing) >= MOST_WAITING:
+            self.close(AgentStuck(f"the agent of '{self.host}' takes no messages, and {MOST_WAITING} wait for it"))
+            return
+        self._outgoing.append((message, sent))
+        self._news.set()
+
+    def acknowledge(self, sequence: int) -> None:
+        """Say that every event up to this one is committed; only the latest of these has to be said."""
+        self._acknowledged = sequence
+        self._news.set()
+
+    async def next(self) -> Outgoing:
+        while True:
+            if self._acknowledged:
+                sequence, self._acknowledged = self._acknowledged, 0
+                return pb.CoordinatorMessage(event_ack=pb.EventAck(sequence=sequence)), None
+            if self._outgoing:
+                return self._outgoing.popleft()
+            self._news.clear()
+            await self._news.wait()
 
     def close(self, why: HostlerError | None = None) -> None:
         self.why = self.why or why

@@ -37,7 +37,7 @@ class Reconciler:
         known = {instance.id for instance in alive}
         others = await self._store.instances.some(machines.keys() - known)
         ended = [instance for instance in others if instance.host == link.host]
-        seen = {i: wire.SEEN[machine.state] for i, machine in machines.items() if machine.state in wire.SEEN}
+        seen = {i: wire.seen(machine.state) for i, machine in machines.items()}
         for difference in reconcile([*alive, *ended], seen):
             await self._act(link, difference.instance_id, difference.action)
         self._store.feed.changed(Changes(instances=known))

@@ -10,21 +10,30 @@ import structlog
 
 from coordinator.fleet import wire
 from coordinator.fleet.entrance import Entrance, Pass
-from coordinator.fleet.links import HostTaken, Link, Links
+from coordinator.fleet.links import AgentStuck, HostTaken, Link, Links
 from coordinator.fleet.prefetcher import Prefetcher
 from coordinator.fleet.reconciler import Reconciler
 from coordinator.pki.issuer import NotAdmitted
 from coordinator.store.hosts import HostRecord
 from coordinator.store.instances import PhaseFact
 from coordinator.store.store import Store
-from hostler import __version__
+from hostler import __version__, versions
 from hostler.errors import HostlerError
+from hostler.versions import VersionsApart
 from protos.hostler.v1 import fleet_pb2 as pb
 from protos.hostler.v1.fleet_pb2_grpc import FleetServicer
 
 log = structlog.get_logger()
 
 HEARTBEAT_SECONDS: Final = 15
+_EVENTS_AT_ONCE: Final = 500
+"""Of one agent, read and not committed yet."""
+
+_CODES: Final = {
+    HostTaken: grpc.StatusCode.ALREADY_EXISTS,
+    VersionsApart: grpc.StatusCode.FAILED_PRECONDITION,
+    AgentStuck: grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
 Context = grpc.aio.ServicerContext[pb.AgentMessage, pb.CoordinatorMessage]
 
 
@@ -42,6 +51,7 @@ class FleetService(FleetServicer):
         hello = await self._hello(request_iterator, context)
         now = self._store.now()
         try:
+            versions.check(agent=hello.agent_version, coordinator=__version__)
             let_in = await self._entrance.admit(context, hello.host)
             self._links.check(hello.host, hello.agent_run)
         except HostlerError as refusal:
@@ -88,7 +98,7 @@ class FleetService(FleetServicer):
 
     async def _serve(self, link: Link, messages: AsyncIterator[pb.AgentMessage], context: Context) -> None:
         """Until the stream ends, is replaced by a newer one, or one of its directions fails."""
-        acks: asyncio.Queue[tuple[int, asyncio.Task[None]]] = asyncio.Queue()
+        acks: asyncio.Queue[tuple[int, asyncio.Task[None]]] = asyncio.Queue(_EVENTS_AT_ONCE)
         tasks = {
             asyncio.create_task(self._read(link, messages, acks)),
             asyncio.create_task(self._acknowledge(link, acks)),
@@ -109,8 +119,9 @@ class FleetService(FleetServicer):
             link.last_heard = self._store.now()
             match message.WhichOneof("message"):
                 case "event":
-                    # Not awaited one by one: events that arrive together share a commit, in their order.
-                    acks.put_nowait((message.event.sequence, asyncio.create_task(self._record(link, message.event))))
+                    # Not awaited one by one: events that arrive together share a commit, in their order. When there
+                    # are many, nothing more is read until some are committed: gRPC then lets the agent wait.
+                    await acks.put((message.event.sequence, asyncio.create_task(self._record(link, message.event))))
                 case "console_log":
                     await self._keep_console(link, message.console_log)
                 case "heartbeat":
@@ -146,7 +157,7 @@ class FleetService(FleetServicer):
         while True:
             sequence, recorded = await acks.get()
             await recorded
-            link.send(wire.ack(sequence))
+            link.acknowledge(sequence)
 
     async def _write(self, link: Link, context: Context) -> None:
         while True:
@@ -158,8 +169,7 @@ class FleetService(FleetServicer):
 
 async def _abort(context: Context, host: str, refusal: HostlerError) -> NoReturn:
     log.warning("a stream was refused or ended", host=host, code=refusal.code, reason=str(refusal))
-    taken = isinstance(refusal, HostTaken)
-    code = grpc.StatusCode.ALREADY_EXISTS if taken else grpc.StatusCode.PERMISSION_DENIED
+    code = next((code for kind, code in _CODES.items() if isinstance(refusal, kind)), grpc.StatusCode.PERMISSION_DENIED)
     await context.abort(code, str(refusal))
 
 

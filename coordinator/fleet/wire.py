@@ -37,11 +37,16 @@ IMAGE_STATES: Final = {
     pb.IMAGE_STATE_GONE: ImageState.GONE,
 }
 
-SEEN: Final = {
+_SEEN: Final = {
     pb.MACHINE_STATE_CREATING: Seen.CREATING,
     pb.MACHINE_STATE_RUNNING: Seen.RUNNING,
     pb.MACHINE_STATE_STOPPED: Seen.STOPPED,
 }
+
+
+def seen(state: pb.MachineState.ValueType) -> Seen:
+    """What a newer agent says and we do not know is a machine that is there: it must not be taken for gone."""
+    return _SEEN.get(state, Seen.RUNNING)
 
 
 def time(stamp: Timestamp) -> datetime:
@@ -118,7 +123,3 @@ def welcome(version: str, controller_id: str, heartbeat_seconds: int) -> pb.Coor
             coordinator_version=version, controller_id=controller_id, heartbeat_seconds=heartbeat_seconds
         )
     )
-
-
-def ack(sequence: int) -> pb.CoordinatorMessage:
-    return pb.CoordinatorMessage(event_ack=pb.EventAck(sequence=sequence))

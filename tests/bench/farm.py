@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, Self
 import grpc
 
 from agent.link import RECONNECT
+from hostler import __version__
 from protos.hostler.v1 import fleet_pb2 as pb
 from protos.hostler.v1.fleet_pb2_grpc import FleetStub
 from tests.bench.fleet import DRIVER, IMAGE
@@ -93,7 +94,7 @@ class _Agent:
     async def _session(self, call: Any) -> None:
         hello = pb.Hello(
             host=self._host,
-            agent_version="bench",
+            agent_version=__version__,
             arch="amd64",
             capacity=WIDE,
             drivers=[pb.Driver(name=DRIVER, acceleration="none", images=[IMAGE])],

@@ -11,6 +11,7 @@ import sys
 import time
 from typing import Final
 
+from hostler import __version__
 from protos.hostler.v1 import fleet_pb2 as pb
 from tests.bench.fleet import DRIVER, IMAGE
 
@@ -70,7 +71,7 @@ class Agent(asyncio.Protocol):
         self._transport = transport
         hello = pb.Hello(
             host=self._host,
-            agent_version="bench",
+            agent_version=__version__,
             arch="amd64",
             capacity=pb.Resources(vcpus=64, memory_mib=2**18, disk_gib=2**12),
             drivers=[pb.Driver(name=DRIVER, acceleration="none", images=[IMAGE])],

@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple, Self
 
 import grpc
 
+from hostler import __version__
 from protos.hostler.v1 import fleet_pb2 as pb
 from protos.hostler.v1.fleet_pb2_grpc import FleetStub
 from tests.bench.fleet import DRIVER, IMAGE
@@ -85,7 +86,7 @@ class WireAgent:
     def _hello(self) -> pb.Hello:
         return pb.Hello(
             host=self._host,
-            agent_version="bench",
+            agent_version=__version__,
             arch="amd64",
             capacity=self._capacity,
             drivers=[pb.Driver(name=DRIVER, acceleration="none", images=[IMAGE])],

@@ -13,6 +13,7 @@ from agent.backoff import Backoff
 from agent.config import CapacitySection, CoordinatorSection, HostSection
 from agent.daemon import Agent
 from agent.with_simulated import SimulatedConfig
+from hostler import __version__
 from protos.hostler.v1 import fleet_pb2 as pb
 from protos.hostler.v1.fleet_pb2_grpc import FleetServicer, add_FleetServicer_to_server
 from providers.simulated import SimulatedProvider, SimulatedSettings
@@ -29,6 +30,7 @@ class PlayedCoordinator(FleetServicer):
         self.streams = 0
         self.streams_closed_by_agent = 0
         self.acks = True
+        self.version = __version__
         self.port = 0
         self._heartbeat_seconds = heartbeat_seconds
         self._server: grpc.aio.Server | None = None
@@ -75,7 +77,7 @@ class PlayedCoordinator(FleetServicer):
                 self.streams += 1
                 self.say(
                     welcome=pb.Welcome(
-                        coordinator_version="test", controller_id="c", heartbeat_seconds=self._heartbeat_seconds
+                        coordinator_version=self.version, controller_id="c", heartbeat_seconds=self._heartbeat_seconds
                     )
                 )
             if message.HasField("event") and self.acks:

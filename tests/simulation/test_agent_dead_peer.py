@@ -8,6 +8,7 @@ from pathlib import Path
 
 from providers.simulated import SimulatedProvider
 from tests.simulation.agent_harness import QUICK, PlayedCoordinator, running_agent
+from tests.simulation.enrolled import enrolled_farm
 
 
 class Cable:
@@ -74,3 +75,21 @@ async def test_a_silent_peer_is_noticed_within_20_seconds_and_a_new_stream_follo
         async with asyncio.timeout(25):
             while coordinator.streams < 2:
                 await asyncio.sleep(0.1)
+
+
+async def test_over_tls_both_sides_notice_a_silent_peer_within_20_seconds(tmp_path: Path) -> None:
+    async with enrolled_farm(tmp_path) as one, cable_to(one.agents_port) as cable:
+        await one.declare()
+        await one.enrol()
+        await one.start_agent(address=f"127.0.0.1:{cable.port}")
+        cable.pull()
+        began = time.monotonic()
+        await one.until(lambda status: not status.hosts[0].connected, seconds=25)
+        assert time.monotonic() - began < 20
+        async with asyncio.timeout(25):
+            await cable.ended.wait()
+        assert time.monotonic() - began < 20
+        cable.plug()
+        await one.until_host_connected()
+        await one.completed(one.queue())
+        await one.assert_nothing_left()

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from hostler import __version__
 from protos.hostler.v1 import fleet_pb2 as pb
 from protos.hostler.v1.admin_pb2 import GetConsoleRequest
 from protos.hostler.v1.fleet_pb2_grpc import FleetStub
@@ -234,7 +235,8 @@ class Liar:
     """An agent of a host of its own that speaks of what is not its."""
 
     def __init__(self, one: Farm, host: str) -> None:
-        self._hello = pb.Hello(host=host, arch="amd64", capacity=pb.Resources(vcpus=1, memory_mib=1, disk_gib=1))
+        capacity = pb.Resources(vcpus=1, memory_mib=1, disk_gib=1)
+        self._hello = pb.Hello(host=host, agent_version=__version__, arch="amd64", capacity=capacity)
         self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{one.grpc_port}")
         self._call = FleetStub(self._channel).Session()
 

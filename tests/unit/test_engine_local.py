@@ -48,7 +48,7 @@ async def test_a_command_is_sent_once_on_a_stream_until_it_is_to_be_sent_again(s
     instance = await sample.instance()
     for _ in range(3):
         await local.create(instance, sample.pool)
-    assert link._outgoing.qsize() == 1
+    assert len(link._outgoing) == 1
     local.resend(instance.id)
     await local.create(instance, sample.pool)
-    assert link._outgoing.qsize() == 2
+    assert len(link._outgoing) == 2

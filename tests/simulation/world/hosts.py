@@ -7,6 +7,7 @@ from agent.backoff import Backoff
 from agent.decisions import Answer, Held, Holding, on_create, on_delete
 from agent.endings import Ending
 from coordinator.fleet import wire
+from hostler import __version__
 from protos.hostler.v1 import fleet_pb2 as pb
 from providers.contract import Phase
 from tests.simulation.world.guests import Guest
@@ -148,7 +149,7 @@ class Host:
         spec = self.spec
         return pb.Hello(
             host=spec.name,
-            agent_version="simulated",
+            agent_version=__version__,
             arch="amd64",
             capacity=pb.Resources(vcpus=spec.vcpus, memory_mib=spec.memory_mib, disk_gib=spec.disk_gib),
             drivers=[pb.Driver(name=DRIVER, acceleration="none", images=[IMAGE])],
