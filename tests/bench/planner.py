@@ -1,16 +1,18 @@
-"""How fast the planner is on a large fleet: all its jobs at once, and one more job when all are placed."""
+"""How fast the planner is on a large fleet: all jobs at once, and one thing more when all are placed, or all wait."""
 
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from coordinator.domain.instance import Instance
 from coordinator.domain.job import Job
 from coordinator.domain.planner import plan, plan_on
 from coordinator.domain.planning.board import Board
 from coordinator.domain.world import Moment, Plan, World
-from tests.bench.planner_world import NOW, Size, extra_job, placed, waiting
+from tests.bench.planner_world import NOW, Size, extra_job, full, placed, waiting
 from tests.bench.results import BenchmarkFailed, Result, at_least, at_most, percentile
 
 _FULL: Final = Size(hosts=10_000, pools=500, jobs=20_000)
@@ -32,7 +34,46 @@ async def run(_: Path) -> list[Result]:
     return [
         at_least(f"planner, from scratch, {scale}{part}", size.jobs / seconds, "placements/s", 5_000),
         at_most(f"planner, one more job, {scale}{part}, p50", percentile(taken, 50), "ms", 2),
+        *_on_a_full_fleet(full(world, decided), size, f"{scale}{part}"),
     ]
+
+
+def _on_a_full_fleet(world: World, size: Size, scale: str) -> list[Result]:
+    """As many jobs wait as machines run, and nothing more fits anywhere."""
+    board = Board.of(world)
+    waits = [_wait_longer(board, extra_job(number, size), NOW) * 1000 for number in range(size.pools + _ONE_MORE)]
+    ends = [_replace_one(board, instance) * 1000 for instance in world.instances[:: size.jobs // _ONE_MORE]]
+    late = NOW + 2 * board.policy.starvation_bound
+    starving = [_wait_longer(board, extra_job(number, size), late) * 1000 for number in range(_ONE_MORE)]
+    return [
+        at_most(
+            f"planner, one more job beside waiting ones, {scale}, p50", percentile(waits[size.pools :], 50), "ms", 2
+        ),
+        at_most(f"planner, one machine less, {scale}, p50", percentile(ends, 50), "ms", 2),
+        at_most(f"planner, one more beside starving jobs, {scale}, p50", percentile(starving, 50), "ms", 20),
+    ]
+
+
+def _wait_longer(board: Board, job: Job, now: datetime) -> float:
+    began = time.perf_counter()
+    board.put_job(job)
+    decided = plan_on(board, Moment(now))
+    took = time.perf_counter() - began
+    _check(decided, 0)
+    board.drop_job(job.id)
+    return took
+
+
+def _replace_one(board: Board, instance: Instance) -> float:
+    """A machine ends, and one of the waiting jobs gets its room."""
+    began = time.perf_counter()
+    board.drop_instance(instance.id)
+    decided = plan_on(board, Moment(NOW))
+    took = time.perf_counter() - began
+    if not decided.creates:
+        raise BenchmarkFailed(f"nobody got the room of a machine of {instance.pool_id}: {len(decided.waits)} wait")
+    board.put_instance(instance)
+    return took
 
 
 def _place_one(board: Board, job: Job) -> float:
@@ -69,5 +110,5 @@ def _timed(world: World) -> tuple[float, Plan]:
 
 def _check(decided: Plan, creates: int) -> None:
     if len(decided.creates) != creates:
-        reason = decided.waits[0].reason[:200] if decided.waits else "nothing waits"
+        reason = decided.waits[0].reason if decided.waits else "nothing waits"
         raise BenchmarkFailed(f"{len(decided.creates)} of {creates} jobs were placed: {reason}")
