@@ -117,7 +117,7 @@ class DatabaseTable(_Table, frozen=True):
 
 
 class Planner(_Table, frozen=True):
-    starvation_minutes: int = 30  # who waits longer goes before everybody
+    starvation_minutes: int = 30  # who waits longer goes before everybody, and what it needs is kept for it
     idle_grace_seconds: int = 120  # how long an idle runner that nothing is queued for is kept
     creates_per_host: int = 16  # machines that one host makes at once
     patrol_seconds: int = 120  # how often what forges and clouds list is compared with what should be there

@@ -16,7 +16,7 @@ from coordinator.domain.planning.waiting import JobClass, Place
 class Policy(msgspec.Struct, frozen=True):
     """Settings of the planner."""
 
-    starvation_bound: timedelta = timedelta(minutes=30)  # who waits longer goes before everybody
+    starvation_bound: timedelta = timedelta(minutes=30)  # who waits longer goes before everybody, and has room kept
     idle_grace: timedelta = timedelta(minutes=2)  # a late webhook may be about to give an idle runner a job
     creates_per_host: int = 16  # machines that one host makes at once
     idle_trust: timedelta = timedelta(minutes=5)  # a runner idle beside a job for so long is not believed to take it

@@ -81,6 +81,8 @@ class Board:
         return board
 
     def put_entity(self, entity: Entity) -> None:
+        if self.entities.get(entity.id) == entity:
+            return
         self.entities[entity.id] = entity
         self.waiting.rank(entity.id, lambda labels: self._priority(entity.id, labels))
         self._demand_changed(entity.id)
@@ -96,12 +98,15 @@ class Board:
             self.agenda.reopen_all()
 
     def put_pool(self, pool: Pool) -> None:
-        old = self.pools.get(pool.id, pool)
+        old = self.pools.get(pool.id)
+        if old == pool:
+            return
         self.pools[pool.id] = pool
         self.agenda.reopen(pool.entity_id)
-        self.agenda.reopen(old.entity_id)
-        if old.share_hosts is not pool.share_hosts:
-            self.agenda.reopen_all()
+        if old is not None:
+            self.agenda.reopen(old.entity_id)
+            if old.share_hosts is not pool.share_hosts:
+                self.agenda.reopen_all()
         self._matches.clear()
         if pool.min_idle > 0:
             self.keepers.add(pool.id)
