@@ -113,6 +113,10 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     def instances_path(self) -> Path:
         return self.data_path / "instances"
 
+    def kept_for_images(self, disk_gib: int) -> int:
+        """GiB of the disk that instances are not offered."""
+        return self.images.quota(disk_gib)
+
     @property
     def images_path(self) -> Path:
         """Not where the host's own images usually are."""

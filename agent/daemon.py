@@ -213,7 +213,7 @@ def capacity(config: AgentConfig, total: Resources) -> Resources:
     Raises:
         ConfigError: there is no rest.
     """
-    without_images = msgspec.structs.replace(total, disk_gib=total.disk_gib - config.images.quota(total.disk_gib))
+    without_images = msgspec.structs.replace(total, disk_gib=total.disk_gib - config.kept_for_images(total.disk_gib))
     return host.capacity(without_images, config.capacity.reserve)
 
 

@@ -16,6 +16,9 @@ class LxdConfig(AgentConfig, frozen=True, forbid_unknown_fields=True, kw_only=Tr
                 f"key 'lxd.socket': there is no socket {path}", hint="see that LXD is installed and runs, or set it"
             )
 
+    def kept_for_images(self, disk_gib: int) -> int:
+        return 0
+
     def make_provider(self) -> HostProvider:
         return LxdProvider(self.lxd, self.instances_path)
 
