@@ -51,7 +51,12 @@ class Pair(Farm):
             data_dir=str(data),
             log_level="info",
             http=Http(bind=f"127.0.0.1:{http}", runner_bind=f"127.0.0.1:{runner}"),
-            grpc=Grpc(bind=f"127.0.0.1:{grpc}"),
+            grpc=Grpc(
+                bind=f"127.0.0.1:{grpc}",
+                agents_bind=f"127.0.0.1:{free_port()}",
+                clients_bind=f"127.0.0.1:{free_port()}",
+                public_names=("127.0.0.1",),
+            ),
             database=DatabaseTable(url=database_url),
         )
         return Side(name, directory, config, f"http://127.0.0.1:{http}", grpc)
@@ -95,9 +100,10 @@ class Pair(Farm):
         process._process.terminate()
         assert await process._process.wait() == 0, process.errors()
 
-    async def start_agent_of(self, side: Side, host: str = "host-1") -> ProcessHost:
+    async def start_agent_of(self, side: Side, host: str = "host-1", *, enrolled: bool = False) -> ProcessHost:
         """An agent process that knows this coordinator alone."""
-        self._processes[host] = await start_agent(self.directory, host, side.grpc_port)
+        address = side.config.grpc.agents_address if enrolled else f"127.0.0.1:{side.grpc_port}"
+        self._processes[host] = await start_agent(self.directory, host, address)
         if host not in self.hosts:
             directory = self.directory / host / "instances"
             self.hosts[host] = ProcessHost(directory, self.guests, side.config, self.now)

@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from agent import enrol
+from agent.config import HostSection
+from agent.with_simulated import SimulatedConfig
+from protos.hostler.v1.access_pb2 import InviteHostRequest, RevokeHostRequest
 from tests.forge_simulator.faults import RestFault
 from tests.real.pair import Pair, pair
 from tests.real.postgres import Postgres
-from tests.simulation.farm import farm
+from tests.simulation.farm import QUICK, farm
 from tests.simulation.processes import start_coordinator
 
 pytestmark = pytest.mark.real
@@ -173,3 +177,28 @@ async def test_sqlite_refuses_a_second_coordinator(tmp_path: Path) -> None:
         assert "another coordinator uses this SQLite database" in second.errors()
         assert "need PostgreSQL" in second.errors()
         assert "Traceback" not in second.errors()
+
+
+async def test_a_host_that_is_revoked_at_one_is_cut_off_at_the_other_at_once(two: Pair) -> None:
+    two.look_at(two.first)
+    async with two.access() as access:
+        invited = await access.InviteHost(InviteHostRequest(host="host-1"))
+    config = SimulatedConfig(data_dir=str(two.directory / "host-1"), host=HostSection("host-1"), simulated=QUICK)
+    await enrol.enrol(config, invited.clients_address, invited.token, invited.ca_pin)
+    await two.declare()
+    await two.start_agent_of(two.second, enrolled=True)  # the CA is one for both
+    await two.completed(two.queue())
+    two.look_at(two.first)
+    async with two.access() as access:
+        began = time.monotonic()
+        await access.RevokeHost(RevokeHostRequest(host="host-1"))
+    await two.until(lambda status: not status.hosts[0].connected, seconds=AT_ONCE_SECONDS)
+    assert time.monotonic() - began < AT_ONCE_SECONDS
+    await two.until_true(lambda: "the host 'host-1' was revoked" in two._processes["host-1"].errors())
+    two.look_at(two.second)
+    async with two.access() as access:  # and may be invited again, anywhere
+        invited = await access.InviteHost(InviteHostRequest(host="host-1"))
+    await enrol.enrol(config, invited.clients_address, invited.token, invited.ca_pin)
+    await two.until_host_connected()
+    await two.completed(two.queue())
+    await two.assert_nothing_left()

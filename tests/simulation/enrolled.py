@@ -22,7 +22,7 @@ from coordinator.config import Grpc
 from coordinator.pki.authority import Authority
 from hostler import __version__
 from protos.hostler.v1 import access_pb2, fleet_pb2
-from protos.hostler.v1.access_pb2_grpc import AccessStub, EnrolmentStub
+from protos.hostler.v1.access_pb2_grpc import EnrolmentStub
 from protos.hostler.v1.fleet_pb2_grpc import FleetStub
 from tests.simulation.farm import QUICK, Farm, free_port
 
@@ -54,14 +54,14 @@ class EnrolledFarm(Farm):
         )
 
     async def invite(self, host: str = "host-1", seconds: int = 0) -> access_pb2.Invitation:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{self.grpc_port}") as channel:
+        async with self.access() as access:
             request = access_pb2.InviteHostRequest(host=host, valid_seconds=seconds)
-            answer: access_pb2.Invitation = await AccessStub(channel).InviteHost(request)
+            answer: access_pb2.Invitation = await access.InviteHost(request)
             return answer
 
     async def revoke(self, host: str = "host-1") -> None:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{self.grpc_port}") as channel:
-            await AccessStub(channel).RevokeHost(access_pb2.RevokeHostRequest(host=host))
+        async with self.access() as access:
+            await access.RevokeHost(access_pb2.RevokeHostRequest(host=host))
 
     async def enrol(self, host: str = "host-1", data: str = "") -> Identity:
         """As the printed line does it."""

@@ -21,6 +21,7 @@ from agent.with_simulated import SimulatedConfig
 from coordinator import coordinator
 from coordinator.config import CoordinatorConfig, DatabaseTable, Grpc, Http, Planner
 from protos.hostler.v1 import admin_pb2
+from protos.hostler.v1.access_pb2_grpc import AccessStub
 from protos.hostler.v1.admin_pb2_grpc import AdminStub
 from providers.exec.settings import ExecSettings
 from providers.simulated import SimulatedSettings
@@ -32,6 +33,7 @@ from tests.simulation.hosts import Cloud, FarmProvider, ProcessHost
 from tests.simulation.processes import Process, free_port, start_agent, start_coordinator
 
 if TYPE_CHECKING:
+    from protos.hostler.v1.access_pb2_grpc import AccessAsyncStub
     from protos.hostler.v1.admin_pb2_grpc import AdminAsyncStub
 
 __all__ = ["LABELS", "QUICK", "REPOSITORY", "SECRET", "Farm", "document", "farm", "free_port", "pool"]
@@ -176,7 +178,7 @@ class Farm:
         await self._until_it_answers(process.check)
 
     async def start_agent_process(self, host: str = "host-1") -> ProcessHost:
-        self._processes[host] = await start_agent(self.directory, host, self.grpc_port)
+        self._processes[host] = await start_agent(self.directory, host, f"127.0.0.1:{self.grpc_port}")
         if host not in self.hosts:
             self.hosts[host] = ProcessHost(self.directory / host / "instances", self.guests, self.config, self.now)
             self._watches.append(asyncio.create_task(self.hosts[host].watch()))
@@ -216,6 +218,11 @@ class Farm:
     async def admin(self) -> AsyncIterator["AdminAsyncStub"]:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{self.grpc_port}") as channel:
             yield AdminStub(channel)
+
+    @asynccontextmanager
+    async def access(self) -> AsyncIterator["AccessAsyncStub"]:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{self.grpc_port}") as channel:
+            yield AccessStub(channel)
 
     async def declare(self, *pools: str) -> list[str]:
         return await self.apply(document(self.forge, self.token, pools=pools or (pool(),)))

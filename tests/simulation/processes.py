@@ -1,9 +1,11 @@
 """Coordinator and agents as processes of their own, to be killed as by a power cut."""
 
 import asyncio
+import json
 import secrets
 import socket
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,11 +40,18 @@ class Process:
         return self.errors()
 
 
-async def _start(module: str, config: Path) -> Process:
+async def _start(module: str, config: Path, within: Sequence[str] = ()) -> Process:
     errors = config.with_suffix(".stderr")
     with errors.open("ab") as file:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", module, "--config", str(config), stdin=asyncio.subprocess.DEVNULL, stderr=file
+            *within,
+            sys.executable,
+            "-m",
+            module,
+            "--config",
+            str(config),
+            stdin=asyncio.subprocess.DEVNULL,
+            stderr=file,
         )
     return Process(process, errors)
 
@@ -57,17 +66,28 @@ async def start_coordinator(directory: Path, config: CoordinatorConfig) -> Proce
     path.write_text(
         f'data_dir = "{config.data_dir}"\nlog_level = "warning"\n'
         f'[http]\nbind = "{config.http.bind}"\nrunner_bind = "{config.http.runner_bind}"\n'
-        f'[grpc]\nbind = "{config.grpc.bind}"\n[database]\nurl = "{config.database_url}"\n{clouds}'
+        f'[grpc]\nbind = "{config.grpc.bind}"\nagents_bind = "{config.grpc.agents_bind}"\n'
+        f'clients_bind = "{config.grpc.clients_bind}"\npublic_names = {json.dumps(config.grpc.public_names)}\n'
+        f'[database]\nurl = "{config.database_url}"\n{clouds}'
     )
     return await _start("coordinator.main", path)
 
 
-async def start_agent(directory: Path, host: str, grpc_port: int) -> Process:
+async def start_agent(
+    directory: Path, host: str, address: str = "", *, within: Sequence[str] = (), slow_seconds: float = 0.0
+) -> Process:
+    """An agent's process.
+
+    Args:
+        address: of the coordinator; empty: what its enrolment told.
+        within: what to put before the command.
+        slow_seconds: how long a machine's disk takes, and then its start.
+    """
     path = directory / f"{host}.toml"
     path.write_text(
         f'data_dir = "{directory / host}"\nlog_level = "warning"\n[host]\nname = "{host}"\n'
-        f'[coordinator]\naddress = "127.0.0.1:{grpc_port}"\n'
+        f'[coordinator]\naddress = "{address}"\n'
         "[capacity]\nreserved_memory_mib = 0\nreserved_disk_gib = 0\ncpu_overcommit = 16.0\n"
-        "[simulated]\ndisk_seconds = 0\nstart_seconds = 0\n"
+        f"[simulated]\ndisk_seconds = {slow_seconds}\nstart_seconds = {slow_seconds}\n"
     )
-    return await _start("agent.main", path)
+    return await _start("agent.main", path, within)
