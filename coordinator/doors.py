@@ -121,7 +121,7 @@ def _secured(services: Services) -> Sequence[grpc.aio.Server]:
         lambda bind: agents.add_secure_port(bind, shown.credentials(mutual=True)), "agents_bind", settings.agents_bind
     )
 
-    guard = TokenGuard(store, attempts, [_ENROLMENT])
+    guard = TokenGuard(store, attempts, [_ENROLMENT], time.monotonic)
     clients = grpc.aio.server(options=_OPTIONS, interceptors=[guard])
     enrolment = EnrolmentService(store, issuer, attempts, settings.agents_address, lambda: str(uuid.uuid4()))
     add_EnrolmentServicer_to_server(enrolment, clients)

@@ -16,6 +16,8 @@ log = structlog.get_logger()
 
 _HEADER: Final = "authorization"
 _BEARER: Final = "Bearer "
+_STILL_GOOD_SECONDS: Final = 5.0
+"""How long a stream trusts its token: one that is revoked or expires is told nothing after that."""
 
 Details = grpc.HandlerCallDetails
 
@@ -29,12 +31,15 @@ class TokenRefused(HostlerError):
 class TokenGuard(grpc.aio.ServerInterceptor):
     """Wraps each guarded call, so that the token is looked at with the call's own peer at hand."""
 
-    def __init__(self, store: Store, attempts: Attempts, unguarded: Collection[str]) -> None:
+    def __init__(
+        self, store: Store, attempts: Attempts, unguarded: Collection[str], monotonic: Callable[[], float]
+    ) -> None:
         """
         Args:
             unguarded: full names of services that may be called without a token.
         """
         self._store = store
+        self._monotonic = monotonic
         self._attempts = attempts
         self._unguarded = frozenset(unguarded)
 
@@ -52,7 +57,11 @@ class TokenGuard(grpc.aio.ServerInterceptor):
 
             async def guarded_stream(request: Any, context: Any) -> Any:
                 await self._admit(given, context)
+                looked = self._monotonic()
                 async for answer in stream(request, context):
+                    if self._monotonic() - looked >= _STILL_GOOD_SECONDS:
+                        await self._admit(given, context)
+                        looked = self._monotonic()
                     yield answer
 
             return grpc.unary_stream_rpc_method_handler(

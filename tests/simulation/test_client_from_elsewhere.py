@@ -7,6 +7,9 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
+from coordinator.pki import guard
 from tests.simulation.enrolled import EnrolledFarm, enrolled_farm
 
 
@@ -114,3 +117,25 @@ async def test_the_printed_line_enrols_a_host(tmp_path: Path) -> None:
         assert (code, said) == (0, "revoked host-1\n")
         code, _, told = await hostler("host", "revoke", "host-1", *beside(one))
         assert (code, "has no certificate and no open invitation" in told) == (1, True)
+
+
+async def test_a_watch_tells_nothing_more_when_its_token_is_revoked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "_STILL_GOOD_SECONDS", 0.0)
+    async with enrolled_farm(tmp_path) as one:
+        await one.declare()
+        token, pin = await make_token(one)
+        away = ("--coordinator", one.clients, "--token-file", str(token), "--ca-pin", pin)
+        watching = asyncio.create_task(hostler("watch", "--json", *away))
+        jobs = [one.queue(["nobody-has-this"])]
+        await asyncio.sleep(1.0)
+        assert (await hostler("token", "revoke", "laptop", *beside(one)))[0] == 0
+        while not watching.done():  # whatever happens next is not told to it
+            jobs.append(one.queue(["nobody-has-this"]))
+            await asyncio.wait({watching}, timeout=0.2)
+        code, _, errors = await watching
+        assert (code, "was revoked, or is of another installation" in errors) == (1, True)
+        for job in jobs:
+            one.forge.cancel_job(job.id)
+        await one.assert_nothing_left()
