@@ -1,8 +1,6 @@
 """A running libvirt for the tests that need one, and tiny guests that need no operating system."""
 
-import hashlib
 import subprocess
-import tarfile
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 from providers.contract import Arch, Bootstrap, InstanceSpec, Resources
 from providers.libvirt import ImageFile, LibvirtProvider, LibvirtSettings
 from tests.demo.places import CACHE, TEST_GUEST
+from tests.runner_images import STAND_IN, runner_image
 
 ROOT = Path(__file__).parents[2]
 URI = "qemu:///system"
@@ -80,36 +79,16 @@ RUNNER_RELEASE_FILE = "came-with-the-image"
 
 
 @pytest.fixture(scope="session")
-def runner_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The image for real jobs, built anew when its recipe has changed. Not to be written to.
+def cloud_init_image() -> Path:
+    """The image for real jobs, with cloud-init. It lacks run.sh, so that a machine has to download the runner."""
+    release = {RUNNER_RELEASE_FILE: "#!/bin/sh\necho $(basename $0) runs as $(id -un)\n"}
+    return runner_image("runner-image-cloud-init", release, "--cloud-init")
 
-    The release unpacked in it lacks run.sh, so that a machine has to download the runner.
-    """
-    recipe = ROOT / "packaging" / "images"
-    script = "#!/bin/sh\necho $(basename $0) runs as $(id -un)\n"
-    inputs = [
-        recipe / "build-runner-image",
-        *sorted(path for path in (recipe / "runner-image").rglob("*") if path.is_file()),
-    ]
-    key = hashlib.sha256(
-        script.encode() + b"".join(str(path).encode() + path.read_bytes() for path in inputs)
-    ).hexdigest()
-    CACHE.mkdir(parents=True, exist_ok=True)
-    image = CACHE / "runner-image.qcow2"
-    known = CACHE / "runner-image.qcow2.inputs"
-    if image.exists() and known.exists() and known.read_text() == key:
-        return image
-    folder = tmp_path_factory.mktemp("runner-image")
-    (folder / RUNNER_RELEASE_FILE).write_text(script)
-    (folder / RUNNER_RELEASE_FILE).chmod(0o755)
-    tarball = folder / "runner.tar.gz"
-    with tarfile.open(tarball, "w:gz") as archive:
-        archive.add(folder / RUNNER_RELEASE_FILE, f"./{RUNNER_RELEASE_FILE}")
-    checked = ["--runner-tarball", str(tarball), "--sha256", hashlib.sha256(tarball.read_bytes()).hexdigest()]
-    known.unlink(missing_ok=True)
-    subprocess.run([recipe / "build-runner-image", "--without-build-tools", *checked, image], check=True, timeout=280)
-    known.write_text(key)
-    return image
+
+@pytest.fixture(scope="session")
+def unit_image() -> Path:
+    """The image for real jobs, with the unit of our own and the stand-in runner unpacked."""
+    return runner_image("runner-image", {"run.sh": STAND_IN.read_text()})
 
 
 @pytest.fixture

@@ -267,10 +267,10 @@ def test_a_built_image_is_left_alone_until_an_input_changes(image: Path, tmp_pat
 
 
 @pytest.fixture
-def runner_disk(runner_image: Path, tmp_path: Path) -> Path:
+def runner_disk(cloud_init_image: Path, tmp_path: Path) -> Path:
     """As a provider makes it: an overlay as large as the flavor's disk."""
     disk = tmp_path / "disk.qcow2"
-    overlay = ["create", "-q", "-f", "qcow2", "-b", str(runner_image), "-F", "qcow2", str(disk), "8G"]
+    overlay = ["create", "-q", "-f", "qcow2", "-b", str(cloud_init_image), "-F", "qcow2", str(disk), "8G"]
     subprocess.run(["qemu-img", *overlay], check=True)
     return disk
 

@@ -1,4 +1,4 @@
-"""A job in the image for real jobs: cloud-init starts the coordinator's script, which makes the machine a runner."""
+"""A job in the image for real jobs: its own unit makes the machine a runner, or cloud-init by the coordinator's script."""
 
 import asyncio
 import re
@@ -19,6 +19,7 @@ from tests.demo.farm import Farm
 from tests.demo.forge import Control
 from tests.demo.places import Guest, Places
 from tests.demo.run import bring_up_network
+from tests.demo.show import webhook_at
 from tests.real import machines
 from tests.real.conftest import SETTINGS
 
@@ -31,17 +32,18 @@ sudo -n id -un | sed 's/^/sudo is /'
 echo "runner's folder: $(ls -A .. | tr '\\n' ' ')"
 echo "runner's files: $(stat -c '%n %U %a' ../.runner ../.credentials | tr '\\n' ';')"
 systemctl show hostler-runner --property=User,MainPID
+echo "root of $(df --output=size -BG / | tail -n 1 | tr -dc 0-9) GiB"
 sleep 5
 """
 SECONDS: Final = 300
 
 
 @pytest.fixture
-async def farm(libvirt_up: None, runner_image: Path, tmp_path: Path) -> AsyncIterator[Farm]:  # noqa: ARG001
+async def farm(libvirt_up: None, image: Path, tmp_path: Path) -> AsyncIterator[Farm]:  # noqa: ARG001
     places = Places(tmp_path / "farm")
     places.folder.mkdir()
     await asyncio.to_thread(bring_up_network, SETTINGS)
-    one = Farm(places, SETTINGS, guest=Guest("debian-12", runner_image, vcpus=2, memory_mib=2048, disk_gib=8))
+    one = Farm(places, SETTINGS, guest=Guest("debian-12", image, vcpus=2, memory_mib=2048, disk_gib=8))
     try:
         await one.start()
         yield one
@@ -50,6 +52,13 @@ async def farm(libvirt_up: None, runner_image: Path, tmp_path: Path) -> AsyncIte
         await asyncio.to_thread(machines.destroy, places.agent_data)
         for part in ("forge", "coordinator", "agent"):
             print(f"--- {part}", places.log(part).read_text() if places.log(part).exists() else "", sep="\n")
+
+
+@pytest.fixture
+def image(request: pytest.FixtureRequest) -> Path:
+    """By the name of its fixture."""
+    found: Path = request.getfixturevalue(request.param)
+    return found
 
 
 async def token_of_machine(farm: Farm) -> str:
@@ -83,7 +92,15 @@ def system_info(farm: Farm) -> list[tuple[str, str]]:
         return list(database.execute("SELECT os_name, os_version FROM instances"))
 
 
-async def test_the_runner_is_downloaded_checked_and_runs_its_job_as_an_ordinary_user(farm: Farm) -> None:
+class Ran(msgspec.Struct, frozen=True):
+    log: str
+    told: admin_pb2.Job
+    console: str
+    token: str
+
+
+async def run_job(farm: Farm) -> Ran:
+    """Queue a job and see it through, until the machine has gone off by itself and nothing of it is left."""
     async with aiohttp.ClientSession() as session, grpc.aio.insecure_channel(farm.grpc) as channel:
         forge, admin = Control(session, farm.state()), AdminStub(channel)
         job = await forge.queue_script(SCRIPT)
@@ -103,14 +120,37 @@ async def test_the_runner_is_downloaded_checked_and_runs_its_job_as_an_ordinary_
         told = await admin.GetJob(admin_pb2.GetJobRequest(id=str(job)))
         console = await admin.GetConsole(admin_pb2.GetConsoleRequest(instance=told.instance_id))
 
-    began = told.timeline[0].at.ToDatetime()
+    began = webhook_at(told)
     for entry in told.timeline:
         print(f"{(entry.at.ToDatetime() - began).total_seconds():8.2f} s  {entry.step}  {entry.detail}")
     text = console.data.decode(errors="replace")
     print(text)
+    assert done["conclusion"] == "success", done["log"]
+    return Ran(done["log"], told, text, token)
 
-    log: str = done["log"]
-    assert done["conclusion"] == "success", log
+
+@pytest.mark.parametrize("image", ["cloud_init_image"], indirect=True)
+async def test_the_runner_is_downloaded_checked_and_runs_its_job_as_an_ordinary_user(farm: Farm) -> None:
+    ran = await run_job(farm)
+
+    check(farm, ran)
+    assert "Listening for Jobs" in ran.console
+    assert "Invalid cloud-config" not in ran.console
+
+
+@pytest.mark.parametrize("image", ["unit_image"], indirect=True)
+async def test_the_images_own_unit_starts_the_runner_that_came_with_it(farm: Farm) -> None:
+    ran = await run_job(farm)
+
+    check(farm, ran)
+    assert "hostler: " in ran.console
+    assert re.search(r"^root of \d+ GiB", ran.log, re.MULTILINE)
+    assert int(re.findall(r"^root of (\d+) GiB", ran.log, re.MULTILINE)[0]) >= 7  # of the 8 that the flavor gives
+
+
+def check(farm: Farm, ran: Ran) -> None:
+    """What holds of a job whatever started its runner."""
+    log = ran.log
     assert re.search(r"^job of runner in groups .*\bdocker\b", log, re.MULTILINE)
     assert re.search(r"^docker server \d+\.", log, re.MULTILINE)
     assert "sudo is root" in log
@@ -118,7 +158,7 @@ async def test_the_runner_is_downloaded_checked_and_runs_its_job_as_an_ordinary_
     assert re.search(r"^runner's folder: .*run\.sh", log, re.MULTILINE)
     assert "User=runner" in log
 
-    said = [(entry.step, entry.detail) for entry in told.timeline]
+    said = [(entry.step, entry.detail) for entry in ran.told.timeline]
     steps = [step for step, _ in said]
     assert ("booted", "booted") in said
     assert ("runner online", "runner is up") in said
@@ -126,9 +166,7 @@ async def test_the_runner_is_downloaded_checked_and_runs_its_job_as_an_ordinary_
     assert steps[-1] == "destroyed"
     assert system_info(farm) == [("debian", "12")]
 
-    assert "Listening for Jobs" in text
-    assert "Invalid cloud-config" not in text
-    assert token not in text
-    assert "HOSTLER_TOKEN" not in text
+    assert ran.token not in ran.console
+    assert "HOSTLER_TOKEN" not in ran.console
     assert not list((farm.places.agent_data / "instances").iterdir())
-    assert msgspec.json.encode(token)[1:-1] not in farm.places.log("agent").read_bytes()
+    assert msgspec.json.encode(ran.token)[1:-1] not in farm.places.log("agent").read_bytes()
