@@ -2,7 +2,20 @@
 
 from typing import Final
 
-from tests.bench import agents, crash, guest_boot, host, http_servers, ingest, latency, lease, memory, planner, storm
+from tests.bench import (
+    agents,
+    crash,
+    guest_boot,
+    host,
+    http_servers,
+    ingest,
+    latency,
+    lease,
+    memory,
+    planner,
+    runner_image,
+    storm,
+)
 from tests.bench.results import Benchmark
 
 ALL: Final = (
@@ -19,4 +32,5 @@ ALL: Final = (
     Benchmark("agent-simulated", host.run_simulated),
     Benchmark("agent", host.run),
     Benchmark("guest", guest_boot.run),
+    Benchmark("runner-image", runner_image.run, longest_seconds=1200),
 )

@@ -1,4 +1,4 @@
-"""A job in the image for real jobs: its own unit makes the machine a runner, or cloud-init by the coordinator's script."""
+"""A job in the image for real jobs: the unit of the image makes the machine a runner, or cloud-init by our script."""
 
 import asyncio
 import re
