@@ -11,6 +11,9 @@ from tests.demo.places import CACHE, ROOT
 
 RECIPE: Final = ROOT / "packaging" / "images"
 STAND_IN: Final = ROOT / "tests" / "forge_simulator" / "runner.sh"
+WITH_UNIT: Final = ("runner-image", {"run.sh": STAND_IN.read_text()})
+"""The image whose own unit starts the runner: the stand-in that takes jobs of the forge simulator."""
+
 _BUILD_SECONDS: Final = 400
 
 

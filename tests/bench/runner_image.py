@@ -15,19 +15,18 @@ from aiohttp import web
 from coordinator.runner_api import scripts
 from tests.bench.results import BenchmarkFailed, Result, at_least, shown
 from tests.real.test_images import MAC, NETWORK_CONFIG, write_iso
-from tests.runner_images import runner_image
+from tests.runner_images import WITH_UNIT, runner_image
 from tests.samples.domain import instance, pool
 
-_STARTED: Final = "the runner is started"
-_RELEASE: Final = {"run.sh": f"#!/bin/sh\necho {_STARTED}\nexec sleep 600\n"}
+_STARTED: Final = "run.sh["  # what the runner's own lines on the console begin with
 _TOKEN: Final = "a-token-of-the-benchmarks"
 _ADDRESS: Final = "10.0.2.2"  # where QEMU's user networking has the host's loopback
 _PATIENCE_SECONDS: Final = 300.0
 
 
 async def run(folder: Path) -> list[Result]:
-    ours = await asyncio.to_thread(runner_image, "bench-unit", _RELEASE)
-    theirs = await asyncio.to_thread(runner_image, "bench-cloud-init", _RELEASE, "--cloud-init")
+    ours = await asyncio.to_thread(runner_image, *WITH_UNIT)
+    theirs = await asyncio.to_thread(runner_image, "runner-image-cloud-init-started", WITH_UNIT[1], "--cloud-init")
     async with _coordinator() as port:
         unit = await _boot(ours, _seed(folder / "unit.iso", port))
         cloud_init = await _boot(theirs, _seed(folder / "cloud-init.iso", port))

@@ -11,7 +11,7 @@ import pytest
 from providers.contract import Arch, Bootstrap, InstanceSpec, Resources
 from providers.libvirt import ImageFile, LibvirtProvider, LibvirtSettings
 from tests.demo.places import CACHE, TEST_GUEST
-from tests.runner_images import STAND_IN, runner_image
+from tests.runner_images import WITH_UNIT, runner_image
 
 ROOT = Path(__file__).parents[2]
 URI = "qemu:///system"
@@ -88,7 +88,7 @@ def cloud_init_image() -> Path:
 @pytest.fixture(scope="session")
 def unit_image() -> Path:
     """The image for real jobs, with the unit of our own and the stand-in runner unpacked."""
-    return runner_image("runner-image", {"run.sh": STAND_IN.read_text()})
+    return runner_image(*WITH_UNIT)
 
 
 @pytest.fixture
