@@ -277,11 +277,16 @@ class Farm:
     async def until_waiting(self, job: Job, part_of_reason: str) -> str:
         """Wait until the coordinator says why no machine comes for a job."""
 
+        said = ""
+
         async def told() -> bool:
-            return any(part_of_reason in one.waiting_reason for one in await self.jobs() if one.forge_job_id == job.id)
+            nonlocal said
+            if any(one.forge_job_id == job.id for one in await self.jobs()):  # its webhook has come
+                said = (await self.job(job.id)).waiting_reason  # in full: the list is brief
+            return part_of_reason in said
 
         await self.until_true(told)
-        return (await self.job(job.id)).waiting_reason
+        return said
 
     async def until(self, holds: Condition, seconds: float = PATIENCE_SECONDS) -> admin_pb2.FleetStatusResponse:
         last = admin_pb2.FleetStatusResponse()
