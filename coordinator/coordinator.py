@@ -114,7 +114,8 @@ class _Parts:
         tokens = InstanceTokens(store.instance_token_key, clock)
         forges = Forges(store.catalog, session, clock)
         self.waiting = Waiting()
-        clouds = {settings.name: ExecProvider(settings, store.controller_id) for settings in config.provider}
+        calls = Path(config.data_dir) / "calls"
+        clouds = {settings.name: ExecProvider(settings, store.controller_id, calls) for settings in config.provider}
         self.links = links = Links()
         self._revocations = Revocations(store.enrolments.ended, links)
         self.cluster = Cluster(store, links, self.waiting, self._revocations)

@@ -7,7 +7,7 @@ gives.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
@@ -45,6 +45,7 @@ class Machine(StrEnum):
     GOING = "going"
     GONE = "gone"
     ORPHAN = "orphan"  # nobody knows it, and it is ours
+    TWIN = "twin"  # its instance has another
     STRANGER = "stranger"
 
 
@@ -62,6 +63,7 @@ class Verdict(StrEnum):
     ASK_ABOUT_JOB = "ask about job"  # its machine goes when the forge says that its job has ended
     REMOVE_RUNNER = "remove runner"
     DESTROY = "destroy"  # a machine without an instance
+    DESTROY_TWIN = "destroy twin"  # a second machine of one instance
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -88,6 +90,7 @@ _GHOST: Final = Rule(Verdict.REMOVE_RUNNER, SECOND_LOOK, "a runner without a mac
 _VANISHED: Final = Rule(Verdict.VANISHED, SECOND_LOOK, "the machine is not in its cloud any more")
 _STOPPED: Final = Rule(Verdict.RETIRE, SECOND_LOOK, "the machine is switched off")
 _LEFT: Final = Rule(Verdict.DESTROY, SECOND_LOOK, "it was deleted and is there")
+_TWIN: Final = Rule(Verdict.DESTROY_TWIN, SECOND_LOOK, "a second machine of one instance")
 _ORPHAN: Final = Rule(Verdict.DESTROY, ORPHAN_GRACE, "a machine that nobody knows")
 
 FORGE: Final[Mapping[tuple[Runner, AtForge], Rule]] = {
@@ -137,6 +140,9 @@ CLOUD: Final[Mapping[tuple[Machine, InCloud], Rule]] = {
     (Machine.ORPHAN, InCloud.ABSENT): _NOTHING,
     (Machine.ORPHAN, InCloud.STOPPED): _ORPHAN,
     (Machine.ORPHAN, InCloud.THERE): _ORPHAN,
+    (Machine.TWIN, InCloud.ABSENT): _NOTHING,
+    (Machine.TWIN, InCloud.STOPPED): _TWIN,
+    (Machine.TWIN, InCloud.THERE): _TWIN,
     (Machine.STRANGER, InCloud.ABSENT): _NOTHING,
     (Machine.STRANGER, InCloud.STOPPED): _NOTHING,
     (Machine.STRANGER, InCloud.THERE): _NOTHING,
@@ -173,6 +179,13 @@ class Sight(msgspec.Struct, frozen=True):
     instance: Instance | None
     listed: ListedRunner | ListedMachine | None = None
     lasted: timedelta = timedelta()  # since it was first seen, and at every look from then on
+
+    @property
+    def key(self) -> str:
+        """What is suspected: the name, or one of several machines of it."""
+        if self.rule.verdict in (Verdict.DESTROY, Verdict.DESTROY_TWIN) and isinstance(self.listed, ListedMachine):
+            return f"{self.name} {self.listed.provider_id}"
+        return self.name
 
 
 class Suspicion(msgspec.Struct, frozen=True):
@@ -215,14 +228,41 @@ def in_cloud(pool: Pool, instances: Iterable[Instance], listed: Iterable[ListedM
     Args:
         instances: those of the pool that were not deleted before the listing began, and those of names listed.
     """
-    by_name = {machine.name: machine for machine in listed}
+    by_name: dict[str, list[ListedMachine]] = {}
+    for machine in listed:
+        by_name.setdefault(machine.name, []).append(machine)
     known = {instance.name: instance for instance in instances}
     sights = []
     for name in [*known, *(name for name in by_name if name not in known)]:
-        instance, machine = known.get(name), by_name.get(name)
-        state = machine.state if machine else InCloud.ABSENT
-        sights.append(Sight(name, CLOUD[machine_of(pool, name, instance), state], instance, machine))
+        instance, machines = known.get(name), by_name.get(name, [])
+        kind = machine_of(pool, name, instance)
+        if instance is None or kind is Machine.GONE:
+            sights += [Sight(name, CLOUD[kind, machine.state], instance, machine) for machine in machines]
+            continue
+        mine = _own(instance, machines)
+        state = mine.state if mine else InCloud.ABSENT
+        sights.append(Sight(name, CLOUD[kind, state], instance, mine))
+        twins = [machine for machine in machines if _is_twin(kind, instance, machine, mine)]
+        sights += [Sight(name, CLOUD[Machine.TWIN, twin.state], instance, twin) for twin in twins]
     return [sight for sight in sights if sight.rule.verdict is not Verdict.NOTHING]
+
+
+def _own(instance: Instance, machines: Sequence[ListedMachine]) -> ListedMachine | None:
+    """The instance's machine: one that is on before one that is off, and then the one whose id we were given."""
+    order = sorted(machines, key=lambda m: (m.state is InCloud.STOPPED, m.provider_id != instance.provider_id))
+    return next(iter(order), None)
+
+
+def _is_twin(kind: Machine, instance: Instance, machine: ListedMachine, mine: ListedMachine | None) -> bool:
+    """Whether a machine is to go because the instance has another: a cloud without unique names may make two.
+
+    Both have the same token, and nobody can tell which of them has called. Before any has, the one goes whose id we
+    were not given; afterwards only one that is off, which is what the other becomes when it is given no runner.
+    """
+    if kind is not Machine.RUNNING or mine is None or machine == mine or mine.state is not InCloud.THERE:
+        return False
+    has_called = instance.runner_status is not RunnerStatus.PENDING
+    return machine.state is InCloud.STOPPED or (not has_called and mine.provider_id == instance.provider_id)
 
 
 def machine_of(pool: Pool, name: str, instance: Instance | None) -> Machine:
@@ -252,9 +292,9 @@ def judge(
     suspected: dict[str, Suspicion] = {}
     proven: list[Sight] = []
     for sight in sights:
-        known = before.get(sight.name)
+        known = before.get(sight.key)
         since = known.since if known and known.rule == sight.rule and known.since <= now else now
-        suspected[sight.name] = Suspicion(sight.rule, since)
+        suspected[sight.key] = Suspicion(sight.rule, since)
         if now - since >= sight.rule.patience:
             proven.append(msgspec.structs.replace(sight, lasted=now - since))
     return suspected, proven

@@ -21,14 +21,17 @@ from coordinator.runner_api.scripts import Urls
 from coordinator.store.instances import PhaseFact
 from coordinator.store.store import Store
 from coordinator.tokens import InstanceTokens
+from hostler.errors import HostlerError
 from providers.contract import Arch, ProviderError
-from providers.exec.errors import InstanceExists
+from providers.exec.errors import ProviderNotStarted, RequestInvalid, StillMaking
 from providers.exec.provider import ExecProvider
 from providers.exec.spec import CloudInstance, CloudSpec
 
 log = structlog.get_logger()
 
 _LONGEST_WAIT: Final = timedelta(minutes=5)
+_FIRST_LOOK: Final = timedelta(seconds=0.5)
+_LONGEST_LOOK: Final = timedelta(seconds=10)
 
 
 class CloudExecutor:
@@ -68,51 +71,66 @@ class CloudExecutor:
             return
         cloud = self.clouds[instance.provider]
         extra_specs = _extra_specs(pool)
+        grace = timedelta(seconds=cloud.settings.appear_seconds) if begun_before else timedelta()
         # A list that cannot be had says nothing of the machine: the errand fails and is begun again.
-        made = await self._find(cloud, instance, pool, extra_specs) if begun_before else None
+        made = await self._appears(cloud, instance, pool, grace) if begun_before else None
         try:
-            if made is None:
+            if made is None and not await self._has_called(instance):
+                if not await self._is_wanted(instance):
+                    return
                 spec = await self._spec(instance, pool, extra_specs)
                 self._store.notes.add([Entry(Step.DISPATCHED, self._clock(), "", instance.id, instance.provider)])
-                made = await self._create(cloud, spec, pool, extra_specs)
-        except (ProviderError, ForgeError) as error:
-            if not await self._has_called(instance):
-                failed = PhaseFact("", instance.id, Phase.FAILED, self._clock(), str(error))
-                await self._store.instances.record_phase(failed)
+                made = await cloud.create(spec, clean_up=False)  # deleted, if at all, by this instance's own delete
+        except StillMaking:
+            raise
+        except (ProviderNotStarted, RequestInvalid, ForgeError) as error:  # nothing was begun
+            await self._fail(instance, error)
+            return
+        except ProviderError as error:
+            # It may be there all the same: made by this call, or by an earlier one that this one met.
+            made = await self._appears(cloud, instance, pool, grace)
+            if made is None and not await self._has_called(instance):
+                await self._fail(instance, error)
                 return
-            log.warning("a create failed, and its machine has called: kept", instance=instance.name, error=str(error))
+            log.warning("a create failed, and its machine is there: kept", instance=instance.name, error=str(error))
         provider_id = made.provider_id if made else ""  # without one it is known by its name
         await self._store.instances.record_phase(
             PhaseFact("", instance.id, Phase.STARTED, self._clock(), provider_id=provider_id)
         )
 
+    async def _fail(self, instance: Instance, error: HostlerError) -> None:
+        await self._store.instances.record_phase(PhaseFact("", instance.id, Phase.FAILED, self._clock(), str(error)))
+
+    async def _appears(
+        self, cloud: ExecProvider, instance: Instance, pool: Pool, grace: timedelta
+    ) -> CloudInstance | None:
+        """Look for what has perhaps been made, until it is listed, or nobody makes it any more and the grace is over.
+
+        Names are never used twice: whatever bears it is this very instance. It also ends when the machine has called,
+        and when it is not wanted any more.
+        """
+        ended: datetime | None = None
+        wait = _FIRST_LOOK
+        while True:
+            is_making = cloud.is_making(instance.name)  # asked first: what is made at the very end is listed then
+            listed = await cloud.list(pool.id, _extra_specs(pool) or None)
+            made = next((one for one in listed if one.name == instance.name and one.status != "error"), None)
+            if made is not None or await self._has_called(instance) or not await self._is_wanted(instance):
+                return made
+            ended = None if is_making else ended or self._clock()
+            if ended is not None and self._clock() - ended >= grace:
+                return None
+            await asyncio.sleep(wait.total_seconds())
+            wait = min(wait * 2, _LONGEST_LOOK)
+
+    async def _is_wanted(self, instance: Instance) -> bool:
+        now = await self._store.instances.get(instance.id)
+        return now is not None and now.status in COMING
+
     async def _has_called(self, instance: Instance) -> bool:
         """Whether there is a machine whatever its provider says: its runner may have a job by now."""
         now = await self._store.instances.get(instance.id)
         return now is not None and now.status in COMING and now.runner_status is not RunnerStatus.PENDING
-
-    async def _create(
-        self, cloud: ExecProvider, spec: CloudSpec, pool: Pool, extra_specs: dict[str, Any]
-    ) -> CloudInstance:
-        try:
-            return await cloud.create(spec, clean_up=False)  # deleted, if at all, by this instance's own delete
-        except InstanceExists:
-            # Names are never used twice: it is this very instance, made by a call whose answer was lost.
-            made = await self._named(cloud, spec.name, pool, extra_specs)
-            if made is None:
-                raise
-            return made
-
-    async def _find(
-        self, cloud: ExecProvider, instance: Instance, pool: Pool, extra_specs: dict[str, Any]
-    ) -> CloudInstance | None:
-        return await self._named(cloud, instance.name, pool, extra_specs)
-
-    async def _named(
-        self, cloud: ExecProvider, name: str, pool: Pool, extra_specs: dict[str, Any]
-    ) -> CloudInstance | None:
-        listed = await cloud.list(pool.id, extra_specs or None)
-        return next((one for one in listed if one.name == name and one.status != "error"), None)
 
     async def _spec(self, instance: Instance, pool: Pool, extra_specs: dict[str, Any]) -> CloudSpec:
         access = await self._store.catalog.forge_access(instance.entity_id)
@@ -160,9 +178,12 @@ class CloudExecutor:
         if making is not None:
             # A delete that overtakes its create finds nothing, and what is then made stays for ever.
             await making.wait()
+        cloud = self.clouds[instance.provider]
+        # A process that a former life has left. It has a deadline, and nobody tells of its end.
+        while cloud.is_making(instance.name):  # noqa: ASYNC110
+            await asyncio.sleep(_FIRST_LOOK.total_seconds())
         if await self._store.instances.begin(instance.id, Status.DELETING) is None:
             return
-        cloud = self.clouds[instance.provider]
         async for attempt in stamina.retry_context(
             on=ProviderError, attempts=None, timeout=None, wait_initial=1.0, wait_max=_LONGEST_WAIT
         ):

@@ -113,6 +113,9 @@ class Inspection:
                 await self._registrar.remove(subject, runner.id)
             case Verdict.DESTROY, _, ListedMachine() as machine if pool is not None:
                 await self._destroy(machine, pool)
+            case Verdict.DESTROY_TWIN, _, ListedMachine() as machine if pool is not None:
+                log.warning("destroying a second machine of one instance", machine=machine.name, id=machine.provider_id)
+                await self._clouds[pool.provider].delete(machine.provider_id, pool.id, _extra_specs(pool) or None)
 
     async def _let_go(self, instance: Instance, reason: str, step: Step) -> None:
         if await self._registrar.may_go(instance):

@@ -71,6 +71,13 @@ class InstanceExists(ExecError):
     hint = "take it over after looking at it with get, or delete it by name"
 
 
+class StillMaking(ExecError):
+    """Another call, perhaps of a former life of this process, is making the instance: nothing was begun."""
+
+    code = "still_making"
+    hint = "it is waited for; when it takes longer than timeout_seconds it is ended"
+
+
 class InstanceFaulty(ExecError):
     """The executable made the instance but reports it in status `error`."""
 

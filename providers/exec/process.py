@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import Enum
 
 import msgspec
@@ -77,8 +77,16 @@ class _Pipe:
         return writing
 
 
-async def run(executable: str, environment: Mapping[str, str], stdin: bytes, timeout_seconds: float) -> Finished:
+async def run(
+    executable: str,
+    environment: Mapping[str, str],
+    stdin: bytes,
+    timeout_seconds: float,
+    inherited: Collection[int] = (),
+) -> Finished:
     """Run to the end: the process has exited and nobody holds its output any more.
+
+    `inherited`: open files that it gets beside its input and output.
 
     It leads a process group of its own. At the deadline, on too much output and on cancellation the whole group is
     killed at once; a process that left the group is no longer listened to.
@@ -89,7 +97,7 @@ async def run(executable: str, environment: Mapping[str, str], stdin: bytes, tim
     out = _Pipe(STDOUT_LIMIT_BYTES, fail_beyond=True)
     err = _Pipe(STDERR_LIMIT_BYTES, fail_beyond=False)
     async with contextlib.AsyncExitStack() as stack:
-        process = await _start(executable, environment, out, err, stack)
+        process = await _start(executable, environment, out, err, stack, inherited)
         ending = await _wait(process, stdin, timeout_seconds, out.captured.ended, err.captured.ended)
         exit_code = process.returncode
         if ending is not Ending.EXITED:
@@ -104,7 +112,12 @@ async def run(executable: str, environment: Mapping[str, str], stdin: bytes, tim
 
 
 async def _start(
-    executable: str, environment: Mapping[str, str], out: _Pipe, err: _Pipe, stack: contextlib.AsyncExitStack
+    executable: str,
+    environment: Mapping[str, str],
+    out: _Pipe,
+    err: _Pipe,
+    stack: contextlib.AsyncExitStack,
+    inherited: Collection[int],
 ) -> asyncio.subprocess.Process:
     with contextlib.ExitStack() as ours:
         stdout = await out.open(stack)
@@ -119,6 +132,7 @@ async def _start(
                 stderr=stderr,
                 env=dict(environment),
                 start_new_session=True,
+                pass_fds=inherited,
             )
         )
         try:

@@ -5,10 +5,12 @@ import errno
 import os
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from providers.contract import ProviderError
-from providers.exec import answer, process
+from providers.exec import answer, claims, process
 from providers.exec.environment import Call, Command, build, passed_on
 from providers.exec.errors import (
     ExecError,
@@ -20,6 +22,7 @@ from providers.exec.errors import (
     ProviderNotStarted,
     ProviderTimeout,
     RequestInvalid,
+    StillMaking,
 )
 from providers.exec.mask import Mask, secrets_of_environment, secrets_of_spec
 from providers.exec.settings import ExecSettings
@@ -51,8 +54,10 @@ class ExecProvider:
     whoever cancels a create deletes the instance by name later.
     """
 
-    def __init__(self, settings: ExecSettings, controller_id: str) -> None:
+    def __init__(self, settings: ExecSettings, controller_id: str, calls: Path | None = None) -> None:
+        """`calls`: a directory of this machine in which it is noted which instances are being made."""
         self.settings = settings
+        self._claims = claims.Claims(calls)
         self._controller_id = controller_id
         self._slots = asyncio.Semaphore(settings.max_concurrent)
 
@@ -70,17 +75,22 @@ class ExecProvider:
         call = Call(command=Command.CREATE, pool_id=spec.pool_id, extra_specs=spec.extra_specs or None)
         made = spec.name
         try:
-            created = await self._ask(call, _required(answer.read_instance), stdin=spec.encode(), secrets=secrets)
+            read = _required(answer.read_instance)
+            created = await self._ask(call, read, stdin=spec.encode(), secrets=secrets, claim=spec.name)
             made = created.provider_id
             if created.status == "error":
                 raise self._faulty(created, secrets)
-        except (InstanceExists, ProviderNotStarted, RequestInvalid):
+        except (InstanceExists, ProviderNotStarted, RequestInvalid, StillMaking):
             raise
         except ExecError as error:
             if clean_up:
                 error.left_behind = await self._delete_failed(made, spec, secrets)
             raise
         return created
+
+    def is_making(self, name: str) -> bool:
+        """Whether a process that was begun on this machine, by whatever life of the coordinator, still makes it."""
+        return self._claims.is_held(name, self.settings.timeout_seconds)
 
     async def delete(self, instance: str, pool_id: str, extra_specs: ExtraSpecs) -> None:
         """Destroy an instance. Absent already: fine."""
@@ -123,25 +133,34 @@ class ExecProvider:
         return None
 
     async def _ask(
-        self, call: Call, read: Callable[[bytes], T], *, stdin: bytes = b"", secrets: set[str] | None = None
+        self,
+        call: Call,
+        read: Callable[[bytes], T],
+        *,
+        stdin: bytes = b"",
+        secrets: set[str] | None = None,
+        claim: str = "",
     ) -> T:
-        stdout, mask = await self._call(call, stdin=stdin, secrets=secrets)
+        stdout, mask = await self._call(call, stdin=stdin, secrets=secrets, claim=claim)
         try:
             return read(stdout)
         except ValueError as error:
             printed = _shortened(mask(stdout.decode(errors="replace")))
             raise ProviderAnswerInvalid(f"{self._named(call)}: {mask(str(error))}; it printed: {printed}") from None
 
-    async def _call(self, call: Call, *, stdin: bytes = b"", secrets: set[str] | None = None) -> tuple[bytes, Mask]:
-        """Returns standard output, and the mask for whoever wants to quote it."""
+    async def _call(
+        self, call: Call, *, stdin: bytes = b"", secrets: set[str] | None = None, claim: str = ""
+    ) -> tuple[bytes, Mask]:
+        """Returns standard output, and the mask for whoever wants to quote it. `claim`: the instance that it makes."""
         self._check(call)
         environment = build(self.settings, self._controller_id, call, os.environ)
         mask = Mask((secrets or set()) | secrets_of_environment(passed_on(self.settings, os.environ)))
         async with self._slots:
             try:
-                finished = await process.run(
-                    self.settings.executable, environment, stdin, self.settings.timeout_seconds
-                )
+                with self._claims.claim(claim) if claim else nullcontext(()) as inherited:
+                    finished = await process.run(
+                        self.settings.executable, environment, stdin, self.settings.timeout_seconds, inherited
+                    )
             except OSError as error:
                 reason = f"{self._named(call)}: '{self.settings.executable}' cannot be started: {error.strerror}"
                 raise ProviderNotStarted(reason, hint=_TOO_LARGE if error.errno == errno.E2BIG else "") from error

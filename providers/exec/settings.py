@@ -22,6 +22,7 @@ class ExecSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     environment: tuple[str, ...] = ()
     timeout_seconds: float = 300
     max_concurrent: int = 16
+    appear_seconds: float = 60  # how long after a create has ended its instance may first be listed
 
     def __post_init__(self) -> None:
         check(bool(self.name), "name: must not be empty; pools name their provider by it")
@@ -31,6 +32,10 @@ class ExecSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         check(
             0 < self.timeout_seconds <= DAY_SECONDS,
             f"timeout_seconds: {self.timeout_seconds:g} is not above 0 and at most {DAY_SECONDS}",
+        )
+        check(
+            0 <= self.appear_seconds <= 3600,
+            f"appear_seconds: {self.appear_seconds:g} is not 0 to 3600",
         )
         check(self.max_concurrent > 0, f"max_concurrent: {self.max_concurrent} is not above 0")
 

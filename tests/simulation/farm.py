@@ -92,6 +92,7 @@ class Farm:
             config_file=str(file),
             environment=("PATH",),
             timeout_seconds=20,
+            appear_seconds=1,
         )
 
     def executable(self, text: str) -> Path:

@@ -15,6 +15,9 @@ from tests.simulation.world import trace
 from tests.simulation.world.forge import SimForge
 from tests.simulation.world.scenario import (
     CLOUD,
+    REFUSED,
+    TAKEN,
+    UNIQUE,
     Faults,
     HostSpec,
     JobSpec,
@@ -136,6 +139,41 @@ def test_every_job_is_served_within_a_poll_though_every_other_webhook_is_never_s
     for number, spec in enumerate(scenario.jobs, 1):
         waited = begun[number] - spec.time - 1.0
         assert waited < poll + 60, f"job {number} waited {waited:.0f} s; {told(result, '')}"
+
+
+def cloudy(seed: int, names: str, *, elsewhere: bool) -> Scenario:
+    """Coordinators are killed among their creates, and answers of the cloud are late, lost or wrong."""
+    return Scenario(
+        seed,
+        Kind.CHAOS,
+        (Repository("octo/app", "one"),),
+        (PoolSpec("pool-0", "octo/app", ("linux",), provider=CLOUD, max_runners=10),),
+        (),
+        tuple(JobSpec(n * 15.0, "octo/app", ("linux",), 900.0) for n in range(8)),
+        Faults(cloud_call=0.6, kills=8, until=900.0),
+        cloud_at_once=10,
+        cloud_names=names,
+        elsewhere=elsewhere,
+        appear_seconds=0.0 if elsewhere else 60.0,
+    )
+
+
+@pytest.mark.parametrize("names", [UNIQUE, REFUSED, TAKEN])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_killed_coordinator_lets_nothing_be_made_twice_whatever_the_cloud_makes_of_names(
+    seed: int, names: str
+) -> None:
+    result = run(cloudy(seed, names, elsewhere=False))
+    assert not result.violations, told(result, "")
+
+
+def test_a_successor_elsewhere_cannot_see_what_is_made_and_a_second_machine_goes() -> None:
+    twins = 0
+    for seed in (0, 1, 7):
+        result = run(cloudy(seed, TAKEN, elsewhere=True))
+        assert not result.violations, told(result, "")
+        twins += sum("destroying a second machine of one instance" in line for line in result.log)
+    assert twins, "no seed made any"
 
 
 def test_a_recorded_trace_is_replayed() -> None:

@@ -61,6 +61,7 @@ interface_version = "v0.1.0"
 environment = ["AWS_", "PATH"]
 timeout_seconds = 300
 max_concurrent = 5
+appear_seconds = 45
 """
 
 
@@ -172,6 +173,7 @@ WRONG = [
     ("= 300", '= "5m"', "provider[0].timeout_seconds", "Expected `float`, got `str`"),
     ("= 5\n", "= 0\n", "provider[0]", "max_concurrent: 0 is not above 0"),
     ("= 5\n", '= "5"\n', "provider[0].max_concurrent", "Expected `int`, got `str`"),
+    ("= 45\n", "= -1\n", "provider[0]", "appear_seconds: -1 is not 0 to 3600"),
     ("timeout_seconds", "timeout", "provider[0].timeout", "unknown; allowed here: "),
     ("[http]", "[http", "", "not valid TOML"),
 ]

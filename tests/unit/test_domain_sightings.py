@@ -215,6 +215,56 @@ def test_a_machine_that_nobody_knows_is_an_orphan_of_its_pool() -> None:
     )  # fmt: skip
 
 
+def machines(one: Instance, **states: InCloud) -> list[ListedMachine]:
+    return [ListedMachine(provider_id, one.name, state) for provider_id, state in states.items()]
+
+
+def destroyed(one: Instance, **states: InCloud) -> list[str]:
+    """The ids of machines that are to go while their instance stays."""
+    sights = in_cloud(CLOUDY, [one], machines(one, **states))
+    return [s.listed.provider_id for s in sights if s.rule.verdict is Verdict.DESTROY_TWIN and s.listed]  # type: ignore[union-attr]
+
+
+THERE, STOPPED = InCloud.THERE, InCloud.STOPPED
+ON_CLOUD: dict[str, Any] = {"pool_id": CLOUDY.id, "provider": "cloud", "host": "", "provider_id": "b"}
+
+
+def test_of_two_machines_of_one_instance_none_has_called_and_the_one_goes_whose_id_was_not_given() -> None:
+    one = booting(**ON_CLOUD)
+    assert destroyed(one, a=THERE, b=THERE) == ["a"]
+    assert destroyed(one, a=STOPPED, b=THERE) == ["a"]
+    assert destroyed(one, a=THERE, b=THERE, c=THERE) == ["a", "c"]
+    assert destroyed(one, b=THERE) == []
+    assert destroyed(booting(**ON_CLOUD | {"provider_id": ""}), a=THERE, b=THERE) == []  # which was meant?
+
+
+@pytest.mark.parametrize("runner_status", [RunnerStatus.INSTALLING, RunnerStatus.IDLE, RunnerStatus.ACTIVE])
+def test_when_one_of_two_machines_has_called_only_one_that_is_off_goes_beside_one_that_is_on(
+    runner_status: RunnerStatus,
+) -> None:
+    one = booting(**ON_CLOUD | {"runner_status": runner_status})
+    assert destroyed(one, a=THERE, b=THERE) == []
+    assert destroyed(one, a=STOPPED, b=THERE) == ["a"]
+    assert destroyed(one, a=THERE, b=STOPPED) == ["b"]  # it is not known which has called
+    sights = in_cloud(CLOUDY, [one], machines(one, a=STOPPED, b=STOPPED))
+    assert [sight.rule.verdict for sight in sights] == [Verdict.RETIRE]
+
+
+def test_while_a_create_is_under_way_and_when_an_instance_goes_there_are_no_twins() -> None:
+    for status in (Status.CREATING, Status.PENDING_DELETE, Status.DELETING):
+        assert destroyed(booting(**ON_CLOUD | {"status": status}), a=THERE, b=THERE) == []
+
+
+def test_each_machine_of_a_deleted_instance_is_found_and_suspected_for_itself() -> None:
+    one = gone(**ON_CLOUD)
+    sights = in_cloud(CLOUDY, [one], machines(one, a=THERE, b=STOPPED))
+    assert [sight.rule.verdict for sight in sights] == [Verdict.DESTROY] * 2
+    suspected, proven = judge({}, sights[:1], NOW)
+    assert proven == []
+    _, proven = judge(suspected, sights, NOW + SECOND_LOOK)
+    assert [sight.listed.provider_id for sight in proven if isinstance(sight.listed, ListedMachine)] == ["a"]
+
+
 # --- one listing after another ---
 
 

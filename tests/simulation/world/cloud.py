@@ -2,13 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from providers.exec.process import Ending, Finished
 from tests.simulation.world.guests import Guest
-from tests.simulation.world.life import CURRENT, Life
-from tests.simulation.world.scenario import chances
+from tests.simulation.world.scenario import REFUSED, TAKEN, chances
 
 if TYPE_CHECKING:
     from tests.simulation.world.world import World
@@ -26,30 +26,58 @@ class CloudMachine:
         self.guest: Guest | None = None
 
 
+class SimClaims:
+    """In place of the locked files by which a coordinator knows what processes its former lives have left."""
+
+    def __init__(self, cloud: "Cloud") -> None:
+        self._cloud = cloud
+
+    @contextmanager
+    def claim(self, _: str) -> Iterator[tuple[int, ...]]:
+        yield ()
+
+    def is_held(self, name: str, timeout_seconds: float) -> bool:
+        return self._cloud.is_making(name, timeout_seconds)
+
+
 class Cloud:
-    """Names are unique in it. A call that was begun goes on though the coordinator is killed."""
+    """A call that was begun goes on though the coordinator is killed."""
 
     def __init__(self, world: "World") -> None:
-        self.machines: dict[str, CloudMachine] = {}  # by name
+        self.machines: dict[str, CloudMachine] = {}  # by provider id
         self.creating = 0
         self._world = world
         self._chance = chances("cloud", world.scenario.seed)
         self._numbers = 0
         self._reserved: set[str] = set()
+        self._making: dict[str, tuple[asyncio.Task[Finished], float]] = {}  # by name: the call, and since when
 
     def log(self, what: str) -> None:
         self._world.log("cloud", what)
 
-    async def run(self, executable: str, environment: Mapping[str, str], stdin: bytes, seconds: float) -> Finished:
+    def is_making(self, name: str, timeout_seconds: float) -> bool:
+        """As the coordinator knows it, where its former lives were on the same machine."""
+        call, since = self._making.get(name, (None, 0.0))
+        if call is None or call.done() or self._world.scenario.elsewhere:
+            return False
+        if self._world.loop.time() - since > timeout_seconds:
+            call.cancel()
+        return True
+
+    async def run(
+        self, executable: str, environment: Mapping[str, str], stdin: bytes, seconds: float, _: Collection[int]
+    ) -> Finished:
         """Stands for `providers.exec.process.run`."""
-        call = self._world.spawn(self._call(environment, stdin, CURRENT.get()))
+        call = self._world.spawn(self._call(environment, stdin))
+        if environment["GARM_COMMAND"] == "CreateInstance":
+            self._making[json.loads(stdin)["name"]] = (call, self._world.loop.time())
         try:
             return await asyncio.wait_for(asyncio.shield(call), seconds)
         except TimeoutError:
             call.cancel()
             return Finished(Ending.TIMED_OUT, None, b"", b"", stderr_cut=False)
 
-    async def _call(self, environment: Mapping[str, str], stdin: bytes, caller: Life | None) -> Finished:
+    async def _call(self, environment: Mapping[str, str], stdin: bytes) -> Finished:
         command, instance = environment["GARM_COMMAND"], environment.get("GARM_INSTANCE_ID", "")
         await asyncio.sleep(self._chance.uniform(0.1, 2.0))
         faulty = self._chance.random() < self._world.faults.cloud_call
@@ -60,7 +88,7 @@ class Cloud:
         if fault == "slow":
             await asyncio.sleep(self._chance.uniform(10, 400))
         if command == "CreateInstance":
-            finished = await self._create(json.loads(stdin), environment["GARM_POOL_ID"], caller)
+            finished = await self._create(json.loads(stdin), environment["GARM_POOL_ID"])
         elif command == "DeleteInstance":
             finished = self._delete(instance)
         else:
@@ -70,10 +98,11 @@ class Cloud:
             return _failed(1, "the connection was reset")
         return finished
 
-    async def _create(self, told: dict[str, str], pool_id: str, caller: Life | None) -> Finished:
+    async def _create(self, told: dict[str, str], pool_id: str) -> Finished:
         name = told["name"]
-        if name in self.machines or name in self._reserved:
-            return _failed(_DUPLICATE, f"there is an instance {name}")
+        names = self._world.scenario.cloud_names
+        if names != TAKEN and (name in self.names() or name in self._reserved):
+            return _failed(1 if names == REFUSED else _DUPLICATE, f"there is an instance {name}")
         self._reserved.add(name)
         self.creating += 1
         try:
@@ -83,15 +112,15 @@ class Cloud:
             self.creating -= 1
             self._reserved.discard(name)
         self._numbers += 1
-        machine = self.machines[name] = CloudMachine(name, pool_id, f"i-{self._numbers:04}")
-        if caller is not None and caller.alive:
-            self._world.rules.made(name, name, "cloud")
-        else:
-            # However late it comes, and whatever its successor has done meanwhile: nobody can call it back.
-            self.log(f"machine {name} has started, by a call of a coordinator that is no more")
+        provider_id = f"i-{self._numbers:04}"
+        machine = self.machines[provider_id] = CloudMachine(name, pool_id, provider_id)
+        self._world.rules.made(name, name, "cloud")
         machine.guest = Guest(self._world, name, told["instance-token"], lambda: self._stopped(machine))
         machine.guest.boot()
         return _answer(_shown(machine))
+
+    def names(self) -> list[str]:
+        return [machine.name for machine in self.machines.values()]
 
     def _stopped(self, machine: CloudMachine) -> None:
         """It tells nobody."""
@@ -111,9 +140,10 @@ class Cloud:
         machine = next((m for m in self.machines.values() if instance in (m.name, m.provider_id)), None)
         if machine is None:
             return _failed(_NOT_FOUND, f"there is no instance {instance}")
-        self._world.rules.destroyed_by_command(machine.name)
+        if machine.guest is not None and machine.guest.is_busy:
+            self._world.rules.destroyed_by_command(machine.name)
         self.log(f"machine {machine.name} is no more")
-        del self.machines[machine.name]
+        del self.machines[machine.provider_id]
         if machine.guest is not None:
             machine.guest.end()
         return _answer(None)

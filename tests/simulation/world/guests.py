@@ -47,6 +47,10 @@ class Guest:
         self._runner: Runner | None = None
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def is_busy(self) -> bool:
+        return self._runner is not None and self._runner.online and self._runner.job is not None
+
     def boot(self) -> None:
         self._task = self._world.spawn(self._live())
 

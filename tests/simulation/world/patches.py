@@ -15,7 +15,7 @@ import tenacity
 from coordinator.forges import forges
 from coordinator.http import app
 from coordinator.store.database import Database
-from providers.exec import process
+from providers.exec import claims, process
 from tests.simulation.world.life import CURRENT, InlineConnection
 
 
@@ -61,6 +61,7 @@ def simulated(
     time: Callable[[], float],
     client: Callable[..., Any],
     run_process: Callable[..., Any],
+    claims_of: Callable[..., Any],
     tell: Callable[[str, str], None],
 ) -> Iterator[None]:
     """Everything real again afterwards."""
@@ -73,6 +74,7 @@ def simulated(
         stack.enter_context(patch(tenacity, "time", SimpleNamespace(monotonic=time)))
         stack.enter_context(patch(forges, "GitHub", client))
         stack.enter_context(patch(process, "run", run_process))
+        stack.enter_context(patch(claims, "Claims", claims_of))
         stack.enter_context(patch(app, "public", lambda webhooks: webhooks))
         stack.enter_context(patch(app, "for_machines", lambda runner_api: runner_api))
         recorder = Recorder(tell)

@@ -57,8 +57,10 @@ def _machines(world: "World", rows: list[InstanceRow]) -> list[tuple[str, str]]:
         for host in world.hosts.values()
         for machine in host.machines.values()
     }
-    there |= {("", name): name for name in world.cloud.machines}
+    there |= {("", name): name for name in world.cloud.names()}
     found = [("no machine without a row", f"{there[key]} on {key[0] or CLOUD}") for key in sorted(there.keys() - known)]
+    twice = [name for name, count in sorted(Counter(world.cloud.names()).items()) if count > 1]
+    found += [("no machine without a row", f"a second {name} on {CLOUD}") for name in twice]
     found += [
         ("no row without a machine", f"{names[key]} on {key[0] or CLOUD}") for key in sorted(known - there.keys())
     ]
@@ -67,7 +69,7 @@ def _machines(world: "World", rows: list[InstanceRow]) -> list[tuple[str, str]]:
 
 def _registrations(world: "World") -> list[tuple[str, str]]:
     names = {machine.name for host in world.hosts.values() for machine in host.machines.values()}
-    names |= set(world.cloud.machines)
+    names |= set(world.cloud.names())
     return [
         ("no registration without a machine", f"runner {runner.name}")
         for runner in world.forge.runners.values()

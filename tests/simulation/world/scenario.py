@@ -14,6 +14,10 @@ STARVES: Final = "starves"
 """A label of the job beside the greedy ones."""
 CLOUD: Final = "cloud"
 DRIVER: Final = "simulated"
+# What a cloud makes of a name that it has already.
+UNIQUE: Final = "it ends with 31"
+REFUSED: Final = "it ends with 1"
+TAKEN: Final = "it makes another"
 FLAVORS: Final = {"small": (1, 1024, 10), "large": (2, 4096, 20)}
 _KINDS: Final = ("chaos", "chaos", "chaos", "calm", "chaos", "storm", "chaos", "chaos", "starving", "chaos")
 
@@ -96,6 +100,9 @@ class Scenario(msgspec.Struct, frozen=True):
     jobs: tuple[JobSpec, ...]
     faults: Faults = Faults()
     cloud_at_once: int = 2
+    cloud_names: str = UNIQUE
+    appear_seconds: float = 60.0  # how long a coordinator waits for what another one may have made
+    elsewhere: bool = False  # each life of the coordinator is on a machine of its own
     creates_per_host: int = 2
     starvation_minutes: int = 30
     registrations_per_minute: int = 0  # 0: no limit
@@ -183,6 +190,7 @@ def _mixed(seed: int, kind: Kind, chance: random.Random) -> Scenario:
         cloud_at_once=chance.randint(1, 3),
         creates_per_host=chance.randint(1, 3),
         registrations_per_minute=chance.choice([0, 0, 3, 6]),
+        cloud_names=chances("names", seed).choice([UNIQUE, REFUSED, TAKEN]),
     )
 
 

@@ -24,7 +24,7 @@ from coordinator.store.store import open_store
 from hostler import config
 from providers.exec.settings import ExecSettings
 from tests.simulation.world import quiet
-from tests.simulation.world.cloud import Cloud
+from tests.simulation.world.cloud import Cloud, SimClaims
 from tests.simulation.world.forge import ForgeModel, SimForge
 from tests.simulation.world.hosts import Host
 from tests.simulation.world.life import CURRENT, DeadError, Life
@@ -146,6 +146,7 @@ class World:
             config_file="/etc/hostname",
             timeout_seconds=300,
             max_concurrent=scenario.cloud_at_once,
+            appear_seconds=scenario.appear_seconds,
         )
         return CoordinatorConfig(
             data_dir=str(self._directory),
@@ -293,7 +294,12 @@ def run(scenario: Scenario) -> Result:
         loop = VirtualLoop()
         world = World(scenario, loop, directory)
         with simulated(
-            scenario.seed, time=loop.time, client=world.client, run_process=world.cloud.run, tell=world.told
+            scenario.seed,
+            time=loop.time,
+            client=world.client,
+            run_process=world.cloud.run,
+            claims_of=lambda _: SimClaims(world.cloud),
+            tell=world.told,
         ):
             try:
                 loop.run_until_complete(world.run())
