@@ -17,6 +17,7 @@ from coordinator.domain.world import Budget, Moment, Policy, World
 from tests.samples.domain import NOW, SMALL, calm, carried_out, host, idle, instance, job, pool, world
 from tests.unit.test_domain_planner import worlds
 
+LATER = (timedelta(), timedelta(seconds=31), timedelta(minutes=31))  # rests are over; what is young starves
 PATIENT = Policy(creates_per_host=1000, starvation_bound=timedelta(days=1))
 BIG = host(capacity=Resources(1000, 10_000_000, 100_000))
 
@@ -250,9 +251,9 @@ def test_a_runner_that_was_idle_for_long_before_the_job_came_is_believed() -> No
 
 
 @calm
-@given(worlds(), worlds(), st.randoms(use_true_random=False), st.sampled_from([0.0, 0.3, 1.0]))
+@given(worlds(), worlds(), st.randoms(use_true_random=False), st.sampled_from([0.0, 0.3, 1.0]), st.sampled_from(LATER))
 def test_a_board_told_of_changes_plans_as_one_made_of_the_end(
-    before: World, after: World, chance: object, looks: float
+    before: World, after: World, chance: object, looks: float, later: timedelta
 ) -> None:
     """However often it plans in between: what it remembers of refusals is given up when it may be wrong."""
     after = msgspec.structs.replace(after, clouds=before.clouds, policy=before.policy)
@@ -285,7 +286,8 @@ def test_a_board_told_of_changes_plans_as_one_made_of_the_end(
             entities=tuple(board.entities.values()),
         )
     )
-    kept, made = plan_on(board, Moment(NOW)), plan_on(scratch, Moment(NOW))
+    plan_on(board, Moment(NOW))
+    kept, made = plan_on(board, Moment(NOW + later)), plan_on(scratch, Moment(NOW + later))
     assert (kept.creates, kept.waits, kept.holds) == (made.creates, made.waits, made.holds)
     assert [why_waiting(board, kept, w.job_id) for w in kept.waits] == [
         why_waiting(scratch, made, w.job_id) for w in made.waits
