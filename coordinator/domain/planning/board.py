@@ -201,7 +201,7 @@ class Board:
     def last_pool(self, entity_id: str) -> str | None:
         """The pool of the entity's newest instance that is still there."""
         made = self._made[entity_id]
-        while made and not self._is_of(made[0][1], entity_id):
+        while made and not self._is_of(made[0], entity_id):
             heappop(made)
         return self.instances[made[0][1]].pool_id if made else None
 
@@ -360,12 +360,13 @@ class Board:
     def _remember(self, instance: Instance) -> None:
         made = self._made[instance.entity_id]
         if len(made) > 2 * self.of_entity[instance.entity_id] + 64:
-            made[:] = [entry for entry in made if self._is_of(entry[1], instance.entity_id)]
+            made[:] = [entry for entry in made if self._is_of(entry, instance.entity_id)]
             heapify(made)
         heappush(made, (-instance.created_at.timestamp(), instance.id))
 
-    def _is_of(self, instance_id: str, entity_id: str) -> bool:
-        return instance_id in self.instances and self.instances[instance_id].entity_id == entity_id
+    def _is_of(self, made: tuple[float, str], entity_id: str) -> bool:
+        instance = self.instances.get(made[1])
+        return instance is not None and (-instance.created_at.timestamp(), instance.entity_id) == (made[0], entity_id)
 
     def _date(self, instance: Instance) -> None:
         pool = self.pools.get(instance.pool_id)
