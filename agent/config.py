@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from agent.host import Reserve
+from agent.pressure import Low
 from hostler.config import check, check_key, host_and_port, host_name
 from hostler.config import load as load_file
 from hostler.errors import ConfigError
@@ -16,6 +17,9 @@ from providers.images.store import Finish, Room, kept_as_it_is
 
 # Modules are imported only when asked for: a host without libvirt's bindings need not have them.
 _MODULES: Final = {"libvirt": "agent.with_libvirt", "lxd": "agent.with_lxd", "simulated": "agent.with_simulated"}
+
+# Beyond these a host that is full by our books is so overloaded that its machines fail.
+_MOST_OVERCOMMIT: Final = {"cpu_overcommit": 32.0, "memory_overcommit": 4.0, "disk_overcommit": 16.0}
 
 
 class HostSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,17 +42,22 @@ class CoordinatorSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
 
 class CapacitySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is kept for the host itself. Memory and disk are promised once; a vCPU may be promised several times."""
+    """What is kept for the host itself, how often the rest may be promised, and when the host takes nothing more."""
 
     reserved_vcpus: int = 0
     reserved_memory_mib: int = 1024
     reserved_disk_gib: int = 10
     cpu_overcommit: float = 1.0
+    memory_overcommit: float = 1.0
+    disk_overcommit: float = 1.0
+    low_memory_mib: int = 512
+    low_disk_gib: int = 5
 
     def __post_init__(self) -> None:
-        for name in ("reserved_vcpus", "reserved_memory_mib", "reserved_disk_gib"):
+        for name in ("reserved_vcpus", "reserved_memory_mib", "reserved_disk_gib", "low_memory_mib", "low_disk_gib"):
             check(getattr(self, name) >= 0, f"{name}: must be 0 or more")
-        check(1.0 <= self.cpu_overcommit <= 32.0, "cpu_overcommit: must be from 1.0 to 32.0")
+        for name, most in _MOST_OVERCOMMIT.items():
+            check(1.0 <= getattr(self, name) <= most, f"{name}: must be from 1.0 to {most}")
 
     @property
     def reserve(self) -> Reserve:
@@ -57,7 +66,13 @@ class CapacitySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             memory_mib=self.reserved_memory_mib,
             disk_gib=self.reserved_disk_gib,
             cpu_overcommit=self.cpu_overcommit,
+            memory_overcommit=self.memory_overcommit,
+            disk_overcommit=self.disk_overcommit,
         )
+
+    @property
+    def low(self) -> Low:
+        return Low(memory_mib=self.low_memory_mib, disk_gib=self.low_disk_gib)
 
 
 class ImagesSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -23,6 +23,7 @@ from agent.endings import Endings
 from agent.image_news import ImageNews
 from agent.keeper import Keeper
 from agent.outbox import Outbox
+from agent.pressure import Gauge
 from agent.renewal import Renewal, UntilRenewed
 from agent.session import Session
 from hostler import __version__
@@ -71,6 +72,7 @@ class Agent:
         self._images = ImageStore(config.images_path, config.images.room(self._disk_gib), config.finish_image)
         self._images.on_change = self._image_news.put
         self._renewal = Renewal(config.data_path, self._way, now=now, rng=self._rng)
+        self._gauge = Gauge(config.capacity.low)
         self._keeper = Keeper(
             provider,
             self._outbox,
@@ -81,6 +83,7 @@ class Agent:
             creates_at_once=_CREATES_AT_ONCE,
             create_grace_seconds=create_grace_seconds,
             images=self._images,
+            refusal=self._gauge.refusal,
         )
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -122,9 +125,16 @@ class Agent:
         """How the coordinator is reached as things are now."""
         return dial.find(self._config.data_path, self._config.host.name, self._config.coordinator, self._now())
 
+    async def _inventory(self) -> pb.Inventory:
+        return wire.inventory(await self._keeper.inventory())
+
+    async def _usage(self) -> host.Usage:
+        return await asyncio.to_thread(host.usage, self._config.instances_path)
+
     def _session(self, capacity: pb.Resources) -> Session:
         async def hello() -> pb.Hello:
-            inventory = wire.inventory(await self._keeper.inventory())
+            self._gauge.read(await self._usage())
+            inventory = await self._inventory()
             self._image_news.clear()
             return pb.Hello(
                 host=self._config.host.name,
@@ -135,12 +145,15 @@ class Agent:
                 drivers=[wire.driver_out(driver) for driver in self._provider.drivers],
                 agent_run=self._run,
                 images=[wire.image_report(status) for status in self._images.statuses()],
+                pressure=wire.pressure(self._gauge.pressure),
             )
 
         return Session(
             way=self._way(),
             hello=hello,
-            usage=lambda: asyncio.to_thread(host.usage, self._config.instances_path),
+            inventory=self._inventory,
+            usage=self._usage,
+            gauge=self._gauge,
             commands=self._keeper,
             outbox=self._outbox,
             image_news=self._image_news,

@@ -18,12 +18,14 @@ _GIB = 1024**3
 
 
 class Reserve(msgspec.Struct, frozen=True, kw_only=True):
-    """What is kept for the host itself, and how often a processor may be promised."""
+    """What is kept for the host itself, and how often the rest may be promised."""
 
     vcpus: int
     memory_mib: int
     disk_gib: int
-    cpu_overcommit: float
+    cpu_overcommit: float = 1.0
+    memory_overcommit: float = 1.0
+    disk_overcommit: float = 1.0
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -58,15 +60,15 @@ def total(*directories: Path) -> Resources:
 
 
 def capacity(total: Resources, reserve: Reserve) -> Resources:
-    """What instances may use. Processors may be promised several times, memory and disk never.
+    """What instances may use: what the reserve leaves, as often as it may be promised.
 
     Raises:
         ConfigError: the reserve leaves nothing.
     """
     left = Resources(
         vcpus=int((total.vcpus - reserve.vcpus) * reserve.cpu_overcommit),
-        memory_mib=total.memory_mib - reserve.memory_mib,
-        disk_gib=total.disk_gib - reserve.disk_gib,
+        memory_mib=int((total.memory_mib - reserve.memory_mib) * reserve.memory_overcommit),
+        disk_gib=int((total.disk_gib - reserve.disk_gib) * reserve.disk_overcommit),
     )
     for name in ("vcpus", "memory_mib", "disk_gib"):
         if getattr(left, name) < 1:

@@ -43,11 +43,15 @@ class Keeper:
         creates_at_once: int,
         create_grace_seconds: float = 30.0,
         images: ImageStore | None = None,
+        refusal: Callable[[], HostlerError | None] = lambda: None,
     ) -> None:
-        """`create_grace_seconds`: how long a delete lets a create that is under way come to its own end.
-
-        `images`: those of the catalogue; without it only the provider's own can be booted.
         """
+        Args:
+            create_grace_seconds: how long a delete lets a create that is under way come to its own end.
+            images: those of the catalogue; without it only the provider's own can be booted.
+            refusal: why the host makes no new machine now.
+        """
+        self._refusal = refusal
         self._provider = provider
         self._outbox = outbox
         self._endings = endings
@@ -91,10 +95,20 @@ class Keeper:
             self._repeat_phases(slot)
         elif answer is Answer.REPEAT_FAILURE and ended is not None:
             self._say_failed(ended)
+        elif answer is Answer.BEGIN and slot is None and (refusal := self._refusal()) is not None:
+            self._refuse(spec, refusal)
         elif answer is Answer.BEGIN:
             slot = self._slots.setdefault(spec.instance_id, Slot(spec.instance_id, spec.generation, spec.name))
             slot.generation, slot.name, slot.to_make = spec.generation, spec.name, spec
             self._start_worker(slot)
+
+    def _refuse(self, spec: InstanceSpec, refusal: HostlerError) -> None:
+        """Say that nothing was made, and again when asked again: a repeated command must not make it after all."""
+        _log.warning("create refused", instance=spec.instance_id, error=str(refusal))
+        detail, code = str(refusal), refusal.code
+        ending = Ending(spec.instance_id, spec.generation, Phase.FAILED, self._now(), detail, code)
+        self._endings.remember(ending)
+        self._say_failed(ending)
 
     def delete(self, instance_id: str, generation: int) -> None:
         slot = self._slots.get(instance_id)

@@ -14,6 +14,7 @@ from agent.dial import Way
 from agent.host import Usage
 from agent.image_news import ImageNews
 from agent.outbox import Outbox
+from agent.pressure import Gauge
 from hostler import versions
 from hostler.errors import HostlerError
 from protos.hostler.v1 import fleet_pb2 as pb
@@ -24,6 +25,7 @@ from providers.images.values import ImageSource
 WELCOME_SECONDS: Final = 20.0
 MOST_UNACKNOWLEDGED: Final = 10_000
 _GOODBYE_SECONDS: Final = 2.0
+_LOOK_SECONDS: Final = 5.0
 
 _log = structlog.get_logger(__name__)
 
@@ -48,7 +50,9 @@ class Session:
         *,
         way: Way,
         hello: Callable[[], Awaitable[pb.Hello]],
+        inventory: Callable[[], Awaitable[pb.Inventory]],
         usage: Callable[[], Awaitable[Usage]],
+        gauge: Gauge,
         commands: Commands,
         outbox: Outbox,
         image_news: ImageNews,
@@ -57,13 +61,17 @@ class Session:
         self._way = way
         self._address = way.address
         self._hello = hello
+        self._inventory = inventory
         self._usage = usage
+        self._gauge = gauge
         self._commands = commands
         self._outbox = outbox
         self._image_news = image_news
         self._drivers: list[str] = []
         self._now = now
         self._heartbeat: pb.Heartbeat | None = None  # only the newest is worth sending
+        self._look = asyncio.Event()  # the coordinator wants to see what is held
+        self._seen: pb.Inventory | None = None
         self._position = 0
         self._sent_sequence = 0
 
@@ -106,7 +114,7 @@ class Session:
         reader = asyncio.create_task(self._read(call), name="session reader")
         writer = asyncio.create_task(self._write(call, stop), name="session writer")
         heart = asyncio.create_task(self._beat(min(max(welcome.heartbeat_seconds, 1), 300)), name="session heartbeat")
-        tasks = {reader, writer, heart}
+        tasks = {reader, writer, heart, asyncio.create_task(self._look_when_asked(), name="session eyes")}
         try:
             done, _ = await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -156,6 +164,8 @@ class Session:
             case "event_ack":
                 # What was not sent on this stream cannot have been meant.
                 self._outbox.acknowledge(min(message.event_ack.sequence, self._sent_sequence))
+            case "inventory_request":
+                self._look.set()
             case kind:
                 _log.warning("message not understood", kind=kind)
 
@@ -211,6 +221,9 @@ class Session:
         status = self._image_news.take()  # before an event that may follow from it
         if status is not None:
             return pb.AgentMessage(image_report=wire.image_report(status))
+        if self._seen is not None:
+            seen, self._seen = self._seen, None
+            return pb.AgentMessage(inventory=seen)
         entry = self._outbox.after(self._position)
         if entry is None:
             return None
@@ -219,15 +232,29 @@ class Session:
         return entry.message
 
     async def _beat(self, seconds: int) -> NoReturn:
+        loop = asyncio.get_running_loop()
+        usage = await self._usage()
+        self._gauge.read(usage)
         while True:
-            usage = await self._usage()
-            self._heartbeat = pb.Heartbeat(
-                load=usage.load,
-                memory_available_mib=usage.memory_available_mib,
-                disk_available_gib=usage.disk_available_gib,
-            )
+            self._heartbeat = wire.heartbeat(usage, self._gauge.pressure)
             self._outbox.changed.set()
-            await asyncio.sleep(seconds)
+            due = loop.time() + seconds
+            # Told at once when it has changed whether the host takes machines.
+            while True:
+                await asyncio.sleep(min(_LOOK_SECONDS, due - loop.time()))
+                usage = await self._usage()
+                if self._gauge.read(usage) or loop.time() >= due:
+                    break
+
+    async def _look_when_asked(self) -> NoReturn:
+        while True:
+            await self._look.wait()
+            self._look.clear()
+            try:
+                self._seen = await self._inventory()
+            except HostlerError as error:  # no answer: the coordinator asks again
+                _log.warning("no inventory for the coordinator", error=str(error))
+            self._outbox.changed.set()
 
     async def _raise_ended(self, call: Any) -> NoReturn:
         """gRPC answers a write to an ended call with InvalidStateError; the call knows why it ended."""

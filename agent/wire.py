@@ -8,6 +8,8 @@ from typing import ClassVar, Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from agent.host import Usage
+from agent.pressure import Pressure
 from hostler.errors import HostlerError
 from hostler.images import Compression, ImageFormat, ImageState
 from hostler.network import NetworkAccess, NetworkPolicy
@@ -155,6 +157,19 @@ def image_report(status: ImageStatus) -> pb.ImageReport:
         error_code=status.error_code,
         detail=status.detail,
     )
+
+
+def heartbeat(usage: Usage, short: Pressure | None) -> pb.Heartbeat:
+    return pb.Heartbeat(
+        load=usage.load,
+        memory_available_mib=usage.memory_available_mib,
+        disk_available_gib=usage.disk_available_gib,
+        pressure=pressure(short),
+    )
+
+
+def pressure(short: Pressure | None) -> pb.Pressure | None:
+    return None if short is None else pb.Pressure(code=short.code, detail=short.detail)
 
 
 def inventory(machines: list[Machine]) -> pb.Inventory:

@@ -6,21 +6,18 @@ from typing import Final
 import grpc
 import structlog
 
+from coordinator.admin_hosts import HostAdmin, told
 from coordinator.admin_images import ImageAdmin
 from coordinator.declare import Declaration
-from coordinator.domain.instance import Instance
+from coordinator.domain.fleet import Admission
 from coordinator.domain.job import Job
-from coordinator.domain.resources import Resources
 from coordinator.domain.timeline import Entry
 from coordinator.engine.engine import Engine
 from coordinator.fleet import wire
-from coordinator.fleet.links import Links
-from coordinator.store.hosts import HostRecord
 from coordinator.store.store import Store
 from hostler import __version__, config
 from hostler.errors import HostlerError
 from protos.hostler.v1 import admin_pb2 as pb
-from protos.hostler.v1 import fleet_pb2
 from protos.hostler.v1.admin_pb2_grpc import AdminServicer
 
 log = structlog.get_logger()
@@ -29,12 +26,14 @@ _DOCUMENT: Final = "document"
 
 
 class AdminService(AdminServicer):
-    def __init__(self, store: Store, links: Links, engine: Engine, clouds: frozenset[str]) -> None:
+    def __init__(
+        self, store: Store, hosts: HostAdmin, images: ImageAdmin, engine: Engine, clouds: frozenset[str]
+    ) -> None:
         self._store = store
-        self._links = links
+        self._hosts = hosts
         self._engine = engine
         self._clouds = clouds
-        self._images = ImageAdmin(store, links)
+        self._images = images
 
     async def FleetStatus(
         self, request: pb.FleetStatusRequest, context: "grpc.aio.ServicerContext[object, object]"
@@ -43,8 +42,8 @@ class AdminService(AdminServicer):
         return pb.FleetStatusResponse(
             coordinator_version=__version__,
             controller_id=self._store.controller_id,
-            hosts=[self._host(host, instances) for host in await self._store.hosts.all()],
-            instances=[_instance(instance) for instance in instances],
+            hosts=await self._hosts.all(instances),
+            instances=[told(instance) for instance in instances],
         )
 
     async def Apply(
@@ -129,26 +128,43 @@ class AdminService(AdminServicer):
         except HostlerError as error:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
 
+    # --- hosts ---
+
+    async def ListHosts(
+        self, request: pb.ListHostsRequest, context: "grpc.aio.ServicerContext[object, object]"
+    ) -> pb.ListHostsResponse:
+        return pb.ListHostsResponse(hosts=await self._hosts.all(await self._store.instances.alive()))
+
+    async def GetHost(
+        self, request: pb.GetHostRequest, context: "grpc.aio.ServicerContext[object, object]"
+    ) -> pb.GetHostResponse:
+        return await self._hosts.show(request.name, context)
+
+    async def CordonHost(
+        self, request: pb.CordonHostRequest, context: "grpc.aio.ServicerContext[object, object]"
+    ) -> pb.Host:
+        return await self._hosts.admit(request.name, Admission.CORDONED, request.reason, context)
+
+    async def DrainHost(
+        self, request: pb.DrainHostRequest, context: "grpc.aio.ServicerContext[object, object]"
+    ) -> pb.Host:
+        seconds = request.deadline_seconds
+        return await self._hosts.admit(
+            request.name, Admission.DRAINING, request.reason, context, deadline_seconds=seconds
+        )
+
+    async def UncordonHost(
+        self, request: pb.UncordonHostRequest, context: "grpc.aio.ServicerContext[object, object]"
+    ) -> pb.Host:
+        return await self._hosts.admit(request.name, Admission.OPEN, "", context)
+
+    async def RemoveHost(
+        self, request: pb.RemoveHostRequest, context: "grpc.aio.ServicerContext[object, object]"
+    ) -> pb.RemoveHostResponse:
+        return await self._hosts.remove(request.name, force=request.force, context=context)
+
     async def _entity_names(self) -> dict[str, str]:
         return {entity.id: entity.full_name for entity in await self._store.catalog.entities()}
-
-    def _host(self, host: HostRecord, instances: list[Instance]) -> pb.Host:
-        used = sum((i.resources for i in instances if i.host == host.name), Resources())
-        link = self._links.get(host.name)
-        return pb.Host(
-            name=host.name,
-            connected=host.connected,
-            arch=host.arch,
-            capacity=wire.resources(host.capacity),
-            used=wire.resources(used),
-            drivers=[
-                fleet_pb2.Driver(name=name, acceleration=info.acceleration, images=info.images, fetches=info.fetches)
-                for name, info in sorted(host.drivers.items())
-            ],
-            agent_version=host.agent_version,
-            last_seen=wire.timestamp(link.last_heard if link else host.last_seen),
-            load=link.load if link else None,
-        )
 
     def _job(self, job: Job, names: dict[str, str], *, brief: bool = False) -> pb.Job:
         return pb.Job(
@@ -165,21 +181,6 @@ class AdminService(AdminServicer):
             waiting_reason=self._engine.waiting_reason(job.id, brief=brief),
             queued_at=wire.timestamp(job.queued_at),
         )
-
-
-def _instance(instance: Instance) -> pb.Instance:
-    return pb.Instance(
-        id=instance.id,
-        name=instance.name,
-        pool_id=instance.pool_id,
-        provider=instance.provider,
-        host=instance.host,
-        status=instance.status.value,
-        runner_status=instance.runner_status.value,
-        job_id=instance.job_id,
-        created_at=wire.timestamp(instance.created_at),
-        fault=instance.fault,
-    )
 
 
 def _entry(entry: Entry) -> pb.TimelineEntry:

@@ -120,6 +120,8 @@ class Planner(_Table, frozen=True):
     starvation_minutes: int = 30  # who waits longer goes before everybody, and what it needs is kept for it
     idle_grace_seconds: int = 120  # how long an idle runner that nothing is queued for is kept
     creates_per_host: int = 16  # machines that one host makes at once
+    host_grace_seconds: int = 30  # a host that is away for longer covers no job with what it makes
+    host_lease_seconds: int = 300  # one that is away for longer is lost, with all but its busy runners
     patrol_seconds: int = 120  # how often what forges and clouds list is compared with what should be there
     poll_seconds: int = 300  # how often each repository is asked for jobs whose webhooks have not come
 
@@ -127,6 +129,11 @@ class Planner(_Table, frozen=True):
         config.check(1 <= self.starvation_minutes <= 10_080, "starvation_minutes: must be 1 to 10080")
         config.check(0 <= self.idle_grace_seconds <= 86_400, "idle_grace_seconds: must be 0 to 86400")
         config.check(1 <= self.creates_per_host <= 1000, "creates_per_host: must be 1 to 1000")
+        config.check(0 <= self.host_grace_seconds <= 3600, "host_grace_seconds: must be 0 to 3600")
+        config.check(
+            max(60, self.host_grace_seconds) <= self.host_lease_seconds <= 86_400,
+            "host_lease_seconds: must be 60 to 86400, and not below host_grace_seconds",
+        )
         config.check(1 <= self.patrol_seconds <= 3600, "patrol_seconds: must be 1 to 3600")
         config.check(1 <= self.poll_seconds <= 86_400, "poll_seconds: must be 1 to 86400")
 
@@ -136,6 +143,8 @@ class Planner(_Table, frozen=True):
             starvation_bound=timedelta(minutes=self.starvation_minutes),
             idle_grace=timedelta(seconds=self.idle_grace_seconds),
             creates_per_host=self.creates_per_host,
+            host_grace=timedelta(seconds=self.host_grace_seconds),
+            host_lease=timedelta(seconds=self.host_lease_seconds),
         )
 
 

@@ -15,10 +15,13 @@ import structlog
 
 from coordinator import doors
 from coordinator.admin import AdminService
+from coordinator.admin_hosts import HostAdmin
+from coordinator.admin_images import ImageAdmin
 from coordinator.cluster.cluster import Cluster
 from coordinator.config import CoordinatorConfig
 from coordinator.engine import housekeeping
 from coordinator.engine.budgets import Budgets
+from coordinator.engine.claims import Claims
 from coordinator.engine.cloud import CloudExecutor
 from coordinator.engine.engine import Engine
 from coordinator.engine.inspection import Inspection
@@ -28,8 +31,9 @@ from coordinator.engine.polling import Poller
 from coordinator.engine.registrar import Registrar
 from coordinator.fleet.entrance import Entrance, Loopback, Revocations
 from coordinator.fleet.links import Links
-from coordinator.fleet.reconciler import ORPHAN_GRACE, Reconciler
+from coordinator.fleet.reconciler import Reconciler
 from coordinator.fleet.service import FleetService
+from coordinator.fleet.strays import ORPHAN_GRACE, Strays
 from coordinator.forges.forges import Forges
 from coordinator.http import app, server
 from coordinator.http.webhooks import Webhooks
@@ -124,8 +128,9 @@ class _Parts:
         budgets = Budgets()
         registrar = Registrar(store, forges, self.waiting, budgets, clock, random.random)
         self.engine = Engine(store, links, local, cloud, registrar, budgets, config.planner.policy, clock)
-        self.reconciler = Reconciler(store, local.resend, orphan_grace)
-        inspection = Inspection(store, registrar, clouds, clock)
+        self.strays = Strays(store, Claims(store, registrar).of, orphan_grace)
+        self.reconciler = Reconciler(store, local.resend, self.strays)
+        inspection = Inspection(store, registrar, clouds, config.planner.policy.host_lease, clock)
         every = timedelta(seconds=config.planner.patrol_seconds)
         self.patrol = Patrol(store, inspection, every, clock, random.random)
         poll_every = timedelta(seconds=config.planner.poll_seconds)
@@ -135,7 +140,8 @@ class _Parts:
         self._settings = config.grpc
         self._clock = clock
         self.fleet = self._fleet(Loopback())
-        self.admin = AdminService(store, links, self.engine, frozenset(clouds))
+        hosts = HostAdmin(store, links, config.planner.policy)
+        self.admin = AdminService(store, hosts, ImageAdmin(store, links), self.engine, frozenset(clouds))
         webhooks = Webhooks(store.catalog, store.ledger, store.controller_id, clock)
         self.public = app.public(webhooks)
         self.for_machines = app.for_machines(RunnerApi(store, forges, tokens, where, self.waiting))
@@ -146,7 +152,7 @@ class _Parts:
         return doors.Services(self._store, self._settings, ca, self._fleet, self.admin, access, self._clock)
 
     def _fleet(self, entrance: Entrance) -> FleetService:
-        return FleetService(self._store, self.links, self.reconciler, entrance)
+        return FleetService(self._store, self.links, self.reconciler, self.strays, entrance)
 
     def endless(self) -> Iterable[Coroutine[Any, Any, None]]:
         """What runs beside the servers, for as long as they do."""
@@ -164,5 +170,5 @@ async def _end(tasks: "Sequence[asyncio.Task[None]]", parts: _Parts) -> None:
     await parts.poller.close()
     await parts.engine.close()
     await parts.cluster.let_another_plan()
-    parts.reconciler.close()
+    parts.strays.close()
     parts.waiting.close()

@@ -35,7 +35,9 @@ class Step(StrEnum):
     FAILED = "failed"
     DELETE_FAILED = "delete failed"
     VANISHED = "vanished"
+    LOST = "lost"
     DESTROYED = "destroyed"
+    DRAINED = "host drained"
 
 
 PHASE_STEP: Final[Mapping[Phase, Step]] = {
@@ -58,6 +60,10 @@ _PHASE_STATUS: Final[Mapping[Phase, Status]] = {
 }
 
 
+REFUSED: Final = "host_under_pressure"
+"""Code of a failure that is none: the host is short of something, has said so, and made nothing."""
+
+
 class Changed(msgspec.Struct, frozen=True):
     """An instance after a fact, and whether the fact was a failure of its pool or host."""
 
@@ -66,11 +72,11 @@ class Changed(msgspec.Struct, frozen=True):
     ended_idle: bool = False  # its runner was up and nobody has said that it took a job
 
 
-def on_phase(instance: Instance, phase: Phase, now: datetime, detail: str = "") -> Changed:
+def on_phase(instance: Instance, phase: Phase, now: datetime, detail: str = "", code: str = "") -> Changed:
     """Fold a phase in. Late and repeated phases change nothing.
 
     A machine that stops or fails has no further use: it goes on to be deleted, and its job, if it had not begun,
-    is free at once.
+    is free at once. `code`: of the error, where the phase is one.
     """
     if instance.status is Status.DELETED:
         return Changed(instance)
@@ -84,7 +90,8 @@ def on_phase(instance: Instance, phase: Phase, now: datetime, detail: str = "") 
     if phase in (Phase.ACCEPTED, Phase.STARTED):
         return Changed(advance(instance, now, status=status))
     gone = advance(instance, now, status=status, fault=detail)
-    return Changed(finish(gone, now), failed=instance.runner_status in BOOTING, ended_idle=instance.is_idle)
+    failed = instance.runner_status in BOOTING and code != REFUSED
+    return Changed(finish(gone, now), failed=failed, ended_idle=instance.is_idle)
 
 
 IMAGE_PHASES: Final = (Phase.FETCHING, Phase.IMAGE)
@@ -115,6 +122,13 @@ def finish(instance: Instance, now: datetime, fault: str = "") -> Instance:
     if status is None and runner is None:
         return instance
     return advance(instance, now, status=status, runner_status=runner, fault=fault)
+
+
+def lose(instance: Instance, now: datetime, fault: str) -> Instance:
+    """The instance when its host will not say any more what has become of it."""
+    if can(instance, Status.PENDING_FORCE_DELETE):
+        instance = advance(instance, now, status=Status.PENDING_FORCE_DELETE, fault=fault)
+    return _deleted(instance, now)
 
 
 def on_job(instance: Instance, job: Job, now: datetime) -> Instance:

@@ -34,6 +34,15 @@ class Placement(StrEnum):
     PACK = "pack"  # the fullest
 
 
+class Admission(StrEnum):
+    """Whether a host takes new machines, as people have said."""
+
+    OPEN = "open"
+    CORDONED = "cordoned"  # no new ones; what runs goes on
+    DRAINING = "draining"  # no new ones, and what has no job goes
+    DRAINED = "drained"  # it was draining, and is empty
+
+
 class Endpoint(msgspec.Struct, frozen=True):
     """One forge server."""
 
@@ -104,3 +113,17 @@ class Host(msgspec.Struct, frozen=True):
     cool_until: datetime | None = None
     fetches: frozenset[str] = frozenset()  # drivers that boot images of the catalogue
     held: Held = Held()
+    disconnected_at: datetime | None = None  # since when it is away while a coordinator was there to be connected to
+    admission: Admission = Admission.OPEN
+    admission_reason: str = ""  # what the person who said so gave as reason
+    drain_deadline: datetime | None = None
+    pressure: str = ""  # what it is short of, as its agent says, for people; empty: of nothing
+
+    @property
+    def closed(self) -> str:
+        """Why it takes no new machine of any kind, for people; empty when it does."""
+        if not self.connected:
+            return "is not connected"
+        if self.admission is not Admission.OPEN:
+            return f"is {self.admission}" + (f" ({self.admission_reason})" if self.admission_reason else "")
+        return f"takes nothing more: {self.pressure}" if self.pressure else ""

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from coordinator.domain import tries
 from coordinator.domain.job import Job
-from coordinator.domain.planning import reasons, spare
+from coordinator.domain.planning import leaving, reasons, spare
 from coordinator.domain.planning.board import Board
 from coordinator.domain.planning.draft import Draft
 from coordinator.domain.world import Moment, Plan, World
@@ -57,10 +57,17 @@ def plan_on(board: Board, moment: Moment, most: int | None = None) -> Plan:
         draft.serve()
         if not draft.unfinished:
             spare.keep_idle(draft)
-        retires = spare.retires(board, draft.holds.all)
+        surplus = spare.retires(board, draft.holds.all)
         waits = draft.waits
     finally:
         draft.undo()
+    retires = {retire.instance_id: retire for retire in [*surplus, *leaving.retires(board)]}
     times = [board.next_change(), draft.retry_at, board.now if draft.unfinished else None]
-    wake_at = min((time for time in times if time is not None), default=None)
-    return Plan(tuple(draft.creates), tuple(waits), tuple(retires), tuple(draft.holds.all), wake_at)
+    return Plan(
+        creates=tuple(draft.creates),
+        waits=tuple(waits),
+        retires=tuple(retires.values()),
+        holds=tuple(draft.holds.all),
+        drained=leaving.drained(board),
+        wake_at=min((time for time in times if time is not None), default=None),
+    )

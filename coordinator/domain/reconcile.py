@@ -12,7 +12,8 @@ from coordinator.domain.instance import Instance, Status
 class Wanted(StrEnum):
     CREATED = "created"  # a create is under way
     PRESENT = "present"  # it was seen running
-    ABSENT = "absent"  # it is being deleted, or is deleted
+    ABSENT = "absent"  # it is being deleted
+    ENDED = "ended"  # it was deleted, or has ended with its host when that was lost
     UNKNOWN = "unknown"  # nobody here has heard of it
 
 
@@ -31,7 +32,7 @@ class Action(StrEnum):
     DESTROY = "destroy"  # send the delete again
     GONE = "gone"  # the machine vanished: its job must get another
     FORGET = "forget"  # deleted as wanted
-    ORPHAN = "orphan"  # destroy after a grace, unless it becomes known
+    QUESTION = "question"  # it may be a stray that works: see STRAY
 
 
 ACTION: Final[Mapping[tuple[Wanted, Seen], Action]] = {
@@ -47,10 +48,38 @@ ACTION: Final[Mapping[tuple[Wanted, Seen], Action]] = {
     (Wanted.ABSENT, Seen.CREATING): Action.DESTROY,
     (Wanted.ABSENT, Seen.RUNNING): Action.DESTROY,
     (Wanted.ABSENT, Seen.STOPPED): Action.DESTROY,
+    (Wanted.ENDED, Seen.ABSENT): Action.NOTHING,
+    (Wanted.ENDED, Seen.CREATING): Action.DESTROY,
+    (Wanted.ENDED, Seen.RUNNING): Action.QUESTION,
+    (Wanted.ENDED, Seen.STOPPED): Action.DESTROY,
     (Wanted.UNKNOWN, Seen.ABSENT): Action.NOTHING,
-    (Wanted.UNKNOWN, Seen.CREATING): Action.ORPHAN,
-    (Wanted.UNKNOWN, Seen.RUNNING): Action.ORPHAN,
-    (Wanted.UNKNOWN, Seen.STOPPED): Action.ORPHAN,
+    (Wanted.UNKNOWN, Seen.CREATING): Action.QUESTION,
+    (Wanted.UNKNOWN, Seen.RUNNING): Action.QUESTION,
+    (Wanted.UNKNOWN, Seen.STOPPED): Action.QUESTION,
+}
+
+
+class Claim(StrEnum):
+    """What forges say of the runner in a machine that should not be there."""
+
+    FREE = "free"  # there is none of that name, or it had no job and is deregistered now
+    BUSY = "busy"
+    NOBODYS = "nobody's"  # no pool gives such names, so no forge can be asked
+
+
+class StrayAction(StrEnum):
+    DESTROY = "destroy"
+    ASK_LATER = "ask later"  # its runner works: it goes when that has ended
+    KEEP = "keep"  # somebody may miss it: people must look
+
+
+STRAY: Final[Mapping[tuple[Wanted, Claim], StrayAction]] = {
+    (Wanted.ENDED, Claim.FREE): StrayAction.DESTROY,
+    (Wanted.ENDED, Claim.BUSY): StrayAction.ASK_LATER,
+    (Wanted.ENDED, Claim.NOBODYS): StrayAction.DESTROY,  # it was ours, and its entity is not served any more
+    (Wanted.UNKNOWN, Claim.FREE): StrayAction.DESTROY,
+    (Wanted.UNKNOWN, Claim.BUSY): StrayAction.ASK_LATER,
+    (Wanted.UNKNOWN, Claim.NOBODYS): StrayAction.KEEP,  # of a database restored from a backup, say
 }
 
 _WANTED: Final[Mapping[Status, Wanted]] = {
@@ -62,7 +91,7 @@ _WANTED: Final[Mapping[Status, Wanted]] = {
     Status.PENDING_DELETE: Wanted.ABSENT,
     Status.PENDING_FORCE_DELETE: Wanted.ABSENT,
     Status.DELETING: Wanted.ABSENT,
-    Status.DELETED: Wanted.ABSENT,
+    Status.DELETED: Wanted.ENDED,
 }
 
 

@@ -7,7 +7,7 @@ gives.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
@@ -25,6 +25,7 @@ class Runner(StrEnum):
     BOOTING = "booting"
     IDLE = "idle"  # it was up, and has no job that we know of
     ACTIVE = "active"
+    STRANDED = "stranded"  # active, on a host that is lost
     GOING = "going"  # its machine is on its way out
     GONE = "gone"  # its machine is no more
     STRANGER = "stranger"
@@ -61,6 +62,7 @@ class Verdict(StrEnum):
     RETIRE = "retire"  # deregister, then destroy; kept when the forge says that it is busy
     VANISHED = "vanished"  # the same, and it counts as a failure
     ASK_ABOUT_JOB = "ask about job"  # its machine goes when the forge says that its job has ended
+    END_STRANDED = "end stranded"  # the same, or when the forge does not say that it has one
     REMOVE_RUNNER = "remove runner"
     DESTROY = "destroy"  # a machine without an instance
     DESTROY_TWIN = "destroy twin"  # a second machine of one instance
@@ -86,6 +88,8 @@ _BUSY: Final = Rule(Verdict.MARK_ACTIVE)
 _LOST: Final = Rule(Verdict.RETIRE, SECOND_LOOK, "its runner is not at the forge any more and can get no job")
 _OFFLINE: Final = Rule(Verdict.RETIRE, LONG_OFFLINE, "its runner has been offline at the forge for long")
 _ENDED: Final = Rule(Verdict.ASK_ABOUT_JOB, SECOND_LOOK, "its runner is not at the forge any more")
+_STRANDED: Final = Rule(Verdict.END_STRANDED, SECOND_LOOK, "its host is lost, and its runner not at the forge any more")
+_SILENT: Final = Rule(Verdict.RETIRE, LONG_OFFLINE, "its host is lost, and its runner offline at the forge for long")
 _GHOST: Final = Rule(Verdict.REMOVE_RUNNER, SECOND_LOOK, "a runner without a machine")
 _VANISHED: Final = Rule(Verdict.VANISHED, SECOND_LOOK, "the machine is not in its cloud any more")
 _STOPPED: Final = Rule(Verdict.RETIRE, SECOND_LOOK, "the machine is switched off")
@@ -110,6 +114,10 @@ FORGE: Final[Mapping[tuple[Runner, AtForge], Rule]] = {
     (Runner.ACTIVE, AtForge.OFFLINE): _NOTHING,  # its job may go on without the network
     (Runner.ACTIVE, AtForge.ONLINE): _NOTHING,
     (Runner.ACTIVE, AtForge.BUSY): _NOTHING,
+    (Runner.STRANDED, AtForge.ABSENT): _STRANDED,
+    (Runner.STRANDED, AtForge.OFFLINE): _SILENT,
+    (Runner.STRANDED, AtForge.ONLINE): _NOTHING,  # its host is only cut off from us
+    (Runner.STRANDED, AtForge.BUSY): _NOTHING,
     (Runner.GOING, AtForge.ABSENT): _NOTHING,
     (Runner.GOING, AtForge.OFFLINE): _NOTHING,  # it is being removed with its machine
     (Runner.GOING, AtForge.ONLINE): _NOTHING,
@@ -193,11 +201,14 @@ class Suspicion(msgspec.Struct, frozen=True):
     since: datetime
 
 
-def at_forge(entity_id: str, instances: Iterable[Instance], listed: Iterable[ListedRunner]) -> list[Sight]:
+def at_forge(
+    entity_id: str, instances: Iterable[Instance], listed: Iterable[ListedRunner], lost: Set[str] = frozenset()
+) -> list[Sight]:
     """Compare a complete list of an entity's runners with the instances.
 
     Args:
         instances: those of the entity that were not deleted before the listing began, and those of names listed.
+        lost: hosts that are lost.
     """
     by_name = {runner.name: runner for runner in listed}
     ours = {instance.name: instance for instance in instances if instance.entity_id == entity_id}
@@ -205,11 +216,11 @@ def at_forge(entity_id: str, instances: Iterable[Instance], listed: Iterable[Lis
     for name, instance in ours.items():
         runner = by_name.get(name)
         state = runner.state if runner else AtForge.ABSENT
-        sights.append(Sight(name, FORGE[runner_of(instance, runner), state], instance, runner))
+        sights.append(Sight(name, FORGE[runner_of(instance, runner, lost), state], instance, runner))
     return [sight for sight in sights if sight.rule.verdict is not Verdict.NOTHING]
 
 
-def runner_of(instance: Instance, listed: ListedRunner | None) -> Runner:
+def runner_of(instance: Instance, listed: ListedRunner | None, lost: Set[str] = frozenset()) -> Runner:
     """What we believe of an instance's runner."""
     if listed is not None and instance.forge_runner_id not in (0, listed.id):
         return Runner.STRANGER  # another of that name: nothing is known of the one that we had
@@ -219,7 +230,8 @@ def runner_of(instance: Instance, listed: ListedRunner | None) -> Runner:
         return Runner.GOING
     if not instance.forge_runner_id and instance.runner_status in BOOTING:
         return Runner.UNREGISTERED
-    return _BELIEVED[instance.runner_status]
+    believed = _BELIEVED[instance.runner_status]
+    return Runner.STRANDED if believed is Runner.ACTIVE and instance.host in lost else believed
 
 
 def in_cloud(pool: Pool, instances: Iterable[Instance], listed: Iterable[ListedMachine]) -> list[Sight]:
@@ -268,11 +280,7 @@ def _is_twin(kind: Machine, instance: Instance, machine: ListedMachine, mine: Li
 def machine_of(pool: Pool, name: str, instance: Instance | None) -> Machine:
     """What we believe of a machine of that name in the pool."""
     if instance is None:
-        return (
-            Machine.ORPHAN
-            if re.fullmatch(rf"{re.escape(pool.runner_prefix)}-[0-9a-f]{{12}}", name)
-            else Machine.STRANGER
-        )
+        return Machine.ORPHAN if gives(pool, name) else Machine.STRANGER
     if instance.pool_id != pool.id:
         return Machine.STRANGER
     if instance.status is Status.DELETED:
@@ -280,6 +288,11 @@ def machine_of(pool: Pool, name: str, instance: Instance | None) -> Machine:
     if instance.status is Status.RUNNING:
         return Machine.RUNNING
     return Machine.COMING if instance.status in COMING else Machine.GOING
+
+
+def gives(pool: Pool, name: str) -> bool:
+    """Whether the pool gives its machines such names."""
+    return re.fullmatch(rf"{re.escape(pool.runner_prefix)}-[0-9a-f]{{12}}", name) is not None
 
 
 def judge(

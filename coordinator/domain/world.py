@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from enum import StrEnum
 from functools import cached_property
 
 import msgspec
@@ -20,6 +21,8 @@ class Policy(msgspec.Struct, frozen=True):
     idle_grace: timedelta = timedelta(minutes=2)  # a late webhook may be about to give an idle runner a job
     creates_per_host: int = 16  # machines that one host makes at once
     idle_trust: timedelta = timedelta(minutes=5)  # a runner idle beside a job for so long is not believed to take it
+    host_grace: timedelta = timedelta(seconds=30)  # a host that is away for longer is not counted on
+    host_lease: timedelta = timedelta(minutes=5)  # one that is away for longer is lost
 
 
 class Budget(msgspec.Struct, frozen=True):
@@ -89,12 +92,22 @@ class Hold(msgspec.Struct, frozen=True):
     host: str  # empty: the pool's provider is a cloud
 
 
+class Way(StrEnum):
+    """How an instance goes."""
+
+    ASKING = "asking"  # deregistered first, and kept when the forge says that it is busy; then destroyed
+    LOST = "lost"  # the same, but that its row ends at once: its host is away
+    ENDED = "ended"  # its row ends at once: its runner has gone before
+    STOPPED = "stopped"  # destroyed, also when it is busy
+
+
 class Retire(msgspec.Struct, frozen=True):
-    """An instance that is not wanted any more; deregistered first, and kept when the forge says it is busy."""
+    """An instance that is not wanted any more."""
 
     instance_id: str
     reason: str
     failed: bool = False  # it came to nothing, and counts against its pool
+    way: Way = Way.ASKING
 
 
 class Plan(msgspec.Struct, frozen=True, dict=True):
@@ -102,6 +115,7 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
     waits: tuple[Waits, ...] = ()
     retires: tuple[Retire, ...] = ()
     holds: tuple[Hold, ...] = ()
+    drained: tuple[str, ...] = ()  # hosts that were to be emptied, and are empty
     wake_at: datetime | None = None  # when to plan again though nothing has happened
 
     @cached_property

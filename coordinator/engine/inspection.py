@@ -38,8 +38,14 @@ class Inspection:
     """Remembers what is suspected of each entity and pool. A listing that fails raises, and changes nothing."""
 
     def __init__(
-        self, store: Store, registrar: Registrar, clouds: Mapping[str, ExecProvider], clock: Callable[[], datetime]
+        self,
+        store: Store,
+        registrar: Registrar,
+        clouds: Mapping[str, ExecProvider],
+        host_lease: timedelta,
+        clock: Callable[[], datetime],
     ) -> None:
+        self._host_lease = host_lease
         self._store = store
         self._registrar = registrar
         self._clouds = clouds
@@ -55,7 +61,8 @@ class Inspection:
         before = await self._store.rolls.of_entity(entity_id)
         runners = await self._registrar.ask(entity_id, lambda forge: forge.runners())
         known = await self._with_listed(before, [runner.name for runner in runners])
-        await self._judge(entity_id, sightings.at_forge(entity_id, known, map(_runner, runners)), None)
+        lost = await self._store.upkeep.lost(self._clock() - self._host_lease)
+        await self._judge(entity_id, sightings.at_forge(entity_id, known, map(_runner, runners), lost), None)
 
     async def pool(self, pool_id: str) -> None:
         """Compare a cloud's list of a pool's machines with its instances.
@@ -109,6 +116,8 @@ class Inspection:
                 await self._let_go(instance, sight.rule.reason, Step.VANISHED)
             case Verdict.ASK_ABOUT_JOB, Instance() as instance, _:
                 await self._ask_about_job(instance, sight.lasted)
+            case Verdict.END_STRANDED, Instance() as instance, _:
+                await self._ask_about_job(instance, sightings.LONG_ABSENT, stranded=True)
             case Verdict.REMOVE_RUNNER, _, ListedRunner() as runner:
                 await self._registrar.remove(subject, runner.id)
             case Verdict.DESTROY, _, ListedMachine() as machine if pool is not None:
@@ -125,21 +134,26 @@ class Inspection:
             log.warning("kept, for the forge says that it has a job", runner=instance.name, reason=reason)
             await self._store.instances.mark_busy(instance.id)
 
-    async def _ask_about_job(self, instance: Instance, absent_for: timedelta) -> None:
-        """Only the forge can say that a job has ended; its machine is kept for as long as it may still run one."""
+    async def _ask_about_job(self, instance: Instance, absent_for: timedelta, *, stranded: bool = False) -> None:
+        """Only the forge can say that a job has ended; its machine is kept for as long as it may still run one.
+
+        `stranded`: its host is lost. Its machine cannot tell whether it runs, and keeping its row keeps it no longer.
+        """
         job = await self._store.history.job(instance.job_id) if instance.job_id else None
         number = job.key.forge_job_id if job else 0
         try:
             told = await self._registrar.ask(instance.entity_id, lambda forge: forge.job(number)) if job else None
         except ForgeRefused as error:
-            log.warning("kept: its runner is not at the forge, which refuses", runner=instance.name, error=str(error))
-            return
+            log.warning("its runner is not at the forge, which refuses", runner=instance.name, error=str(error))
+            if not stranded:
+                return
+            told = None
         if told is None and absent_for >= sightings.LONG_ABSENT:
             await self._give_up(instance)
             return
         if job is None or told is None or told.status != _COMPLETED:
             said = "nothing of its job" if told is None else f"its job is {told.status}"
-            log.warning("kept: its runner is not at the forge, which says", runner=instance.name, said=said)
+            log.warning("its runner is not at the forge, which says", runner=instance.name, said=said)
             return
         # The ledger takes the forge's word as if its webhook had come: the job ends, and its instance with it.
         await self._store.ledger.record(_ended(job, instance.name, told.conclusion or "", self._clock()))

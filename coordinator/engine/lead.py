@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Final
 
+import structlog
+
 from coordinator.domain.instance import BOOTING, COMING, Instance
 from coordinator.domain.planner import plan_on
 from coordinator.domain.planning.board import Board
-from coordinator.domain.world import Moment, Plan, Policy, Retire, World
+from coordinator.domain.world import Moment, Plan, Policy, Retire, Way, World
 from coordinator.engine.budgets import WINDOW, Budgets
 from coordinator.engine.cloud import CloudExecutor
 from coordinator.engine.errands import Errands
@@ -16,6 +18,8 @@ from coordinator.engine.hands import CREATES, DELETES, Hands
 from coordinator.engine.registrar import Registrar
 from coordinator.store.changed import Changes
 from coordinator.store.store import Store
+
+log = structlog.get_logger()
 
 _CREATES: Final = 100
 """In one plan: the event loop waits that long, and what is left is in the next, which follows at once."""
@@ -72,6 +76,8 @@ class Lead:
         for instance in [*made, *instances]:
             self._act_on(instance)
         self._retire(decided.retires)
+        for host in decided.drained:
+            self._errands.ensure("drained", host, self._drained(host))
         self._hands.keep_only(self.board.instances.keys())
         self._registrar.keep_only(self.board.instances.keys())
         return decided.wake_at
@@ -111,16 +117,24 @@ class Lead:
             self._errands.ensure("retire", instance.id, self._let_go(instance, retire))
 
     async def _let_go(self, instance: Instance, retire: Retire) -> None:
-        """Deregister first; what has changed since the plan is kept, and thought over again."""
+        """What has changed since the plan is kept, and thought over again."""
         fresh = await self._store.instances.get(instance.id)
-        if fresh is None or fresh.runner_status is not instance.runner_status or fresh.job_id:
+        asks = retire.way in (Way.ASKING, Way.LOST)
+        if fresh is None or fresh.runner_status is not instance.runner_status or (asks and fresh.job_id):
             return
-        if await self._registrar.may_go(fresh):
-            await self._store.instances.retire(
-                instance.id, retire.reason, failed=retire.failed, only_if=instance.runner_status, fenced=True
-            )
-        else:
+        if asks and not await self._registrar.may_go(fresh):
             await self._store.instances.mark_busy(instance.id)
+        elif retire.way in (Way.LOST, Way.ENDED):
+            await self._store.upkeep.lose(instance.id, retire.reason, only_if=instance.runner_status)
+        else:
+            only_if = instance.runner_status if asks else None
+            await self._store.instances.retire(
+                instance.id, retire.reason, failed=retire.failed, only_if=only_if, fenced=True
+            )
+
+    async def _drained(self, host: str) -> None:
+        if await self._store.upkeep.drained(host):
+            log.info("host is drained", host=host)
 
 
 def _plan_anew(world: World, moment: Moment) -> tuple[Board, Plan]:

@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from coordinator.store.hosts import Pressure
 from hostler.errors import HostlerError
 from protos.hostler.v1 import fleet_pb2 as pb
 
@@ -44,6 +45,12 @@ class Link:
         self.last_heard = now
         self.load = pb.Heartbeat()
         self.images: dict[str, pb.ImageReport] = {}  # the newest of each content, with its progress
+        self.short = Pressure()  # as its agent says
+        self.strays_to_go: set[str] = set()  # instances that have ended, and whose machines must go before others come
+        self.told = Pressure()  # what of both the database has
+        self.strays: dict[str, tuple[str, str]] = {}  # instance id to name and why it is kept
+        self.looked = asyncio.Event()  # another inventory has come, and is in `inventory`
+        self.inventory: frozenset[str] = frozenset()  # instance ids
         self.closed = asyncio.Event()
         self.why: HostlerError | None = None  # it was closed, where the agent must be told
         self._outgoing: deque[Outgoing] = deque()

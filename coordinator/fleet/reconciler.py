@@ -1,8 +1,7 @@
 """An agent has connected: compare what it holds with what should be, and act on the differences."""
 
 import asyncio
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import structlog
@@ -11,6 +10,7 @@ from coordinator.domain.changes import Phase, Step
 from coordinator.domain.reconcile import Action, reconcile
 from coordinator.fleet import wire
 from coordinator.fleet.links import Link
+from coordinator.fleet.strays import Strays
 from coordinator.store.changed import Changes
 from coordinator.store.instances import PhaseFact
 from coordinator.store.store import Store
@@ -18,17 +18,15 @@ from protos.hostler.v1 import fleet_pb2 as pb
 
 log = structlog.get_logger()
 
-ORPHAN_GRACE: Final = timedelta(seconds=60)
 _NO_GENERATION: Final = 2**63
 _LAST_PHASE: Final = {Action.FORGET: Phase.DELETED, Action.STOPPED: Phase.STOPPED}
 
 
 class Reconciler:
-    def __init__(self, store: Store, resend: Callable[[str], None], orphan_grace: timedelta) -> None:
+    def __init__(self, store: Store, resend: Callable[[str], None], strays: Strays) -> None:
         self._store = store
         self._resend = resend  # forget that commands for this instance were sent
-        self._orphan_grace = orphan_grace
-        self._graces: set[asyncio.Task[None]] = set()
+        self._strays = strays
 
     async def compare(self, link: Link, inventory: pb.Inventory) -> None:
         await self._adopt_phases(link.host, inventory)
@@ -39,8 +37,15 @@ class Reconciler:
         ended = [instance for instance in others if instance.host == link.host]
         seen = {i: wire.seen(machine.state) for i, machine in machines.items()}
         for difference in reconcile([*alive, *ended], seen):
-            await self._act(link, difference.instance_id, difference.action)
+            await self._act(link, difference.instance_id, difference.action, machines)
         self._store.feed.changed(Changes(instances=known))
+
+    def looked(self, link: Link, inventory: pb.Inventory) -> None:
+        """A second look, within a stream. It is older than events that have come before it, so it proves one thing
+        only: that what should not be there is there still.
+        """
+        link.inventory = frozenset(machine.instance_id for machine in inventory.machines)
+        link.looked.set()
 
     async def _adopt_phases(self, host: str, inventory: pb.Inventory) -> None:
         """Take over what events may have lost. Repeated phases change nothing."""
@@ -52,7 +57,7 @@ class Reconciler:
         ]
         await asyncio.gather(*(self._store.instances.record_phase(fact) for fact in facts))
 
-    async def _act(self, link: Link, instance_id: str, action: Action) -> None:
+    async def _act(self, link: Link, instance_id: str, action: Action, machines: Mapping[str, pb.Machine]) -> None:
         log.info("reconciling", host=link.host, instance=instance_id, action=action)
         if action in (Action.CREATE, Action.DESTROY):
             self._resend(instance_id)
@@ -64,34 +69,9 @@ class Reconciler:
         elif action in _LAST_PHASE:
             fact = PhaseFact(link.host, instance_id, _LAST_PHASE[action], self._store.now())
             await self._store.instances.record_phase(fact)
-        elif action is Action.ORPHAN:
-            self._after_grace(link, instance_id)
+        elif action is Action.QUESTION:
+            self._strays.question(link, machines[instance_id])
 
     async def _generation(self, instance_id: str) -> int:
         instance = await self._store.instances.get(instance_id)
         return instance.generation if instance else _NO_GENERATION
-
-    def _after_grace(self, link: Link, instance_id: str) -> None:
-        task = asyncio.create_task(self._destroy_orphan(link, instance_id))
-        self._graces.add(task)
-        task.add_done_callback(self._graces.discard)
-
-    async def _destroy_orphan(self, link: Link, instance_id: str) -> None:
-        """A machine that nobody knows is destroyed, unless it becomes known within the grace."""
-        await asyncio.sleep(self._orphan_grace.total_seconds())
-        while not link.closed.is_set():
-            try:
-                if await self._store.instances.get(instance_id) is not None:
-                    return
-                break
-            except Exception:
-                log.exception("it cannot be told whether a machine is known", instance=instance_id)
-                await asyncio.sleep(self._orphan_grace.total_seconds())
-        if link.closed.is_set():
-            return
-        log.warning("destroying an orphaned machine", host=link.host, instance=instance_id)
-        link.send(wire.delete_command(instance_id, _NO_GENERATION))
-
-    def close(self) -> None:
-        for task in self._graces:
-            task.cancel()

@@ -8,13 +8,15 @@ from typing import Any, Final, NoReturn
 import grpc
 import structlog
 
-from coordinator.fleet import wire
+from coordinator.domain.changes import REFUSED, Phase
+from coordinator.fleet import openness, wire
 from coordinator.fleet.entrance import Entrance, Pass
 from coordinator.fleet.links import AgentStuck, HostTaken, Link, Links
 from coordinator.fleet.prefetcher import Prefetcher
 from coordinator.fleet.reconciler import Reconciler
+from coordinator.fleet.strays import Strays
 from coordinator.pki.issuer import NotAdmitted
-from coordinator.store.hosts import HostRecord
+from coordinator.store.hosts import HostRecord, Pressure
 from coordinator.store.instances import PhaseFact
 from coordinator.store.store import Store
 from hostler import __version__, versions
@@ -34,16 +36,19 @@ _CODES: Final = {
     VersionsApart: grpc.StatusCode.FAILED_PRECONDITION,
     AgentStuck: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
+_LEAVE_AGAIN_SECONDS: Final = (1, 2, 4, 8, 15, 30, *[60] * 60)
 Context = grpc.aio.ServicerContext[pb.AgentMessage, pb.CoordinatorMessage]
 
 
 class FleetService(FleetServicer):
-    def __init__(self, store: Store, links: Links, reconciler: Reconciler, entrance: Entrance) -> None:
+    def __init__(self, store: Store, links: Links, reconciler: Reconciler, strays: Strays, entrance: Entrance) -> None:
         self._store = store
         self._prefetcher = Prefetcher(store, links)
         self._links = links
         self._reconciler = reconciler
+        self._strays = strays
         self._entrance = entrance
+        self._leaving: set[asyncio.Task[None]] = set()
 
     async def Session(  # type: ignore[override]
         self, request_iterator: AsyncIterator[pb.AgentMessage], context: Context
@@ -58,8 +63,12 @@ class FleetService(FleetServicer):
             await _abort(context, hello.host, refusal)
         number = self._links.next_number()
         await self._store.images.present(hello.host, wire.image_reports(hello.host, hello.images))
-        await self._present(wire.host_record(hello, now), number, hello.agent_run)
+        ended = await self._strays.ended(hello.host, hello.inventory)
+        short = wire.pressure(hello.pressure)
+        record = wire.host_record(hello, now, openness.closed_for(short, len(ended)))
+        await self._present(record, number, hello.agent_run)
         link = self._links.open(hello.host, number, hello.agent_run, now, let_in.enrolment)
+        link.short, link.told, link.strays_to_go = short, record.pressure, ended
         log.info("host connected", host=hello.host, agent_version=hello.agent_version)
         expiry = _close_when_it_expires(link, let_in, now)
         try:
@@ -75,7 +84,7 @@ class FleetService(FleetServicer):
             if expiry is not None:
                 expiry.cancel()
             self._links.remove(link)
-            await self._store.hosts.left(link.host, link.number, link.last_heard)
+            await self._leave(link.host, link.number, link.last_heard)
             log.info("host disconnected", host=hello.host)
         if link.why is not None:
             await _abort(context, link.host, link.why)
@@ -87,8 +96,27 @@ class FleetService(FleetServicer):
             await asyncio.shield(presenting)
         except asyncio.CancelledError:
             await asyncio.wait({presenting})
-            await self._store.hosts.left(host.name, number, host.last_seen)
+            await self._leave(host.name, number, host.last_seen)
             raise
+
+    async def _leave(self, host: str, number: int, last_heard: datetime) -> None:
+        """To its end, also when the stream's task is cancelled meanwhile: a host that is taken for connected is never
+        lost, and nothing is done elsewhere.
+        """
+        leaving = asyncio.create_task(self._left(host, number, last_heard))
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+        await asyncio.shield(leaving)
+
+    async def _left(self, host: str, number: int, last_heard: datetime) -> None:
+        for pause in _LEAVE_AGAIN_SECONDS:
+            try:
+                await self._store.hosts.left(host, number, last_heard)
+            except Exception:
+                log.exception("it could not be noted that a host has left", host=host)
+                await asyncio.sleep(pause)
+            else:
+                return
 
     async def _hello(self, messages: AsyncIterator[pb.AgentMessage], context: Context) -> pb.Hello:
         first = await anext(messages, None)
@@ -125,11 +153,17 @@ class FleetService(FleetServicer):
                 case "console_log":
                     await self._keep_console(link, message.console_log)
                 case "heartbeat":
-                    link.load = message.heartbeat
+                    await self._beat(link, message.heartbeat)
                 case "image_report":
                     await self._take_image_report(link, message.image_report)
                 case "inventory":
-                    await self._reconciler.compare(link, message.inventory)
+                    self._reconciler.looked(link, message.inventory)
+
+    async def _beat(self, link: Link, beat: pb.Heartbeat) -> None:
+        """The database hears of it only when it changes where machines may go."""
+        link.load = beat
+        link.short = wire.pressure(beat.pressure)
+        await openness.tell(self._store, link)
 
     async def _take_image_report(self, link: Link, report: pb.ImageReport) -> None:
         """In order, and before the events behind it; progress is kept with the stream alone."""
@@ -142,10 +176,18 @@ class FleetService(FleetServicer):
 
     async def _record(self, link: Link, event: pb.InstanceEvent) -> None:
         phase = wire.PHASES.get(event.phase)
-        if phase is not None:
-            at, code = wire.time(event.at), event.error_code
-            fact = PhaseFact(link.host, event.instance_id, phase, at, event.detail, error_code=code)
-            await self._store.instances.record_phase(fact)
+        if phase is None:
+            return
+        at, code = wire.time(event.at), event.error_code
+        if code == REFUSED and not link.short.code:
+            # Until its next heartbeat: the job would be placed there again, and again refused.
+            link.short = Pressure(REFUSED, event.detail or "it refuses machines")
+            await openness.tell(self._store, link)
+        await self._store.instances.record_phase(
+            PhaseFact(link.host, event.instance_id, phase, at, event.detail, error_code=code)
+        )
+        if phase is Phase.DELETED:
+            await self._strays.let_go(link, event.instance_id)
 
     async def _keep_console(self, link: Link, console: pb.ConsoleLog) -> None:
         """A host speaks only of its own instances; an orphan's console is nobody's."""

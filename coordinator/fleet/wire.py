@@ -13,7 +13,7 @@ from coordinator.domain.instance import Instance
 from coordinator.domain.reconcile import Seen
 from coordinator.domain.resources import Resources
 from coordinator.runner_api.scripts import Urls
-from coordinator.store.hosts import HostRecord
+from coordinator.store.hosts import HostRecord, Pressure
 from coordinator.store.rows import DriverInfo
 from hostler.images import ImageState
 from protos.hostler.v1 import fleet_pb2 as pb
@@ -63,12 +63,21 @@ def resources(amounts: Resources) -> pb.Resources:
     return pb.Resources(vcpus=amounts.vcpus, memory_mib=amounts.memory_mib, disk_gib=amounts.disk_gib)
 
 
-def host_record(hello: pb.Hello, now: datetime) -> HostRecord:
+def host_record(hello: pb.Hello, now: datetime, closed: Pressure) -> HostRecord:
     capacity = Resources(hello.capacity.vcpus, hello.capacity.memory_mib, hello.capacity.disk_gib)
     drivers = {
         driver.name: DriverInfo(driver.acceleration, list(driver.images), driver.fetches) for driver in hello.drivers
     }
-    return HostRecord(hello.host, hello.arch, capacity, drivers, hello.agent_version, now)
+    return HostRecord(hello.host, hello.arch, capacity, drivers, hello.agent_version, now, pressure=closed)
+
+
+def pressure(told: pb.Pressure) -> Pressure:
+    """An agent that gives no text is understood all the same."""
+    return Pressure(told.code, told.detail or told.code)
+
+
+def pressure_out(pressure: Pressure) -> pb.Pressure:
+    return pb.Pressure(code=pressure.code, detail=pressure.text)
 
 
 def image_reports(host: str, messages: Iterable[pb.ImageReport]) -> list[Report]:
@@ -123,3 +132,7 @@ def welcome(version: str, controller_id: str, heartbeat_seconds: int) -> pb.Coor
             coordinator_version=version, controller_id=controller_id, heartbeat_seconds=heartbeat_seconds
         )
     )
+
+
+def inventory_request() -> pb.CoordinatorMessage:
+    return pb.CoordinatorMessage(inventory_request=pb.InventoryRequest())

@@ -1,21 +1,25 @@
 """Hosts as their agents present themselves, and the consoles they send."""
 
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from coordinator.domain.fleet import Admission
 from coordinator.domain.resources import Resources
 from coordinator.store import changed
 from coordinator.store.batch import Batcher
 from coordinator.store.database import Database
 from coordinator.store.retrying import retried
-from coordinator.store.rows import DriverInfo
+from coordinator.store.rows import DriverInfo, Row
 from coordinator.store.schema import consoles, hosts
+from hostler.errors import HostlerError
 
+_NAMES_TOLD: Final = 20
 _TOLD: Final = (
     "coordinator",
     "stream",
@@ -27,7 +31,23 @@ _TOLD: Final = (
     "drivers",
     "agent_version",
     "last_seen",
+    "disconnected_at",
+    "pressure_code",
+    "pressure",
 )
+
+
+class UnknownHost(HostlerError):
+    """No agent has ever come with that host name, or it was removed."""
+
+    code = "unknown_host"
+
+
+class Pressure(msgspec.Struct, frozen=True):
+    """What a host is short of, as its agent says: a code that programs may rely on, and a text for people."""
+
+    code: str = ""  # empty: of nothing
+    text: str = ""
 
 
 class HostRecord(msgspec.Struct, frozen=True):
@@ -38,6 +58,11 @@ class HostRecord(msgspec.Struct, frozen=True):
     agent_version: str
     last_seen: datetime
     connected: bool = False  # to any coordinator
+    pressure: Pressure = Pressure()
+    disconnected_at: datetime | None = None
+    admission: Admission = Admission.OPEN
+    admission_reason: str = ""
+    drain_deadline: datetime | None = None
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -57,9 +82,10 @@ class _Presented(msgspec.Struct, frozen=True):
 
 
 class Hosts:
-    def __init__(self, database: Database, me: str) -> None:
+    def __init__(self, database: Database, me: str, clock: Callable[[], datetime]) -> None:
         self._database = database
         self._me = me
+        self._clock = clock
         self._presented: Batcher[_Presented, None] = Batcher(self._write_presented)
 
     async def present(self, host: HostRecord, stream: int, agent_run: str) -> None:
@@ -100,15 +126,27 @@ class Hosts:
             "drivers": msgspec.json.encode(host.drivers).decode(),
             "agent_version": host.agent_version,
             "last_seen": host.last_seen,
+            "disconnected_at": None,
+            "pressure_code": host.pressure.code,
+            "pressure": host.pressure.text,
         }
 
-    @retried
     async def left(self, name: str, stream: int, at: datetime) -> None:
         """A stream has ended here. Where the host has a newer one, nothing is changed."""
+        gone = {"coordinator": "", "last_seen": at, "disconnected_at": self._clock()}
+        await self._tell(name, stream, gone)
+
+    async def press(self, name: str, stream: int, pressure: Pressure) -> None:
+        """What the host is short of has changed."""
+        await self._tell(name, stream, {"pressure_code": pressure.code, "pressure": pressure.text})
+
+    @retried
+    async def _tell(self, name: str, stream: int, values: Mapping[str, Any]) -> None:
+        """Write what a stream tells of its host, if it is the newest of that host."""
         mine = (hosts.c.name == name) & (hosts.c.coordinator == self._me) & (hosts.c.stream == stream)
         async with self._database.write() as connection:
-            ended = await connection.execute(sa.update(hosts).where(mine).values(coordinator="", last_seen=at))
-            if ended.rowcount:
+            written = await connection.execute(sa.update(hosts).where(mine).values(values))
+            if written.rowcount:
                 changed.of(connection).hosts.add(name)
 
     async def holders(self, names: Collection[str]) -> dict[str, Holder]:
@@ -121,18 +159,15 @@ class Hosts:
     async def all(self) -> list[HostRecord]:
         async with self._database.read() as connection:
             rows = await connection.execute(sa.select(hosts).order_by(hosts.c.name))
-            return [
-                HostRecord(
-                    name=row.name,
-                    arch=row.arch,
-                    capacity=Resources(row.vcpus, row.memory_mib, row.disk_gib),
-                    drivers=msgspec.json.decode(row.drivers, type=dict[str, DriverInfo]),
-                    agent_version=row.agent_version,
-                    last_seen=row.last_seen,
-                    connected=row.coordinator != "",
-                )
-                for row in rows
-            ]
+            return [_record(row) for row in rows]
+
+    async def one(self, name: str) -> HostRecord:
+        """Raises UnknownHost: there is none of that name."""
+        async with self._database.read() as connection:
+            row = (await connection.execute(sa.select(hosts).where(hosts.c.name == name))).first()
+            if row is None:
+                await unknown(connection, name)
+        return _record(row)
 
     @retried
     async def keep_console(self, instance_id: str, data: bytes, *, truncated: bool) -> None:
@@ -149,3 +184,28 @@ class Hosts:
             query = sa.select(consoles).where(consoles.c.instance_id == instance_id)
             row = (await connection.execute(query)).first()
         return (zlib.decompress(row.data), row.truncated) if row else None
+
+
+def _record(row: Row) -> HostRecord:
+    return HostRecord(
+        name=row.name,
+        arch=row.arch,
+        capacity=Resources(row.vcpus, row.memory_mib, row.disk_gib),
+        drivers=msgspec.json.decode(row.drivers, type=dict[str, DriverInfo]),
+        agent_version=row.agent_version,
+        last_seen=row.last_seen,
+        connected=row.coordinator != "",
+        pressure=Pressure(row.pressure_code, row.pressure),
+        disconnected_at=row.disconnected_at,
+        admission=Admission(row.admission),
+        admission_reason=row.admission_reason,
+        drain_deadline=row.drain_deadline,
+    )
+
+
+async def unknown(connection: AsyncConnection, name: str) -> NoReturn:
+    """Raises UnknownHost, which tells the names of those that there are."""
+    known = list(await connection.scalars(sa.select(hosts.c.name).order_by(hosts.c.name).limit(_NAMES_TOLD + 1)))
+    more = ", …" if len(known) > _NAMES_TOLD else ""
+    told = f"known are {', '.join(known[:_NAMES_TOLD])}{more}" if known else "no host has connected yet"
+    raise UnknownHost(f"there is no host '{name}'", hint=told)

@@ -1,6 +1,6 @@
 """Reading and writing instances within a transaction."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -59,6 +59,17 @@ async def alive(connection: AsyncConnection, host: str | None = None) -> list[In
     if host is not None:
         where &= instances.c.host == host
     return await _select(connection, where, lock=False)
+
+
+async def of_host(connection: AsyncConnection, host: str) -> list[Instance]:
+    """Those of a host that are not deleted, locked for the transaction."""
+    return await _select(connection, (instances.c.status != Status.DELETED) & (instances.c.host == host), lock=True)
+
+
+async def forget_files(connection: AsyncConnection, ids: Collection[str]) -> None:
+    """What runners were to be configured with is not needed any more."""
+    if ids:
+        await connection.execute(sa.update(instances).where(instances.c.id.in_(ids)).values(runner_files=None))
 
 
 def insert(connection: sa.Connection, new: Iterable[Instance]) -> None:

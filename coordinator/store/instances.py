@@ -31,7 +31,7 @@ class PhaseFact(msgspec.Struct, frozen=True):
     at: datetime
     detail: str = ""
     provider_id: str = ""
-    error_code: str = ""
+    error_code: str = ""  # where it is an error
 
 
 class _Configured(msgspec.Struct, frozen=True):
@@ -97,7 +97,7 @@ class Instances:
                     instance = changes.on_image(
                         instance, fact.phase, self._clock(), await _timeout(connection, instance)
                     )
-                became = changes.on_phase(instance, fact.phase, fact.at, fact.detail)
+                became = changes.on_phase(instance, fact.phase, fact.at, fact.detail, fact.error_code)
                 known[instance.id] = _with_provider_id(became.instance, fact.provider_id)
                 if became.ended_idle or became.failed:
                     ended.append((became, fact))
@@ -108,7 +108,7 @@ class Instances:
             for became, fact in sorted(ended, key=_order_of_locks):
                 await self._count(connection, became, fact)
             await connection.run_sync(instance_rows.save, known.values())
-            await _forget_files(connection, [i.id for i in known.values() if i.status is Status.DELETED])
+            await instance_rows.forget_files(connection, [i.id for i in known.values() if i.status is Status.DELETED])
             await connection.run_sync(timelines.append, entries)
         self._feed.publish(entries)
         return [None] * len(facts)
@@ -156,7 +156,7 @@ class Instances:
             await connection.run_sync(instance_rows.save, [instance])
             await connection.run_sync(timelines.append, entries)
             if status in (RunnerStatus.IDLE, RunnerStatus.FAILED):
-                await _forget_files(connection, [instance_id])
+                await instance_rows.forget_files(connection, [instance_id])
         self._feed.publish(entries)
         return instance
 
@@ -330,8 +330,3 @@ async def _steps_seen(connection: AsyncConnection, ids: Iterable[str]) -> set[tu
         sa.select(timeline.c.instance_id, timeline.c.step).where(timeline.c.instance_id.in_(list(ids)))
     )
     return {(row.instance_id, Step(row.step)) for row in rows}
-
-
-async def _forget_files(connection: AsyncConnection, ids: Collection[str]) -> None:
-    if ids:
-        await connection.execute(sa.update(instances).where(instances.c.id.in_(ids)).values(runner_files=None))

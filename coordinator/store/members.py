@@ -1,7 +1,8 @@
 """The coordinators of one installation: who lives, and what is done when one is dead."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Final
 
 import sqlalchemy as sa
@@ -21,7 +22,8 @@ _MICROSECONDS: Final = 1_000_000
 class Members:
     """On SQLite there is never another one (`alone.py`), so one beat is for the whole life of the process."""
 
-    def __init__(self, database: Database, lease: Lease, me: str) -> None:
+    def __init__(self, database: Database, lease: Lease, me: str, clock: Callable[[], datetime]) -> None:
+        self._clock = clock
         self._database = database
         self._lease = lease
         self._me = me
@@ -64,14 +66,18 @@ class Members:
         return True
 
     async def _bury(self, connection: AsyncConnection, now: int, *, new: bool) -> None:
-        """Forget the dead, and that they held the streams of hosts."""
+        """Forget the dead, and that they held the streams of hosts.
+
+        `new`: this coordinator begins to plan. For how long a host is away counts anew then: while no coordinator was
+        there, or none but the one that has just died, no host could show that it is well.
+        """
         dead = (coordinators.c.expires_at <= now) & (coordinators.c.id != self._me)
         buried = (await connection.execute(sa.delete(coordinators).where(dead))).rowcount
         if not buried and not new:
             return
-        left = hosts.c.coordinator != ""
+        left = sa.true() if new else hosts.c.coordinator != ""
         orphaned = hosts.c.coordinator.not_in(sa.select(coordinators.c.id))
-        await _let_go(connection, left & orphaned)
+        await _let_go(connection, left & orphaned, self._clock())
 
     async def release(self) -> None:
         """Let another one plan, now."""
@@ -83,17 +89,19 @@ class Members:
         """This process ends: it holds no streams any more."""
         async with self._database.write() as connection:
             await connection.execute(sa.delete(coordinators).where(coordinators.c.id == self._me))
-            await _let_go(connection, hosts.c.coordinator == self._me)
+            await _let_go(connection, hosts.c.coordinator == self._me, self._clock())
 
 
 async def _claim(connection: AsyncConnection, me: str, streams: Mapping[str, int]) -> None:
     for name, stream in sorted(streams.items()):
         mine = (hosts.c.name == name) & hosts.c.coordinator.in_(["", me])
-        claimed = await connection.execute(sa.update(hosts).where(mine).values(coordinator=me, stream=stream))
+        here = {"coordinator": me, "stream": stream, "disconnected_at": None}
+        claimed = await connection.execute(sa.update(hosts).where(mine).values(here))
         if claimed.rowcount:
             changed.of(connection).hosts.add(name)
 
 
-async def _let_go(connection: AsyncConnection, where: sa.ColumnElement[bool]) -> None:
-    rows = await connection.execute(sa.update(hosts).where(where).values(coordinator="").returning(hosts.c.name))
+async def _let_go(connection: AsyncConnection, where: sa.ColumnElement[bool], now: datetime) -> None:
+    gone = sa.update(hosts).where(where).values(coordinator="", disconnected_at=now)
+    rows = await connection.execute(gone.returning(hosts.c.name))
     changed.of(connection).hosts.update(row.name for row in rows)

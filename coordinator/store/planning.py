@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coordinator.domain.changes import Step
-from coordinator.domain.fleet import Host
+from coordinator.domain.fleet import Admission, Host
 from coordinator.domain.images import Held
 from coordinator.domain.instance import BOOTING, COMING, Instance, RunnerStatus, Status
 from coordinator.domain.job import Job, JobStatus
@@ -69,9 +69,11 @@ class Planning:
                 for row in await connection.execute(POOL_QUERY):
                     board.put_pool(to_pool(row))
                 board.put_images(await images.catalogue(connection))
+            gone = set(changes.hosts)
             for part in _parts(sorted(changes.hosts)):
                 for host in await _hosts(connection, part):
                     board.put_host(host)
+                    gone.discard(host.name)
             alive: list[Instance] = []
             for part in _parts(sorted(changes.instances)):
                 alive += await instance_rows.by_ids(connection, part, lock=False)
@@ -82,6 +84,8 @@ class Planning:
                     board.drop_job(job_id)
         for instance in alive:
             board.put_instance(instance)
+        for name in gone:
+            board.drop_host(name)
         return [instance for instance in alive if instance.status is not Status.DELETED]
 
     @retried
@@ -194,9 +198,10 @@ def _place(instance: Instance) -> str:
 
 
 def _still_right(connection: sa.Connection, creates: Sequence[Create], told: Changes) -> list[Create]:
-    """The creates whose jobs, if they are for one, are still queued and whose pools are still enabled and have room.
+    """The creates whose ground still holds.
 
-    What hinders the others is noted in `told`.
+    Their jobs, if they are for one, are still queued, their pools still enabled and have room, their hosts still there
+    and open. What hinders the others is noted in `told`.
     """
     job_ids = {create.for_job for create in creates}
     pool_ids = {create.pool.id for create in creates}
@@ -213,11 +218,16 @@ def _still_right(connection: sa.Connection, creates: Sequence[Create], told: Cha
     )
     for row in counted:
         room[row.pool_id] -= row.used
+    names = {create.host for create in creates if create.host}
+    open_ = sa.select(hosts.c.name).where(hosts.c.name.in_(names), hosts.c.admission == Admission.OPEN)
+    places = {"", *connection.scalars(open_.order_by(hosts.c.name).with_for_update(read=True))}
     right = []
     full: set[str] = set()
     for create in creates:
         if create.for_job and create.for_job not in queued:
             told.jobs.add(create.for_job)
+        elif create.host not in places:
+            told.hosts.add(create.host)
         elif room.get(create.pool.id, 0) > 0:
             room[create.pool.id] -= 1
             right.append(create)

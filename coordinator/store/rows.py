@@ -6,7 +6,17 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from coordinator.domain.fleet import Balancer, Endpoint, Entity, EntityKind, ForgeKind, Host, Placement, Pool
+from coordinator.domain.fleet import (
+    Admission,
+    Balancer,
+    Endpoint,
+    Entity,
+    EntityKind,
+    ForgeKind,
+    Host,
+    Placement,
+    Pool,
+)
 from coordinator.domain.images import Held
 from coordinator.domain.instance import Instance, RunnerStatus, Status
 from coordinator.domain.job import Job, JobKey, JobStatus
@@ -156,6 +166,11 @@ def to_host(row: Row, held: Held) -> Host:
         connected=row.coordinator != "",
         failures=row.failures,
         cool_until=row.cool_until,
+        disconnected_at=row.disconnected_at,
+        admission=Admission(row.admission),
+        admission_reason=row.admission_reason,
+        drain_deadline=row.drain_deadline,
+        pressure=row.pressure,
     )
 
 

@@ -206,6 +206,13 @@ hosts = sa.Table(
     sa.Column("coordinator", Plain, nullable=False, server_default=""),
     sa.Column("stream", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("agent_run", Plain, nullable=False, server_default=""),
+    _time("disconnected_at", nullable=True),  # of one that is away: since when a coordinator has missed it
+    sa.Column("admission", Plain, nullable=False, server_default="open"),
+    sa.Column("admission_reason", Plain, nullable=False, server_default=""),
+    _time("drain_deadline", nullable=True),
+    # What its agent says that it is short of: code and text, empty when of nothing.
+    sa.Column("pressure_code", Plain, nullable=False, server_default=""),
+    sa.Column("pressure", Plain, nullable=False, server_default=""),
 )
 
 # Processes that serve this installation. Times are the database's, in microseconds since 1970.

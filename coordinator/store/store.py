@@ -31,6 +31,7 @@ from coordinator.store.schema import controller
 from coordinator.store.sealing import Sealer
 from coordinator.store.telling import Told
 from coordinator.store.timelines import Notes
+from coordinator.store.upkeep import Upkeep
 from hostler.errors import HostlerError
 
 
@@ -55,14 +56,15 @@ class Store:
         database.on_change = self.feed.changed
         self.lease = Lease(self.me)
         self.lease.on_change = lambda: self.feed.changed(Changes(everything=True))
-        self.members = Members(database, self.lease, self.me)
+        self.members = Members(database, self.lease, self.me, clock)
         self.notes = Notes(database, self.feed)
         self.ledger = Ledger(database, self.feed, self.notes, clock, new_id)
         self.instances = Instances(database, sealer, self.feed, self.lease, clock, chance)
         self.planning = Planning(database, self.feed, self.lease, clock, new_id)
         self.images = Images(database, clock, chance)
         self.catalog = Catalog(database, sealer, new_id, self.images.forget)
-        self.hosts = Hosts(database, self.me)
+        self.hosts = Hosts(database, self.me, clock)
+        self.upkeep = Upkeep(database, self.feed, self.lease, clock)
         self.authority = AuthorityRow(database, sealer, clock, new_id)
         self.enrolments = Enrolments(database, clock, new_id)
         self.admin_tokens = AdminTokens(database, clock, new_id)

@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError, Parameter
 from hostler import __version__
 from hostler.cli import access, document, shape, views
 from hostler.cli.client import DEFAULT, TIMEOUT_SECONDS, Unreachable, connected
+from hostler.cli.hosts import host
 from hostler.cli.images import image
 from hostler.cli.options import Coordinator, Json, show
 from hostler.errors import ConfigError, HostlerError
@@ -37,7 +38,6 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 fleet = App(name="fleet", help="Hosts and what runs on them.")
-host = App(name="host", help="Build hosts.")
 job = App(name="job", help="Jobs and their way through the fleet.")
 instance = App(name="instance", help="Single instances.")
 access.add_host_commands(host)

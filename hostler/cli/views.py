@@ -26,16 +26,16 @@ def clean(text: str, *, keep: str = "") -> str:
 def fleet(status: FleetStatusResponse, now: datetime) -> RenderableType:
     head = Text(clean(f"coordinator {status.coordinator_version}, controller {status.controller_id}"))
     hosts = _hosts(status.hosts, now) if status.hosts else "no host has connected yet"
-    instances = _instances(status.instances, now) if status.instances else "no instances"
-    return Group(head, "", hosts, "", instances)
+    here = instances(status.instances, now) if status.instances else "no instances"
+    return Group(head, "", hosts, "", here)
 
 
 def jobs(found: Iterable[Job], now: datetime) -> RenderableType:
-    table = _table("ID", "JOB", "REPOSITORY", "LABELS", "STATUS", "RUNNER", "QUEUED", "WAITS FOR")
+    shown = table("ID", "JOB", "REPOSITORY", "LABELS", "STATUS", "RUNNER", "QUEUED", "WAITS FOR")
     for job in found:
         queued = f"{age(job.queued_at, now)} ago" if job.HasField("queued_at") else "-"
-        _row(
-            table,
+        row(
+            shown,
             job.id,
             job.name,
             job.entity,
@@ -45,7 +45,7 @@ def jobs(found: Iterable[Job], now: datetime) -> RenderableType:
             queued,
             job.waiting_reason,
         )
-    return table if table.row_count else "no jobs"
+    return shown if shown.row_count else "no jobs"
 
 
 def job(found: Job) -> RenderableType:
@@ -82,11 +82,11 @@ def age(since: Timestamp, now: datetime) -> str:
 
 
 def _hosts(hosts: Iterable[Host], now: datetime) -> Table:
-    table = _table("HOST", "CONNECTED", "ARCH", "VCPUS", "MEMORY", "DISK", "DRIVERS", "AGENT", "LAST SEEN")
+    shown = table("HOST", "CONNECTED", "ARCH", "VCPUS", "MEMORY", "DISK", "DRIVERS", "AGENT", "LAST SEEN")
     for host in hosts:
         used, capacity = host.used, host.capacity
-        _row(
-            table,
+        row(
+            shown,
             host.name,
             "yes" if host.connected else "no",
             host.arch,
@@ -97,14 +97,14 @@ def _hosts(hosts: Iterable[Host], now: datetime) -> Table:
             host.agent_version,
             f"{age(host.last_seen, now)} ago" if host.HasField("last_seen") else "never",
         )
-    return table
+    return shown
 
 
-def _instances(instances: Iterable[Instance], now: datetime) -> Table:
-    table = _table("INSTANCE", "STATUS", "RUNNER", "HOST", "AGE", "JOB", "FAULT")
-    for instance in instances:
-        _row(
-            table,
+def instances(found: Iterable[Instance], now: datetime) -> Table:
+    shown = table("INSTANCE", "STATUS", "RUNNER", "HOST", "AGE", "JOB", "FAULT")
+    for instance in found:
+        row(
+            shown,
             instance.name,
             instance.status,
             instance.runner_status,
@@ -113,31 +113,31 @@ def _instances(instances: Iterable[Instance], now: datetime) -> Table:
             instance.job_id,
             instance.fault,
         )
-    return table
+    return shown
 
 
 def _timeline(entries: Iterable[TimelineEntry]) -> Table:
     """Milliseconds since the first entry and since the one before."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    shown = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("AT MS", "STEP MS"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        shown.add_column(heading, justify="right", no_wrap=True)
     for heading in ("STEP", "INSTANCE", "DETAIL"):
-        table.add_column(heading)
+        shown.add_column(heading)
     moments = [(found, _milliseconds(found.at)) for found in entries]
     first = before = moments[0][1]
     for found, at in moments:
-        _row(table, str(at - first), str(at - before), found.step, found.instance_id, found.detail)
+        row(shown, str(at - first), str(at - before), found.step, found.instance_id, found.detail)
         before = at
-    return table
+    return shown
 
 
 def _milliseconds(at: Timestamp) -> int:
     return at.seconds * 1000 + at.nanos // 1_000_000
 
 
-def _table(*headings: str) -> Table:
+def table(*headings: str) -> Table:
     return Table(*headings, box=None, pad_edge=False, header_style="bold")
 
 
-def _row(table: Table, *cells: str) -> None:
-    table.add_row(*(Text(clean(cell) or "-", style=_COLORS.get(cell, "")) for cell in cells))
+def row(shown: Table, *cells: str) -> None:
+    shown.add_row(*(Text(clean(cell) or "-", style=_COLORS.get(cell, "")) for cell in cells))

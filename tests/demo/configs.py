@@ -35,6 +35,8 @@ address = "{farm.grpc}"
 
 [capacity]
 reserved_disk_gib = 1
+low_disk_gib = 0
+low_memory_mib = 0
 cpu_overcommit = 8.0
 
 [libvirt]

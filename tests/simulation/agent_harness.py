@@ -159,7 +159,7 @@ def agent_config(data_dir: Path, port: int) -> SimulatedConfig:
         data_dir=str(data_dir),
         host=HostSection(name="build-1"),
         coordinator=CoordinatorSection(address=f"127.0.0.1:{port}"),
-        capacity=CapacitySection(reserved_memory_mib=0, reserved_disk_gib=0),
+        capacity=CapacitySection(reserved_memory_mib=0, reserved_disk_gib=0, low_memory_mib=0, low_disk_gib=0),
         simulated=QUICK,
     )
 

@@ -62,6 +62,7 @@ class Farm:
         self.guests = Guests(work=self.forge.webhooks.settle)  # a job takes longer than a webhook
         self.ahead = timedelta()  # how far the coordinator's clock is before the real one
         self.providers: dict[str, FarmProvider] = {}  # by host, of the agents in this process
+        self.agents: dict[str, Agent] = {}  # the same
         self.hosts: dict[str, ProcessHost] = {}  # those whose agents are processes
         self.cloud = Cloud(directory / "cloud", self.guests)
         self.orphan_grace = orphan_grace
@@ -143,7 +144,7 @@ class Farm:
         key = key or host
         address = f"127.0.0.1:{self.grpc_port}" if address is None else address
         provider, agent = self._agent(host, settings, vcpus_for_each, key, address)
-        self.providers[key] = provider
+        self.providers[key], self.agents[key] = provider, agent
         stop = asyncio.Event()
         self._running[key] = (asyncio.create_task(agent.run(stop), name=f"agent {key}"), stop)
         await self.until_host_connected(host)
@@ -156,7 +157,9 @@ class Farm:
             data_dir=str(self.directory / key),
             host=HostSection(name=host),
             coordinator=CoordinatorSection(address=address),
-            capacity=CapacitySection(reserved_memory_mib=0, reserved_disk_gib=0, cpu_overcommit=overcommit),
+            capacity=CapacitySection(
+                reserved_memory_mib=0, reserved_disk_gib=0, low_memory_mib=0, low_disk_gib=0, cpu_overcommit=overcommit
+            ),
             simulated=settings,
         )
         provider = FarmProvider(settings, config.instances_path, self.guests, lambda: self.providers[key])

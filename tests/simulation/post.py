@@ -4,6 +4,7 @@ import itertools
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -52,7 +53,7 @@ class Post:
             timeout_seconds=20,
         )
         clouds = {"cloud": ExecProvider(settings, self.store.controller_id)}
-        self.inspection = Inspection(self.store, self.registrar, clouds, self.clock)
+        self.inspection = Inspection(self.store, self.registrar, clouds, timedelta(minutes=5), self.clock)
 
     # --- what there is ---
 

@@ -87,7 +87,8 @@ async def start_agent(
     path.write_text(
         f'data_dir = "{directory / host}"\nlog_level = "warning"\n[host]\nname = "{host}"\n'
         f'[coordinator]\naddress = "{address}"\n'
-        "[capacity]\nreserved_memory_mib = 0\nreserved_disk_gib = 0\ncpu_overcommit = 16.0\n"
+        "[capacity]\nreserved_memory_mib = 0\nreserved_disk_gib = 0\nlow_memory_mib = 0\nlow_disk_gib = 0\n"
+        "cpu_overcommit = 16.0\n"
         f"[simulated]\ndisk_seconds = {slow_seconds}\nstart_seconds = {slow_seconds}\n"
     )
     return await _start("agent.main", path, within)

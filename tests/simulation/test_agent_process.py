@@ -21,6 +21,8 @@ address = "127.0.0.1:{port}"
 [capacity]
 reserved_memory_mib = 0
 reserved_disk_gib = 0
+low_disk_gib = 0
+low_memory_mib = 0
 {extra or "[simulated]"}
 """
     )

@@ -179,7 +179,7 @@ async def plant(one: Farm, host: str, instance_id: str, name: str) -> None:
 async def test_an_orphan_is_destroyed_after_the_grace_and_not_before(tmp_path: Path) -> None:
     async with farm(tmp_path, orphan_grace=ORPHAN_GRACE) as one:
         await one.declare()
-        await plant(one, "host-1", str(uuid.uuid4()), "nobodys")
+        await plant(one, "host-1", str(uuid.uuid4()), "hostler-0123456789ab")
         began = asyncio.get_running_loop().time()
         provider = await one.start_agent()
         await one.until_true(lambda: provider.delete_calls)

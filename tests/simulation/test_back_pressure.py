@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import grpc
 import msgspec
@@ -13,8 +14,9 @@ from agent import session
 from coordinator.fleet import service, wire
 from coordinator.fleet.entrance import Loopback
 from coordinator.fleet.links import MOST_WAITING, Link, Links
-from coordinator.fleet.reconciler import ORPHAN_GRACE, Reconciler
+from coordinator.fleet.reconciler import Reconciler
 from coordinator.fleet.service import FleetService
+from coordinator.fleet.strays import ORPHAN_GRACE, Strays
 from coordinator.store.instances import PhaseFact
 from hostler import __version__
 from protos.hostler.v1 import fleet_pb2 as pb
@@ -46,8 +48,9 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
     async with open_sample(tmp_path) as sample:
         links = Links()
         server = grpc.aio.server()
-        reconciler = Reconciler(sample.store, lambda _: None, ORPHAN_GRACE)
-        add_FleetServicer_to_server(FleetService(sample.store, links, reconciler, Loopback()), server)
+        strays = Strays(sample.store, AsyncMock(), ORPHAN_GRACE)
+        reconciler = Reconciler(sample.store, lambda _: None, strays)
+        add_FleetServicer_to_server(FleetService(sample.store, links, reconciler, strays, Loopback()), server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         yield Served(sample, links, port)

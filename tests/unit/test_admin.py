@@ -8,7 +8,9 @@ import grpc
 import pytest
 
 from coordinator.admin import AdminService
+from coordinator.admin_hosts import HostAdmin
 from coordinator.domain.job import JobStatus
+from coordinator.domain.world import Policy
 from coordinator.fleet.links import Links
 from protos.hostler.v1 import admin_pb2 as pb
 from tests.samples.store import TWIN, Sample, open_sample
@@ -26,7 +28,7 @@ async def sample(tmp_path: Path) -> AsyncIterator[Sample]:
 
 async def _job(sample: Sample, name: str) -> pb.Job:
     engine = MagicMock(consider=AsyncMock(), waiting_reason=MagicMock(return_value=""))
-    service = AdminService(sample.store, Links(), engine, frozenset())
+    service = AdminService(sample.store, HostAdmin(sample.store, Links(), Policy()), MagicMock(), engine, frozenset())
     context = MagicMock(abort=AsyncMock(side_effect=Aborted))
     try:
         return await service.GetJob(pb.GetJobRequest(id=name), context)

@@ -46,6 +46,9 @@ def test_everything_but_the_driver_has_a_default(tmp_path: Path) -> None:
         ("[coordinator]\naddress = '127.0.0.1:0'\n[simulated]", "the port must be from 1 to 65535"),
         ("[capacity]\nreserved_vcpus = -1\n[simulated]", "reserved_vcpus: must be 0 or more"),
         ("[capacity]\ncpu_overcommit = 0.5\n[simulated]", "cpu_overcommit: must be from 1.0 to 32.0"),
+        ("[capacity]\nmemory_overcommit = 4.1\n[simulated]", "memory_overcommit: must be from 1.0 to 4.0"),
+        ("[capacity]\ndisk_overcommit = 0.9\n[simulated]", "disk_overcommit: must be from 1.0 to 16.0"),
+        ("[capacity]\nlow_disk_gib = -1\n[simulated]", "low_disk_gib: must be 0 or more"),
         ("[capacity]\ncpu_overcommit = nan\n[simulated]", "cpu_overcommit: must be from 1.0 to 32.0"),
         ("[simulated]\nimages = []", "name at least one image"),
         ("[simulated]\ndisk_seconds = -1", "key 'simulated.disk_seconds'"),
@@ -127,10 +130,12 @@ def test_a_hypervisors_bindings_are_needed_only_when_asked_for(tmp_path: Path, t
     assert (f"pip install 'hostler[agent,{table}]'" in ended.stderr) == (status == 2)
 
 
-def test_capacity_is_what_the_reserve_leaves_and_only_processors_are_overcommitted() -> None:
+def test_capacity_is_what_the_reserve_leaves_as_often_as_it_may_be_promised() -> None:
     whole = Resources(vcpus=8, memory_mib=16384, disk_gib=100)
     reserve = Reserve(vcpus=2, memory_mib=4096, disk_gib=10, cpu_overcommit=2.5)
     assert capacity(whole, reserve) == Resources(vcpus=15, memory_mib=12288, disk_gib=90)
+    more = Reserve(vcpus=2, memory_mib=4096, disk_gib=10, memory_overcommit=1.5, disk_overcommit=2.05)
+    assert capacity(whole, more) == Resources(vcpus=6, memory_mib=18432, disk_gib=184)
 
 
 def test_a_reserve_that_leaves_nothing_names_its_key() -> None:

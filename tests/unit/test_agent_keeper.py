@@ -12,6 +12,9 @@ from agent.backoff import Backoff
 from agent.endings import Ending, Endings
 from agent.keeper import Keeper
 from agent.outbox import Outbox
+from agent.pressure import HostUnderPressure
+from coordinator.domain.changes import REFUSED
+from hostler.errors import HostlerError
 from protos.hostler.v1 import fleet_pb2 as pb
 from providers.contract import Arch, Bootstrap, InstanceSpec, Machine, MachineState, Phase, Resources
 from providers.simulated import SimulatedProvider, SimulatedSettings
@@ -48,6 +51,7 @@ class Bench:
     def __init__(self, folder: Path, *, endings: type[Endings] = Endings, creates_at_once: int = 4) -> None:
         self.gate = Gate()
         self.gate.open.set()
+        self.refusal: HostlerError | None = None
         self.provider = SimulatedProvider(SETTINGS, directory=folder / "instances", sleep=self.gate)
         self.outbox = Outbox()
         self.endings = endings(folder / "endings.jsonl", now=lambda: datetime.now(UTC))
@@ -61,6 +65,7 @@ class Bench:
             retry=Backoff(first_seconds=30, most_seconds=30),
             creates_at_once=creates_at_once,
             create_grace_seconds=0.05,
+            refusal=lambda: self.refusal,
         )
 
     async def begin(self) -> None:
@@ -224,3 +229,26 @@ async def test_a_stop_between_opening_and_adopting_is_told(tmp_path: Path) -> No
     second.provider.inventory = late  # type: ignore[method-assign]
     await second.keeper.adopt()
     await second.until_told("a 1 stopped")
+
+
+async def test_a_host_under_pressure_begins_nothing_and_says_so_once_and_for_all(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    await bench.begin()
+    bench.keeper.create(spec("held"))
+    await bench.until_told("held 1 started")
+    bench.refusal = HostUnderPressure("this host is short: 1 GiB of disk available, 5 wanted")
+    bench.keeper.create(spec("new"))
+    assert bench.told()[-1] == "new 1 failed"
+    entry = bench.outbox.after(bench.outbox._positions - 1)
+    assert entry is not None
+    assert entry.message.event.error_code == REFUSED  # the coordinator knows it by this
+    # What is there already is not refused, and what was refused is not made when the command is repeated.
+    bench.keeper.create(spec("held"))
+    bench.refusal = None
+    bench.outbox.acknowledge(1000)
+    bench.keeper.create(spec("new"))
+    assert bench.told()[-1] == "new 1 failed"
+    assert [machine.instance_id for machine in await bench.keeper.inventory()] == ["held"]
+    bench.keeper.delete("new", 2)
+    await bench.until_told("new 2 deleted")
+    await bench.keeper.close(1)

@@ -24,22 +24,41 @@ from protos.hostler.v1 import admin_pb2_grpc
 from protos.hostler.v1.admin_pb2 import (
     ApplyRequest,
     ApplyResponse,
+    CordonHostRequest,
+    DrainHostRequest,
     FleetStatusRequest,
     FleetStatusResponse,
     GetConsoleRequest,
     GetConsoleResponse,
+    GetHostRequest,
+    GetHostResponse,
     GetJobRequest,
     Host,
+    Instance,
     Job,
+    ListHostsRequest,
+    ListHostsResponse,
     ListJobsRequest,
     ListJobsResponse,
     PrefetchImagesRequest,
+    RemoveHostRequest,
+    RemoveHostResponse,
     RemoveImageRequest,
+    Stray,
     TimelineEntry,
+    UncordonHostRequest,
     WatchRequest,
 )
 from tests.samples.fake_images import FakeImages
 
+BUILD_1 = Host(
+    name="build-1",
+    connected=True,
+    presence="connected",
+    admission="draining",
+    admission_reason="new disks",
+    instances=3,
+)
 CONSOLE = b"boot\r\n\x1b[2Jlogin:\xff"
 STARTED = [sys.executable, "-c", "from hostler.cli.main import main; main()"]
 
@@ -77,6 +96,33 @@ class FakeCoordinator(FakeImages):
         yield TimelineEntry(job_id="1", step="committed")
         if self.stays:
             self.gone.wait(30)
+
+    def ListHosts(self, request: ListHostsRequest, context: grpc.ServicerContext) -> ListHostsResponse:  # noqa: N802
+        return ListHostsResponse(hosts=[BUILD_1, Host(name="build-2", presence="lost")])
+
+    def GetHost(self, request: GetHostRequest, context: grpc.ServicerContext) -> GetHostResponse:  # noqa: N802
+        if request.name != "build-1":
+            context.abort(grpc.StatusCode.NOT_FOUND, f"there is no host '{request.name}' (known are build-1, build-2)")
+        strays = [Stray(instance_id="i-9", name="r-9", reason="its runner has a job")]
+        return GetHostResponse(host=BUILD_1, instances=[Instance(name="r-1", status="running")], strays=strays)
+
+    def CordonHost(self, request: CordonHostRequest, context: grpc.ServicerContext) -> Host:  # noqa: N802
+        self.asked.append(request)
+        return Host(name=request.name, admission="cordoned", admission_reason=request.reason)
+
+    def DrainHost(self, request: DrainHostRequest, context: grpc.ServicerContext) -> Host:  # noqa: N802
+        self.asked.append(request)
+        return BUILD_1
+
+    def UncordonHost(self, request: UncordonHostRequest, context: grpc.ServicerContext) -> Host:  # noqa: N802
+        self.asked.append(request)
+        return Host(name=request.name, admission="open", instances=2)
+
+    def RemoveHost(self, request: RemoveHostRequest, context: grpc.ServicerContext) -> RemoveHostResponse:  # noqa: N802
+        self.asked.append(request)
+        if not request.force:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "host 'build-1' has 2 instances")
+        return RemoveHostResponse(lost=["r-1", "r-2"])
 
     def GetConsole(self, request: GetConsoleRequest, context: grpc.ServicerContext) -> GetConsoleResponse:  # noqa: N802
         return GetConsoleResponse(data=CONSOLE if request.instance != "big" else b"x" * 8_000_000, truncated=True)
@@ -223,6 +269,45 @@ def test_a_job_is_shown_and_an_unknown_one_is_exit_1(capsys: Output) -> None:
     assert capsys.readouterr().err == "hostler: no job '2'\n"
 
 
+def test_hosts_are_listed_and_shown_for_people_and_programs(capsys: Output) -> None:
+    assert run(["host", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert "draining (new disks)" in listed
+    assert "lost" in listed
+    assert run(["host", "show", "build-1"]) == 0
+    shown = capsys.readouterr().out
+    assert "r-1" in shown
+    assert "its runner has a job" in shown
+    assert run(["host", "show", "build-1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["strays"][0]["name"] == "r-9"
+    assert run(["host", "show", "build-3"]) == 1
+    assert capsys.readouterr().err == "hostler: there is no host 'build-3' (known are build-1, build-2)\n"
+
+
+def test_hosts_are_cordoned_drained_and_opened(coordinator: FakeCoordinator, capsys: Output) -> None:
+    assert run(["host", "cordon", "build-1", "--reason", "noise"]) == 0
+    assert capsys.readouterr().out == "build-1 takes no machines: cordoned (noise); nothing is on it\n"
+    assert run(["host", "drain", "build-1", "--deadline", "1h30m"]) == 0
+    assert capsys.readouterr().out == "build-1 takes no machines: draining (new disks); 3 instances are on it\n"
+    assert run(["host", "drain", "build-1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["admission"] == "draining"
+    assert run(["host", "uncordon", "build-1"]) == 0
+    assert capsys.readouterr().out == "build-1 takes machines; 2 instances are on it\n"
+    assert coordinator.asked == [
+        CordonHostRequest(name="build-1", reason="noise"),
+        DrainHostRequest(name="build-1", deadline_seconds=5400),
+        DrainHostRequest(name="build-1"),
+        UncordonHostRequest(name="build-1"),
+    ]
+
+
+def test_a_host_is_removed_and_what_is_lost_with_it_told(capsys: Output) -> None:
+    assert run(["host", "remove", "build-1"]) == 1
+    assert "has 2 instances" in capsys.readouterr().err
+    assert run(["host", "remove", "build-1", "--force"]) == 0
+    assert capsys.readouterr().out == "removed build-1; lost with it: r-1, r-2\n"
+
+
 def test_a_console_goes_into_a_pipe_as_it_is() -> None:
     done = subprocess.run([*STARTED, "instance", "console", "r-1"], capture_output=True, check=True)
     assert done.stdout == CONSOLE
@@ -306,6 +391,8 @@ def test_a_service_that_is_no_coordinator_is_told_so(capsys: Output) -> None:
         (["fleet", "status", "--coordinator", "localhost"], "'localhost' is not HOST:PORT"),
         (["fleet", "stats"], 'Unknown command "stats"'),
         (["job", "show"], "ID"),
+        (["host", "drain", "build-1", "--deadline", "90"], "--deadline"),
+        (["host", "drain", "build-1", "--deadline", "400d"], "must be from 1s to 365d"),
         (["job", "list", "--every"], "--every"),
         (["apply"], "FILE"),
         (["apply", "/nowhere/fleet.toml"], "/nowhere/fleet.toml: no such file"),

@@ -47,6 +47,8 @@ starvation_minutes = 20
 idle_grace_seconds = 180
 creates_per_host = 8
 patrol_seconds = 60
+host_grace_seconds = 25
+host_lease_seconds = 240
 poll_seconds = 600
 [retention]
 days = 90
@@ -151,6 +153,9 @@ WRONG = [
     ("= 8\n", "= 0\n", "planner", "creates_per_host: must be 1 to 1000"),
     ("= 8\n", "= 1001\n", "planner", "creates_per_host: must be 1 to 1000"),
     ("= 8\n", "= 1.5\n", "planner.creates_per_host", "Expected `int`, got `float`"),
+    ("= 25\n", "= 3601\n", "planner", "host_grace_seconds: must be 0 to 3600"),
+    ("= 25\n", "= 241\n", "planner", "host_lease_seconds: must be 60 to 86400, and not below host_grace_seconds"),
+    ("= 240\n", "= 59\n", "planner", "host_lease_seconds: must be 60 to 86400"),
     ("= 60\n", "= 0\n", "planner", "patrol_seconds: must be 1 to 3600"),
     ("= 60\n", "= 3601\n", "planner", "patrol_seconds: must be 1 to 3600"),
     ("= 600\n", "= 0\n", "planner", "poll_seconds: must be 1 to 86400"),

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from coordinator.domain.instance import GOING, Status
-from coordinator.domain.reconcile import ACTION, Action, Seen, Wanted, reconcile, wanted
+from coordinator.domain.reconcile import ACTION, STRAY, Action, Claim, Seen, StrayAction, Wanted, reconcile, wanted
 from tests.samples.domain import instance
 
 PAIRS = list(itertools.product(Wanted, Seen))
@@ -20,12 +20,14 @@ def test_every_pair_has_an_answer_and_every_answer_a_pair() -> None:
 def test_an_answer_fits_its_pair(should: Wanted, seen: Seen) -> None:
     action = ACTION[should, seen]
     there = seen is not Seen.ABSENT
-    if action in (Action.DESTROY, Action.ORPHAN):
+    if action in (Action.DESTROY, Action.QUESTION):
         assert there
     if action is Action.DESTROY:
-        assert should is Wanted.ABSENT
-    if action is Action.ORPHAN:
-        assert should is Wanted.UNKNOWN
+        assert should in (Wanted.ABSENT, Wanted.ENDED)
+    if action is Action.QUESTION:
+        assert should in (Wanted.ENDED, Wanted.UNKNOWN)
+    if should is Wanted.UNKNOWN or (should is Wanted.ENDED and seen is Seen.RUNNING):
+        assert action is (Action.QUESTION if there else Action.NOTHING)  # a runner in it may have a job
     if action is Action.CREATE:
         assert should is Wanted.CREATED
         assert seen in (Seen.ABSENT, Seen.CREATING)
@@ -36,11 +38,21 @@ def test_an_answer_fits_its_pair(should: Wanted, seen: Seen) -> None:
         assert not there
 
 
+def test_a_stray_is_destroyed_only_when_no_forge_calls_it_busy_and_one_could_be_asked() -> None:
+    assert set(STRAY) == set(itertools.product((Wanted.ENDED, Wanted.UNKNOWN), Claim))
+    assert set(STRAY.values()) == set(StrayAction)
+    for (should, claim), action in STRAY.items():
+        if action is StrayAction.DESTROY:
+            assert claim is Claim.FREE or (should, claim) == (Wanted.ENDED, Claim.NOBODYS)
+        assert (action is StrayAction.ASK_LATER) is (claim is Claim.BUSY)
+
+
 @pytest.mark.parametrize("status", Status)
 def test_every_status_is_wanted_somehow(status: Status) -> None:
     what = wanted(instance(status=status))
-    if status in GOING or status is Status.DELETED:
+    if status in GOING:
         assert what is Wanted.ABSENT
+    assert (what is Wanted.ENDED) is (status is Status.DELETED)
     assert what is not Wanted.UNKNOWN
 
 
@@ -61,7 +73,7 @@ def test_a_host_is_compared_machine_by_machine_and_agreement_is_silent() -> None
         "a-stranger": Seen.RUNNING,
     }
     assert {d.instance_id: d.action for d in reconcile(known, seen)} == {
-        "a-stranger": Action.ORPHAN,
+        "a-stranger": Action.QUESTION,
         "instance-1": Action.ADOPT,
         "instance-2": Action.GONE,
         "instance-3": Action.DESTROY,

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -10,6 +11,7 @@ from coordinator.domain.changes import Phase, Step
 from coordinator.domain.instance import RunnerStatus, Status
 from coordinator.fleet.links import Link
 from coordinator.fleet.reconciler import Reconciler
+from coordinator.fleet.strays import Strays
 from coordinator.store import timelines
 from coordinator.store.instances import PhaseFact
 from protos.hostler.v1 import fleet_pb2 as pb
@@ -33,9 +35,9 @@ async def test_a_machine_seen_stopped_has_stopped_though_no_event_says_so(sample
         instance_id=machine.id, generation=machine.generation, name=machine.name, state=pb.MACHINE_STATE_STOPPED
     )
     link = Link(machine.host, 1, "agent", sample.store.now())
-    reconciler = Reconciler(sample.store, lambda _: None, timedelta(0))
+    strays = Strays(sample.store, AsyncMock(), timedelta(0))
+    reconciler = Reconciler(sample.store, lambda _: None, strays)
     await reconciler.compare(link, pb.Inventory(machines=[seen]))
-    reconciler.close()
     ended = await sample.now(machine)
     assert (ended.status, ended.runner_status) == (Status.PENDING_DELETE, RunnerStatus.TERMINATED)
     job = await sample.store.history.job("1")

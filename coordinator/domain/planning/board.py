@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from heapq import heapify, heappop, heappush
 
-from coordinator.domain.fleet import Entity, EntityKind, Host, Placement, Pool
+from coordinator.domain.absence import Presence, presence
+from coordinator.domain.fleet import Admission, Entity, EntityKind, Host, Placement, Pool
 from coordinator.domain.images import Catalogue, Image, Reach, reach
 from coordinator.domain.instance import BOOTING, COMING, Instance, Status
 from coordinator.domain.job import Job
@@ -56,6 +57,9 @@ class Board:
         self.outdated: set[str] = set()  # idle instances of an older generation of their pool
         self.keepers: set[str] = set()  # pools that keep idle runners
         self.on_host: defaultdict[str, set[str]] = defaultdict(set)  # host to its instances
+        self.missing: set[str] = set()  # hosts that are away for so long that nothing of theirs is counted on
+        self.lost: set[str] = set()  # those of them that are lost
+        self.draining: set[str] = set()  # hosts
         self._timers: list[tuple[datetime, str, str]] = []
         self._covers: dict[str, Cover] = {}
         self._matches: dict[tuple[str, Labels], list[Pool]] = {}
@@ -131,10 +135,26 @@ class Board:
         self.free[host.name] = (
             self.free.get(host.name, Resources()) + host.capacity - (old.capacity if old else Resources())
         )
-        for rest in (host.cool_until, *host.held.rests.values()):
-            if rest is not None:
-                heappush(self._timers, (rest, "host", host.name))
+        if host.admission is Admission.DRAINING:
+            self.draining.add(host.name)
+        else:
+            self.draining.discard(host.name)
+        for time in self._turns(host):
+            heappush(self._timers, (time, "host", host.name))
+        self._look_for(host)
         self.touch(host.name)
+
+    def drop_host(self, name: str) -> None:
+        """A host that people have removed; its instances have ended."""
+        host = self.hosts.pop(name, None)
+        if host is not None:
+            self.host_names.remove(name)
+            self.able.clear()
+            self.free[name] -= host.capacity
+            self.draining.discard(name)
+            self.lost.discard(name)
+            self._count_on(name, yes=True)
+            self.touch(name)
 
     def put_job(self, job: Job) -> None:
         """A job that is queued, or was."""
@@ -180,8 +200,9 @@ class Board:
         self.now = max(self.now, now)
         while self._timers and self._timers[0][0] <= self.now:
             _, kind, name = heappop(self._timers)
-            if kind == "host":
+            if kind == "host" and name in self.hosts:
                 self.able.clear()
+                self._look_for(self.hosts[name])
                 self.touch(name)
             elif kind == "pool":
                 self.agenda.reopen(self.pools[name].entity_id)
@@ -345,17 +366,48 @@ class Board:
             self.free[instance.host] = free - instance.resources if count > 0 else free + instance.resources
             self._count_beside(instance.host, (instance.entity_id, instance.pool_id), count)
             self.touch(instance.host, fuller=count > 0)
-        if instance.serves_demand:
-            self.serving[instance.entity_id][instance.labels] += count
-            self._demand_changed(instance.entity_id)
-            idle = self._idle[instance.entity_id][instance.labels]
-            if count > 0:
-                self.serving_pool[instance.pool_id][instance.id] = instance
-                if instance.is_idle and instance.idle_since is not None:
-                    idle[instance.id] = instance.idle_since
-            else:
-                self.serving_pool[instance.pool_id].pop(instance.id, None)
-                idle.pop(instance.id, None)
+        if instance.host not in self.missing:
+            self._tally_serving(instance, count)
+
+    def _tally_serving(self, instance: Instance, count: int) -> None:
+        if not instance.serves_demand:
+            return
+        self.serving[instance.entity_id][instance.labels] += count
+        self._demand_changed(instance.entity_id)
+        idle = self._idle[instance.entity_id][instance.labels]
+        if count > 0:
+            self.serving_pool[instance.pool_id][instance.id] = instance
+            if instance.is_idle and instance.idle_since is not None:
+                idle[instance.id] = instance.idle_since
+        else:
+            self.serving_pool[instance.pool_id].pop(instance.id, None)
+            idle.pop(instance.id, None)
+
+    def _look_for(self, host: Host) -> None:
+        """Whether it is there, and what follows from it for the jobs that its machines would cover."""
+        where = presence(host, self.now, self.policy.host_grace, self.policy.host_lease)
+        if where is Presence.LOST:
+            self.lost.add(host.name)
+        else:
+            self.lost.discard(host.name)
+        self._count_on(host.name, yes=where not in (Presence.MISSING, Presence.LOST))
+
+    def _count_on(self, host: str, *, yes: bool) -> None:
+        if yes is (host not in self.missing):
+            return
+        if yes:
+            self.missing.discard(host)
+        else:
+            self.missing.add(host)
+        for instance_id in self.on_host[host]:
+            self._tally_serving(self.instances[instance_id], 1 if yes else -1)
+
+    def _turns(self, host: Host) -> Iterable[datetime]:
+        """When time alone changes what the host is."""
+        yield from (time for time in (host.cool_until, host.drain_deadline, *host.held.rests.values()) if time)
+        if not host.connected and host.disconnected_at is not None:
+            yield host.disconnected_at + self.policy.host_grace
+            yield host.disconnected_at + self.policy.host_lease
 
     def _remember(self, instance: Instance) -> None:
         made = self._made[instance.entity_id]
@@ -395,7 +447,7 @@ class Board:
         return self._admits(kind, host) and self.reach(host, kind.driver, kind.image) in REACHED
 
     def _admits(self, kind: Kind, host: Host) -> bool:
-        return host.connected and host.arch == kind.arch and not self.resting(host.cool_until)
+        return not host.closed and host.arch == kind.arch and not self.resting(host.cool_until)
 
     def reach(self, host: Host, driver: str, image: str) -> Reach:
         """Whether a machine of that image can be made there."""

@@ -69,7 +69,7 @@ def _refusal(board: Board, host: Host, pool: Pool, kept: Sequence[Hold]) -> str:
     checks = (
         (pool.provider not in host.drivers, f"has no provider '{pool.provider}'"),
         (host.arch != pool.arch, f"is {host.arch}, the pool wants {pool.arch}"),
-        (not host.connected, "is not connected"),
+        (bool(host.closed), host.closed),
         (image in told, told.get(image, "")),
         (board.resting(host.cool_until), f"rests until {clock(host.cool_until)} after {host.failures} failures"),
         (not free.holds(pool.resources), f"is full ({free.short_of(pool.resources)})"),

@@ -40,7 +40,8 @@ def _outdated(board: Board) -> Iterable[Retire]:
 
 def _surplus(board: Board) -> Iterable[Retire]:
     """Only those that are over their grace; the jobs that are counted are those that these very runners could serve."""
-    over = oldest_first(board.instances[i] for i in board.overdue if board.instances[i].is_idle)
+    idle = (board.instances[i] for i in board.overdue if board.instances[i].is_idle)
+    over = oldest_first(i for i in idle if i.id in board.serving_pool[i.pool_id])
     spare = {i.pool_id: _beyond(board, board.pools[i.pool_id]) for i in over}
     for instance in over:
         if spare[instance.pool_id] > 0:

@@ -84,6 +84,36 @@ class AdminStub:
                 request_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.PrefetchImagesRequest.SerializeToString,
                 response_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.PrefetchImagesResponse.FromString,
                 _registered_method=True)
+        self.ListHosts = channel.unary_unary(
+                '/hostler.v1.Admin/ListHosts',
+                request_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.ListHostsRequest.SerializeToString,
+                response_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.ListHostsResponse.FromString,
+                _registered_method=True)
+        self.GetHost = channel.unary_unary(
+                '/hostler.v1.Admin/GetHost',
+                request_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.GetHostRequest.SerializeToString,
+                response_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.GetHostResponse.FromString,
+                _registered_method=True)
+        self.CordonHost = channel.unary_unary(
+                '/hostler.v1.Admin/CordonHost',
+                request_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.CordonHostRequest.SerializeToString,
+                response_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.Host.FromString,
+                _registered_method=True)
+        self.DrainHost = channel.unary_unary(
+                '/hostler.v1.Admin/DrainHost',
+                request_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.DrainHostRequest.SerializeToString,
+                response_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.Host.FromString,
+                _registered_method=True)
+        self.UncordonHost = channel.unary_unary(
+                '/hostler.v1.Admin/UncordonHost',
+                request_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.UncordonHostRequest.SerializeToString,
+                response_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.Host.FromString,
+                _registered_method=True)
+        self.RemoveHost = channel.unary_unary(
+                '/hostler.v1.Admin/RemoveHost',
+                request_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.RemoveHostRequest.SerializeToString,
+                response_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.RemoveHostResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -152,6 +182,45 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListHosts(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetHost(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CordonHost(self, request, context):
+        """No new machines; what runs goes on. Ends a drain.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DrainHost(self, request, context):
+        """No new machines; idle runners go at once, busy ones go on until their job or the deadline ends.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UncordonHost(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveHost(self, request, context):
+        """Forget a host that will not come back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -204,6 +273,36 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.PrefetchImages,
                     request_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.PrefetchImagesRequest.FromString,
                     response_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.PrefetchImagesResponse.SerializeToString,
+            ),
+            'ListHosts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListHosts,
+                    request_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.ListHostsRequest.FromString,
+                    response_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.ListHostsResponse.SerializeToString,
+            ),
+            'GetHost': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetHost,
+                    request_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.GetHostRequest.FromString,
+                    response_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.GetHostResponse.SerializeToString,
+            ),
+            'CordonHost': grpc.unary_unary_rpc_method_handler(
+                    servicer.CordonHost,
+                    request_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.CordonHostRequest.FromString,
+                    response_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.Host.SerializeToString,
+            ),
+            'DrainHost': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainHost,
+                    request_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.DrainHostRequest.FromString,
+                    response_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.Host.SerializeToString,
+            ),
+            'UncordonHost': grpc.unary_unary_rpc_method_handler(
+                    servicer.UncordonHost,
+                    request_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.UncordonHostRequest.FromString,
+                    response_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.Host.SerializeToString,
+            ),
+            'RemoveHost': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveHost,
+                    request_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.RemoveHostRequest.FromString,
+                    response_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.RemoveHostResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -476,6 +575,168 @@ class Admin:
             '/hostler.v1.Admin/PrefetchImages',
             protos_dot_hostler_dot_v1_dot_admin__pb2.PrefetchImagesRequest.SerializeToString,
             protos_dot_hostler_dot_v1_dot_admin__pb2.PrefetchImagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListHosts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostler.v1.Admin/ListHosts',
+            protos_dot_hostler_dot_v1_dot_admin__pb2.ListHostsRequest.SerializeToString,
+            protos_dot_hostler_dot_v1_dot_admin__pb2.ListHostsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetHost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostler.v1.Admin/GetHost',
+            protos_dot_hostler_dot_v1_dot_admin__pb2.GetHostRequest.SerializeToString,
+            protos_dot_hostler_dot_v1_dot_admin__pb2.GetHostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CordonHost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostler.v1.Admin/CordonHost',
+            protos_dot_hostler_dot_v1_dot_admin__pb2.CordonHostRequest.SerializeToString,
+            protos_dot_hostler_dot_v1_dot_admin__pb2.Host.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainHost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostler.v1.Admin/DrainHost',
+            protos_dot_hostler_dot_v1_dot_admin__pb2.DrainHostRequest.SerializeToString,
+            protos_dot_hostler_dot_v1_dot_admin__pb2.Host.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UncordonHost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostler.v1.Admin/UncordonHost',
+            protos_dot_hostler_dot_v1_dot_admin__pb2.UncordonHostRequest.SerializeToString,
+            protos_dot_hostler_dot_v1_dot_admin__pb2.Host.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveHost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostler.v1.Admin/RemoveHost',
+            protos_dot_hostler_dot_v1_dot_admin__pb2.RemoveHostRequest.SerializeToString,
+            protos_dot_hostler_dot_v1_dot_admin__pb2.RemoveHostResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,15 @@ class AdminStub:
     RemoveImage: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RemoveImageRequest, _admin_pb2.RemoveImageResponse]
     """Refused while a pool names the image."""
     PrefetchImages: _grpc.UnaryUnaryMultiCallable[_admin_pb2.PrefetchImagesRequest, _admin_pb2.PrefetchImagesResponse]
+    ListHosts: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListHostsRequest, _admin_pb2.ListHostsResponse]
+    GetHost: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetHostRequest, _admin_pb2.GetHostResponse]
+    CordonHost: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CordonHostRequest, _admin_pb2.Host]
+    """No new machines; what runs goes on. Ends a drain."""
+    DrainHost: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DrainHostRequest, _admin_pb2.Host]
+    """No new machines; idle runners go at once, busy ones go on until their job or the deadline ends."""
+    UncordonHost: _grpc.UnaryUnaryMultiCallable[_admin_pb2.UncordonHostRequest, _admin_pb2.Host]
+    RemoveHost: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RemoveHostRequest, _admin_pb2.RemoveHostResponse]
+    """Forget a host that will not come back."""
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -61,6 +70,15 @@ class AdminAsyncStub(AdminStub):
     RemoveImage: _aio.UnaryUnaryMultiCallable[_admin_pb2.RemoveImageRequest, _admin_pb2.RemoveImageResponse]  # type: ignore[assignment]
     """Refused while a pool names the image."""
     PrefetchImages: _aio.UnaryUnaryMultiCallable[_admin_pb2.PrefetchImagesRequest, _admin_pb2.PrefetchImagesResponse]  # type: ignore[assignment]
+    ListHosts: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListHostsRequest, _admin_pb2.ListHostsResponse]  # type: ignore[assignment]
+    GetHost: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetHostRequest, _admin_pb2.GetHostResponse]  # type: ignore[assignment]
+    CordonHost: _aio.UnaryUnaryMultiCallable[_admin_pb2.CordonHostRequest, _admin_pb2.Host]  # type: ignore[assignment]
+    """No new machines; what runs goes on. Ends a drain."""
+    DrainHost: _aio.UnaryUnaryMultiCallable[_admin_pb2.DrainHostRequest, _admin_pb2.Host]  # type: ignore[assignment]
+    """No new machines; idle runners go at once, busy ones go on until their job or the deadline ends."""
+    UncordonHost: _aio.UnaryUnaryMultiCallable[_admin_pb2.UncordonHostRequest, _admin_pb2.Host]  # type: ignore[assignment]
+    RemoveHost: _aio.UnaryUnaryMultiCallable[_admin_pb2.RemoveHostRequest, _admin_pb2.RemoveHostResponse]  # type: ignore[assignment]
+    """Forget a host that will not come back."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -135,5 +153,50 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.PrefetchImagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.PrefetchImagesResponse, _abc.Awaitable[_admin_pb2.PrefetchImagesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListHosts(
+        self,
+        request: _admin_pb2.ListHostsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListHostsResponse, _abc.Awaitable[_admin_pb2.ListHostsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetHost(
+        self,
+        request: _admin_pb2.GetHostRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetHostResponse, _abc.Awaitable[_admin_pb2.GetHostResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def CordonHost(
+        self,
+        request: _admin_pb2.CordonHostRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.Host, _abc.Awaitable[_admin_pb2.Host]]:
+        """No new machines; what runs goes on. Ends a drain."""
+
+    @_abc_1.abstractmethod
+    def DrainHost(
+        self,
+        request: _admin_pb2.DrainHostRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.Host, _abc.Awaitable[_admin_pb2.Host]]:
+        """No new machines; idle runners go at once, busy ones go on until their job or the deadline ends."""
+
+    @_abc_1.abstractmethod
+    def UncordonHost(
+        self,
+        request: _admin_pb2.UncordonHostRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.Host, _abc.Awaitable[_admin_pb2.Host]]: ...
+
+    @_abc_1.abstractmethod
+    def RemoveHost(
+        self,
+        request: _admin_pb2.RemoveHostRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RemoveHostResponse, _abc.Awaitable[_admin_pb2.RemoveHostResponse]]:
+        """Forget a host that will not come back."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

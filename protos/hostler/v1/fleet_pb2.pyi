@@ -165,6 +165,7 @@ class CoordinatorMessage(_message.Message):
     DELETE_INSTANCE_FIELD_NUMBER: _builtins.int
     EVENT_ACK_FIELD_NUMBER: _builtins.int
     PREFETCH_IMAGE_FIELD_NUMBER: _builtins.int
+    INVENTORY_REQUEST_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -175,6 +176,8 @@ class CoordinatorMessage(_message.Message):
     def event_ack(self) -> Global___EventAck: ...
     @_builtins.property
     def prefetch_image(self) -> Global___PrefetchImage: ...
+    @_builtins.property
+    def inventory_request(self) -> Global___InventoryRequest: ...
     def __init__(
         self,
         *,
@@ -183,12 +186,13 @@ class CoordinatorMessage(_message.Message):
         delete_instance: Global___DeleteInstance | None = ...,
         event_ack: Global___EventAck | None = ...,
         prefetch_image: Global___PrefetchImage | None = ...,
+        inventory_request: Global___InventoryRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_instance", b"create_instance", "delete_instance", b"delete_instance", "event_ack", b"event_ack", "message", b"message", "prefetch_image", b"prefetch_image", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_instance", b"create_instance", "delete_instance", b"delete_instance", "event_ack", b"event_ack", "inventory_request", b"inventory_request", "message", b"message", "prefetch_image", b"prefetch_image", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_instance", b"create_instance", "delete_instance", b"delete_instance", "event_ack", b"event_ack", "message", b"message", "prefetch_image", b"prefetch_image", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_instance", b"create_instance", "delete_instance", b"delete_instance", "event_ack", b"event_ack", "inventory_request", b"inventory_request", "message", b"message", "prefetch_image", b"prefetch_image", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "create_instance", "delete_instance", "event_ack", "prefetch_image"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "create_instance", "delete_instance", "event_ack", "prefetch_image", "inventory_request"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -208,6 +212,7 @@ class Hello(_message.Message):
     INVENTORY_FIELD_NUMBER: _builtins.int
     AGENT_RUN_FIELD_NUMBER: _builtins.int
     IMAGES_FIELD_NUMBER: _builtins.int
+    PRESSURE_FIELD_NUMBER: _builtins.int
     host: _builtins.str
     agent_version: _builtins.str
     arch: _builtins.str
@@ -226,6 +231,10 @@ class Hello(_message.Message):
     def images(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImageReport]:
         """every image of the catalogue that the host has, fetches or could not fetch"""
 
+    @_builtins.property
+    def pressure(self) -> Global___Pressure:
+        """as in the heartbeat"""
+
     def __init__(
         self,
         *,
@@ -237,10 +246,11 @@ class Hello(_message.Message):
         inventory: Global___Inventory | None = ...,
         agent_run: _builtins.str = ...,
         images: _abc.Iterable[Global___ImageReport] | None = ...,
+        pressure: Global___Pressure | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "inventory", b"inventory"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "inventory", b"inventory", "pressure", b"pressure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_run", b"agent_run", "agent_version", b"agent_version", "arch", b"arch", "capacity", b"capacity", "drivers", b"drivers", "host", b"host", "images", b"images", "inventory", b"inventory"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_run", b"agent_run", "agent_version", b"agent_version", "arch", b"arch", "capacity", b"capacity", "drivers", b"drivers", "host", b"host", "images", b"images", "inventory", b"inventory", "pressure", b"pressure"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -393,24 +403,58 @@ class Heartbeat(_message.Message):
     LOAD_FIELD_NUMBER: _builtins.int
     MEMORY_AVAILABLE_MIB_FIELD_NUMBER: _builtins.int
     DISK_AVAILABLE_GIB_FIELD_NUMBER: _builtins.int
+    PRESSURE_FIELD_NUMBER: _builtins.int
     load: _builtins.float
     """one-minute load average"""
     memory_available_mib: _builtins.int
     disk_available_gib: _builtins.int
+    @_builtins.property
+    def pressure(self) -> Global___Pressure:
+        """not set: the host takes machines"""
+
     def __init__(
         self,
         *,
         load: _builtins.float = ...,
         memory_available_mib: _builtins.int = ...,
         disk_available_gib: _builtins.int = ...,
+        pressure: Global___Pressure | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pressure", b"pressure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk_available_gib", b"disk_available_gib", "load", b"load", "memory_available_mib", b"memory_available_mib"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk_available_gib", b"disk_available_gib", "load", b"load", "memory_available_mib", b"memory_available_mib", "pressure", b"pressure"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
+
+@_typing.final
+class Pressure(_message.Message):
+    """The host is short of something, and makes no machines until it is not any more. A create that arrives nonetheless
+    fails with the code host_under_pressure: nothing was made, and it is nobody's failure.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """stable: disk_low or memory_low"""
+    detail: _builtins.str
+    """for people"""
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "detail", b"detail"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pressure: _TypeAlias = Pressure  # noqa: Y015
 
 @_typing.final
 class InstanceEvent(_message.Message):
@@ -765,3 +809,20 @@ class EventAck(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EventAck: _TypeAlias = EventAck  # noqa: Y015
+
+@_typing.final
+class InventoryRequest(_message.Message):
+    """A second look at what the host holds: answered by an Inventory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InventoryRequest: _TypeAlias = InventoryRequest  # noqa: Y015

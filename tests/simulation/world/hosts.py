@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Final
 from agent.backoff import Backoff
 from agent.decisions import Answer, Held, Holding, on_create, on_delete
 from agent.endings import Ending
+from coordinator.domain.changes import REFUSED
 from coordinator.fleet import wire
 from hostler import __version__
 from protos.hostler.v1 import fleet_pb2 as pb
 from providers.contract import Phase
 from tests.simulation.world.guests import Guest
+from tests.simulation.world.rules import SHORT
 from tests.simulation.world.scenario import DRIVER, IMAGE, HostSpec, chances
 from tests.simulation.world.stream import Stream
 
@@ -61,6 +63,9 @@ class Host:
         self._runs = 0
         self._agent: asyncio.Task[None] | None = None
         self._stream: Stream | None = None
+        self.is_gone = False  # for good
+        self.short = False
+        self._welcomed_at = float("inf")
 
     def log(self, what: str) -> None:
         self._world.log(self.spec.name, what)
@@ -68,7 +73,7 @@ class Host:
     # --- the agent's process ---
 
     def start(self) -> None:
-        if self._agent is None:
+        if self._agent is None and not self.is_gone:
             self._runs += 1
             self.log("agent starts")
             self._agent = self._world.spawn(self._serve())
@@ -98,10 +103,17 @@ class Host:
             self._drop(machine)
             self._world.rules.lost(machine.id)
 
+    def be_lost(self) -> None:
+        """It goes down, and never comes back."""
+        self.burn()
+        self.is_gone = True
+
     def come_back_with_an_orphan(self) -> None:
         """The agent's process is killed, and the next one finds a machine of which nobody has heard."""
+        if self.is_gone:
+            return
         self.crash()
-        orphan = Machine(self._world.new_id(), "nobodys", 1, pb.Bootstrap())
+        orphan = Machine(self._world.new_id(), "hostler-0123456789ab", 1, pb.Bootstrap())
         orphan.state = "running"
         orphan.phases[Phase.STARTED] = pb.PhaseReached(phase=pb.PHASE_STARTED, at=wire.timestamp(self._world.now()))
         self.machines[orphan.id] = orphan
@@ -118,6 +130,7 @@ class Host:
         while True:
             life = self._world.life
             if life is not None and life.alive and self._world.parts is not None:
+                self._welcomed_at = float("inf")
                 self._stream = Stream(self._world.parts.fleet, life, self._chance)
                 if await self._converse(self._stream):
                     attempt = 0
@@ -133,6 +146,7 @@ class Host:
             match message.WhichOneof("message"):
                 case "welcome":
                     welcomed = True
+                    self._welcomed_at = self._world.loop.time()
                     self.log("connected")
                     for waiting in list(self._outbox.values()):
                         stream.up.put(waiting)
@@ -140,6 +154,8 @@ class Host:
                     self._create(message.create_instance)
                 case "delete_instance":
                     self._delete(message.delete_instance)
+                case "inventory_request":
+                    stream.up.put(pb.AgentMessage(inventory=self._inventory()))
                 case "event_ack":
                     for sequence in [s for s in self._outbox if s <= message.event_ack.sequence]:
                         del self._outbox[sequence]
@@ -153,20 +169,40 @@ class Host:
             arch="amd64",
             capacity=pb.Resources(vcpus=spec.vcpus, memory_mib=spec.memory_mib, disk_gib=spec.disk_gib),
             drivers=[pb.Driver(name=DRIVER, acceleration="none", images=[IMAGE])],
-            inventory=pb.Inventory(
-                machines=[
-                    pb.Machine(
-                        instance_id=machine.id,
-                        generation=machine.generation,
-                        name=machine.name,
-                        state=_STATES[machine.state],
-                        phases=machine.phases.values(),
-                    )
-                    for machine in self.machines.values()
-                ]
-            ),
+            inventory=self._inventory(),
+            pressure=self._pressure(),
             agent_run=f"{spec.name}-run-{self._runs}",
         )
+
+    def _inventory(self) -> pb.Inventory:
+        return pb.Inventory(
+            machines=[
+                pb.Machine(
+                    instance_id=machine.id,
+                    generation=machine.generation,
+                    name=machine.name,
+                    state=_STATES[machine.state],
+                    phases=machine.phases.values(),
+                )
+                for machine in self.machines.values()
+            ]
+        )
+
+    def _pressure(self) -> pb.Pressure | None:
+        return pb.Pressure(code="disk_low", detail="1 GiB of disk available") if self.short else None
+
+    def be_short(self, *, of_disk: bool) -> None:
+        self.log("is short of disk" if of_disk else "has enough disk again")
+        self.short = of_disk
+        if self._stream is not None:
+            self._stream.up.put(pb.AgentMessage(heartbeat=pb.Heartbeat(pressure=self._pressure())))
+        self._world.rules.closed(self.spec.name, SHORT, yes=of_disk)
+
+    @property
+    def heard_since(self) -> float:
+        """Since when all that its agent says is heard, by the simulated clock; never, while it is not."""
+        heard = self._stream is not None and not self._stream.up.cut
+        return self._welcomed_at if heard else float("inf")
 
     # --- commands ---
 
@@ -178,7 +214,9 @@ class Host:
         instance_id, ended = command.instance_id, self._endings.get(command.instance_id)
         answer = on_create(command.generation, held=self._held(instance_id), ended=ended)
         self.log(f"told to create {command.name}: {answer.name.lower()}")
-        if answer is Answer.BEGIN:
+        if answer is Answer.BEGIN and instance_id not in self.machines and self.short:
+            self._refuse(command)
+        elif answer is Answer.BEGIN:
             self._world.rules.told_to_create(instance_id, command.name, self.spec.name)
             machine = self.machines.get(instance_id)
             if machine is None:
@@ -189,7 +227,14 @@ class Host:
             for phase in list(self.machines[instance_id].phases):
                 self._say(self.machines[instance_id], phase)
         elif answer is Answer.REPEAT_FAILURE and ended is not None:
-            self._event(instance_id, ended.generation, Phase.FAILED, ended.detail)
+            self._event(instance_id, ended.generation, Phase.FAILED, ended.detail, code=ended.error_code)
+
+    def _refuse(self, command: pb.CreateInstance) -> None:
+        ending = Ending(
+            command.instance_id, command.generation, Phase.FAILED, self._world.now(), "short of disk", REFUSED
+        )
+        self._endings[ending.instance_id] = ending
+        self._event(ending.instance_id, ending.generation, Phase.FAILED, ending.detail, code=REFUSED)
 
     async def _make(self, machine: Machine) -> None:
         faults = self._world.faults
@@ -244,7 +289,7 @@ class Host:
         while self._chance.random() < self._world.faults.delete_fails:
             self._event(machine.id, machine.generation, Phase.DELETE_FAILED, "busy")
             await asyncio.sleep(self._chance.uniform(1.0, 10.0))
-        self._world.rules.destroyed_by_command(machine.name)
+        self._world.rules.destroyed_by_command(machine.name, self.spec.name)
         self._drop(machine)
         self._event(machine.id, machine.generation, Phase.DELETED)
 
@@ -270,6 +315,7 @@ class Host:
         phase: Phase,
         detail: str = "",
         at: pb.PhaseReached | None = None,
+        code: str = "",
     ) -> None:
         if self._agent is None:
             return
@@ -281,6 +327,7 @@ class Host:
             phase=_PHASES[phase],
             at=at.at if at is not None else wire.timestamp(self._world.now()),
             detail=detail,
+            error_code=code,
         )
         message = self._outbox[self._sequence] = pb.AgentMessage(event=event)
         if self._stream is not None:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def leftovers(world: "World") -> list[tuple[str, str]]:
     """What is not as it must be: the rule and what breaks it."""
     rows = world.rows.alive()
-    return [*_jobs(world), *_machines(world, rows), *_registrations(world), *_idle(world, rows), *_made(world, rows)]
+    found = [*_jobs(world), *_machines(world, rows), *_registrations(world), *_idle(world, rows), *_made(world, rows)]
+    return found + [("a drain ends", f"{host} is draining for ever") for host in world.rows.draining()]
 
 
 def unserved(world: "World") -> list[int]:
@@ -73,7 +74,7 @@ def _registrations(world: "World") -> list[tuple[str, str]]:
     return [
         ("no registration without a machine", f"runner {runner.name}")
         for runner in world.forge.runners.values()
-        if runner.name not in names
+        if runner.name not in names and runner.name not in world.rules.forgotten  # the forge forgets those in a day
     ]
 
 

@@ -1,5 +1,6 @@
 """A look into the coordinator's database, past the coordinator."""
 
+import random
 import sqlite3
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
@@ -68,6 +69,20 @@ class Rows:
     def queued_at(self, job_id: str) -> datetime | None:
         row = self._connection.execute("SELECT queued_at FROM jobs WHERE id = ?", (job_id,)).fetchone()
         return _time(row[0]) if row else None
+
+    def draining(self) -> list[str]:
+        """Hosts that are to be emptied and are not known to be empty."""
+        return [name for (name,) in self._connection.execute("SELECT name FROM hosts WHERE admission = 'draining'")]
+
+    def forget_one(self, chance: random.Random) -> InstanceRow | None:
+        """Delete the row of a machine of a host, as when the database was restored from a backup; returns it."""
+        there = [row for row in self.alive() if row.host and row.status == "running"]
+        if not there:
+            return None
+        row = chance.choice(there)
+        with self._connection:
+            self._connection.execute("DELETE FROM instances WHERE id = ?", (row.id,))
+        return row
 
     def close(self) -> None:
         self._connection.close()

@@ -16,6 +16,10 @@ _MAKING: Final = ("pending_create", "creating")
 _SERVING: Final = ("pending", "installing", "idle", "offline")
 _MINUTE: Final = 60.0
 _OVERHEAD_SECONDS: Final = 30.0  # to make a machine and to destroy it
+_HEARD_SECONDS: Final = 2.0
+"""After which a plan knows what has been said."""
+SHORT: Final = "short of disk"
+DRAINED: Final = "drained"
 
 
 class Violation(msgspec.Struct, frozen=True):
@@ -34,6 +38,9 @@ class Rules:
         self._on: dict[str, str] = {}  # instance id to the host that was first told to create it
         self._made: Counter[str] = Counter()
         self._known: set[str] = set()  # instances in the database
+        self.forgotten: set[str] = set()  # names of instances
+        self._closed: dict[tuple[str, str], float] = {}  # hosts that take no machines, by reason, and since when
+        self.stops: dict[str, datetime | None] = {}  # hosts that are drained, and when what is busy there is stopped
 
     def broken(self, rule: str, text: str) -> None:
         violation = Violation(rule, text)
@@ -42,6 +49,18 @@ class Rules:
             self.violations.append(violation)
 
     # --- machines ---
+
+    def forget(self, row: InstanceRow) -> None:
+        """The database does not know it any more: its machine is a stray, and its runner nobody's."""
+        self._known.discard(row.id)
+        self.forgotten.add(row.name)
+
+    def closed(self, host: str, why: str, *, yes: bool) -> None:
+        """A host takes machines or does not, and the coordinator has heard it, or will in a moment."""
+        if yes:
+            self._closed.setdefault((host, why), self._world.loop.time())
+        else:
+            self._closed.pop((host, why), None)
 
     def told_to_create(self, instance_id: str, name: str, host: str) -> None:
         if self._on.setdefault(instance_id, host) != host:
@@ -59,8 +78,13 @@ class Rules:
         """A machine went down with its host: whoever does not know that it had started may make it again."""
         self._made[key] = 0
 
-    def destroyed_by_command(self, name: str) -> None:
-        if self._world.forge.busy(name):
+    def _may_stop(self, host: str) -> bool:
+        """A person has said that what is busy there is to be stopped by now."""
+        stop = self.stops.get(host)
+        return stop is not None and self._world.now() >= stop
+
+    def destroyed_by_command(self, name: str, host: str = "") -> None:
+        if self._world.forge.busy(name) and not self._may_stop(host):
             self.broken("no busy runner is killed", f"{name} was destroyed while its job runs")
 
     # --- commits ---
@@ -74,6 +98,7 @@ class Rules:
         self._registrations()
         new = [row for row in rows if row.id not in self._known]
         self._known.update(row.id for row in new)
+        self._closed_hosts(new)
         if new and self._scenario.kind is Kind.STORM:
             self._shares(rows, new)
         if self._scenario.kind is Kind.STARVING:
@@ -109,6 +134,15 @@ class Rules:
                 shared = ", ".join(sorted(f"{row.name} of {row.entity}" for row in here))
                 self.broken("no limit is exceeded", f"strangers on {spec.name}: {shared}")
 
+    def _closed_hosts(self, new: list[InstanceRow]) -> None:
+        now = self._world.loop.time()
+        for row in new:
+            for (host, why), since in self._closed.items():
+                # What its agent says must have been heard; what people say is in the database.
+                known = since if why == DRAINED else self._world.hosts[host].heard_since
+                if host == row.host and now > max(since, known) + _HEARD_SECONDS:
+                    self.broken("closed hosts are given nothing", f"{row.name} was planned for {host}, which is {why}")
+
     def _making(self, rows: list[InstanceRow]) -> None:
         making = Counter(row.host or row.provider for row in rows if row.status in _MAKING)
         for place, count in sorted(making.items()):
@@ -130,6 +164,12 @@ class Rules:
     def _within(self, what: str, name: str, count: int, limit: int) -> None:
         if count > limit:
             self.broken("no limit is exceeded", f"{what}: {name} has {count}, at most {limit}")
+
+    def look_at_the_queue(self) -> None:
+        most, now = self._scenario.served_within, self._world.loop.time()
+        for job in self._world.forge.jobs.values():
+            if most and job.status == "queued" and now > job.spec.time + 1.0 + most:
+                self.broken("nobody waits for a host that is missing", f"job {job.id} waits for more than {most} s")
 
     def _waiting(self, rows: list[InstanceRow]) -> dict[str, list[datetime]]:
         """Since when jobs that nothing covers wait, by repository. In these scenarios all jobs of one are alike.

@@ -49,6 +49,11 @@ class Faults(msgspec.Struct, frozen=True):
     orphans: int = 0  # machines that nobody knows, found by an agent that comes back
     host_crashes: int = 0
     kills: int = 0  # of the coordinator
+    host_losses: int = 0  # hosts that go down and never come back
+    absences: int = 0  # agents that are away for longer than the lease, while their machines work
+    forgotten: int = 0  # instances that the database knows no more after a kill, as one restored from a backup
+    drains: int = 0  # hosts that are emptied, most of them with a deadline, and opened later or never
+    shortages: int = 0  # hosts that are short of disk for a while
     until: float = 0.0  # seconds; after it nothing goes wrong any more
 
 
@@ -106,6 +111,7 @@ class Scenario(msgspec.Struct, frozen=True):
     creates_per_host: int = 2
     starvation_minutes: int = 30
     registrations_per_minute: int = 0  # 0: no limit
+    served_within: float = 0.0  # seconds that no job may be queued for longer; 0: it may
 
     def document(self) -> str:
         """What is applied."""
@@ -255,6 +261,11 @@ def _faults(chance: random.Random, until: float) -> Faults:
         host_crashes=times(2),
         orphans=times(1),
         kills=times(3),
+        host_losses=times(1),
+        absences=times(1),
+        forgotten=times(1),
+        drains=times(2),
+        shortages=times(1),
         until=until,
         # Drawn last: what else happens in a seed does not depend on it.
         webhook_dropped=chance.choice([0.0, 0.0, 0.1, 0.3]),

@@ -16,10 +16,12 @@ import msgspec
 from coordinator import coordinator
 from coordinator.config import CoordinatorConfig, DatabaseTable, Planner
 from coordinator.declare import Declaration
+from coordinator.domain.fleet import Admission
 from coordinator.forges.contract import Forge
 from coordinator.http.webhooks import Webhooks
 from coordinator.runner_api.routes import RunnerApi
 from coordinator.store.catalog import ForgeAccess
+from coordinator.store.hosts import UnknownHost
 from coordinator.store.store import open_store
 from hostler import config
 from providers.exec.settings import ExecSettings
@@ -31,7 +33,7 @@ from tests.simulation.world.life import CURRENT, DeadError, Life
 from tests.simulation.world.loop import VirtualLoop
 from tests.simulation.world.patches import simulated
 from tests.simulation.world.rows import Rows
-from tests.simulation.world.rules import Rules, Violation
+from tests.simulation.world.rules import DRAINED, Rules, Violation
 from tests.simulation.world.scenario import CLOUD, Faults, Scenario, chances
 from tests.simulation.world.webhooks import Deliveries
 
@@ -157,7 +159,7 @@ class World:
 
     async def _coordinate(self) -> None:
         """Lives of the coordinator, one after the other."""
-        kills = self.scenario.faults.kills
+        kills, forgotten = self.scenario.faults.kills, self.scenario.faults.forgotten
         while True:
             dies_at = None
             if kills > 0 and self.loop.time() < self.scenario.faults.until:
@@ -170,6 +172,12 @@ class World:
             self.parts = None
             self.log("coordinator", f"is killed at commit {life.commits}")
             await life.bury()
+            if self.loop.time() < self.scenario.faults.until and forgotten > 0:
+                forgotten -= 1
+                row = self.rows.forget_one(self._chance)
+                if row is not None:
+                    self.log("database", f"has forgotten {row.name}")
+                    self.rules.forget(row)
             await asyncio.sleep(self._chance.uniform(0.5, 30))
 
     async def _live(self, life: Life) -> None:
@@ -233,6 +241,18 @@ class World:
                 host, time = chance.choice(hosts), chance.uniform(1, faults.until)
                 self._at(time, lambda host=host, accident=accident: accident(host))  # type: ignore[misc]
                 self._at(time + chance.uniform(1, 300), host.start)
+        for _ in range(faults.absences):
+            host, time = chance.choice(hosts), chance.uniform(1, faults.until)
+            self._at(time, host.crash)
+            self._at(time + chance.uniform(310, 900), host.start)
+        for _ in range(faults.host_losses):
+            self._at(chance.uniform(1, faults.until), chance.choice(hosts).be_lost)
+        for _ in range(faults.shortages):
+            host, time = chance.choice(hosts), chance.uniform(1, faults.until)
+            self._at(time, lambda host=host: host.be_short(of_disk=True))  # type: ignore[misc]
+            self._at(time + chance.uniform(1, 300), lambda host=host: host.be_short(of_disk=False))  # type: ignore[misc]
+        for _ in range(faults.drains):
+            self._plan_drain(chance.choice(hosts).spec.name, chance.uniform(1, faults.until))
         for _ in range(round(faults.machine_dies * 10)):
             places: list[Host | Cloud] = [*self.hosts.values(), self.cloud]
             place = chance.choice(places)
@@ -242,6 +262,37 @@ class World:
             self._at(chance.uniform(1, faults.until), host.come_back_with_an_orphan)
         if faults.until:
             self._at(faults.until, self._spare)
+
+    def _plan_drain(self, host: str, time: float) -> None:
+        seconds = self._chance.choice([None, 30.0, 200.0])
+        self._at(time, lambda: self.spawn(self._drain(host, seconds)))
+        if self._chance.random() < 0.7:
+            self._at(time + self._chance.uniform(60, 900), lambda: self.spawn(self._uncordon(host)))
+
+    async def _drain(self, host: str, seconds: float | None) -> None:
+        deadline = None if seconds is None else self.now() + timedelta(seconds=seconds)
+        self.log(host, f"is to be drained{'' if deadline is None else f' until {deadline:%H:%M:%S}'}")
+        if await self._said_of(host, Admission.DRAINING, deadline):
+            self.rules.closed(host, DRAINED, yes=True)
+            self.rules.stops[host] = deadline
+
+    async def _uncordon(self, host: str) -> None:
+        self.log(host, "is opened")
+        if await self._said_of(host, Admission.OPEN, None):
+            self.rules.closed(host, DRAINED, yes=False)
+            self.rules.stops.pop(host, None)
+
+    async def _said_of(self, host: str, admission: Admission, deadline: datetime | None) -> bool:
+        """False: the coordinator does not know the host yet, or may not have heard; it is asked until it has."""
+        while True:
+            try:
+                await self.ask(lambda: self.parts._store.upkeep.admit(host, admission, "", deadline))
+            except UnknownHost:
+                return False
+            except DeadError:
+                await asyncio.sleep(5)
+            else:
+                return True
 
     def _cancel_one(self) -> None:
         queued = [job for job in self.forge.jobs.values() if job.status == "queued"]
@@ -259,6 +310,7 @@ class World:
             await asyncio.sleep(30)
             if self._failure is not None:
                 raise self._failure
+            self.rules.look_at_the_queue()
             still = self.loop.time() - self.changed_at
             over = max(self.scenario.faults.until, self.scenario.jobs[-1].time + 2 if self.scenario.jobs else 0)
             if self.loop.time() < over or self.deliveries.pending:

@@ -1,0 +1,160 @@
+"""What people say of hosts (cordon, drain, remove), and the end of rows whose host will not speak of them any more."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from coordinator.domain import changes
+from coordinator.domain.changes import Step
+from coordinator.domain.fleet import Admission
+from coordinator.domain.instance import Instance, RunnerStatus, Status, can
+from coordinator.domain.timeline import Entry
+from coordinator.store import changed, instance_rows, timelines
+from coordinator.store.database import Database
+from coordinator.store.feed import Feed
+from coordinator.store.hosts import unknown
+from coordinator.store.lease import Lease
+from coordinator.store.retrying import retried
+from coordinator.store.schema import host_images, hosts, instances
+from hostler.errors import HostlerError
+
+_ALIVE: Final = instances.c.status != Status.DELETED
+
+
+class HostInUse(HostlerError):
+    """The host cannot be removed now."""
+
+    code = "host_in_use"
+
+
+class Upkeep:
+    def __init__(self, database: Database, feed: Feed, lease: Lease, clock: Callable[[], datetime]) -> None:
+        self._database = database
+        self._feed = feed
+        self._lease = lease
+        self._clock = clock
+
+    # --- people ---
+
+    @retried
+    async def admit(self, name: str, admission: Admission, reason: str = "", deadline: datetime | None = None) -> None:
+        """Say whether a host takes new machines. `deadline`: when a drain stops what is still busy.
+
+        Raises:
+            UnknownHost: there is none of that name.
+        """
+        said = {"admission": admission, "admission_reason": reason, "drain_deadline": deadline}
+        async with self._database.write() as connection:
+            found = await connection.execute(sa.update(hosts).where(hosts.c.name == name).values(said))
+            if not found.rowcount:
+                await unknown(connection, name)
+            changed.of(connection).hosts.add(name)
+
+    @retried
+    async def remove(self, name: str, *, force: bool) -> list[str]:
+        """Forget a host; with `force` the rows of its instances end as lost. Returns the names of those.
+
+        Raises:
+            UnknownHost: there is none of that name.
+            HostInUse: it is connected, or has instances and is not to be forced.
+        """
+        now = self._clock()
+        async with self._database.write() as connection:
+            here = await instance_rows.of_host(connection, name)
+            row = (await connection.execute(_locked(name))).first()
+            if row is None:
+                await unknown(connection, name)
+            if row.coordinator:
+                raise HostInUse(
+                    f"host '{name}' is connected and would come back at once", hint="stop its agent first, for good"
+                )
+            count = await connection.scalar(
+                sa.select(sa.func.count()).select_from(instances).where(_ALIVE, instances.c.host == name)
+            )
+            if count and not force:
+                raise HostInUse(
+                    f"host '{name}' has {count} instances",
+                    hint=f"see them with `hostler host show {name}`; with --force they end as lost",
+                )
+            if count != len(here):
+                raise HostInUse(f"host '{name}' has got instances meanwhile", hint="cordon it, then try again")
+            entries = await _end(connection, here, now, f"its host {name} was removed")
+            await connection.execute(sa.delete(host_images).where(host_images.c.host == name))
+            await connection.execute(sa.delete(hosts).where(hosts.c.name == name))
+            changed.of(connection).hosts.add(name)
+        self._feed.publish(entries)
+        return [instance.name for instance in here]
+
+    # --- what the planner finds ---
+
+    @retried
+    async def lose(self, instance_id: str, reason: str, *, only_if: RunnerStatus) -> None:
+        """End the row of an instance whose host is away.
+
+        Where the host has come back meanwhile, the instance is sent on its way to deletion like any other: the host
+        has said what it holds already, and would not be asked again.
+
+        Args:
+            only_if: what its runner was when this was decided; when it is something else now, nothing is done.
+
+        Raises:
+            LeaseLost: another coordinator decides now.
+        """
+        now = self._clock()
+        async with self._database.write() as connection:
+            await connection.run_sync(self._lease.check)
+            found = await instance_rows.by_ids(connection, [instance_id])
+            if not found or found[0].runner_status is not only_if or found[0].status is Status.DELETED:
+                return
+            row = (await connection.execute(_locked(found[0].host))).first()
+            if row is None or not row.coordinator:
+                entries = await _end(connection, found, now, reason)
+            elif can(found[0], Status.PENDING_DELETE):
+                entries = [Entry(Step.RETIRED, now, "", instance_id, reason)]
+                await connection.run_sync(instance_rows.save, [changes.finish(found[0], now)])
+                await connection.run_sync(timelines.append, entries)
+            else:
+                return
+        self._feed.publish(entries)
+
+    @retried
+    async def drained(self, name: str) -> bool:
+        """A host that was to be emptied is empty, if it is so.
+
+        Raises:
+            LeaseLost: another coordinator decides now.
+        """
+        async with self._database.write() as connection:
+            await connection.run_sync(self._lease.check)
+            row = (await connection.execute(_locked(name))).first()
+            if row is None or row.admission != Admission.DRAINING:
+                return False
+            if await connection.scalar(sa.select(sa.exists().where(_ALIVE, instances.c.host == name))):
+                return False
+            done = {"admission": Admission.DRAINED, "drain_deadline": None}
+            await connection.execute(sa.update(hosts).where(hosts.c.name == name).values(done))
+            changed.of(connection).hosts.add(name)
+        self._feed.publish([Entry(Step.DRAINED, self._clock(), detail=name)])
+        return True
+
+    async def lost(self, before: datetime) -> frozenset[str]:
+        """Names of the hosts that have been away since before then."""
+        away = (hosts.c.coordinator == "") & (hosts.c.disconnected_at <= before)
+        async with self._database.read() as connection:
+            return frozenset(await connection.scalars(sa.select(hosts.c.name).where(away)))
+
+
+def _locked(name: str) -> sa.Select[Any]:
+    """Locked for the transaction: its agent cannot connect before the end of it."""
+    return sa.select(hosts.c.coordinator, hosts.c.admission).where(hosts.c.name == name).with_for_update()
+
+
+async def _end(connection: AsyncConnection, here: Sequence[Instance], now: datetime, reason: str) -> list[Entry]:
+    entries = [Entry(Step.LOST, now, instance_id=instance.id, detail=reason) for instance in here]
+    await connection.run_sync(instance_rows.save, [changes.lose(instance, now, reason) for instance in here])
+    await instance_rows.forget_files(connection, [instance.id for instance in here])
+    await connection.run_sync(timelines.append, entries)
+    return entries
