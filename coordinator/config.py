@@ -77,6 +77,8 @@ class Grpc(_Table, frozen=True):
             bool(self.agents_bind) == bool(self.clients_bind),
             "agents_bind, clients_bind: hosts enrol at the one and work at the other: set both or neither",
         )
+        same = bool(self.agents_bind) and self.agents_bind == self.clients_bind
+        config.check(not same, f"clients_bind: '{self.clients_bind}' is that of agents_bind; each needs its own port")
         config.check(
             not self.agents_bind or bool(self.public_names),
             "public_names: name at least one host name or address by which agents call this coordinator",

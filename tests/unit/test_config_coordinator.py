@@ -138,6 +138,7 @@ WRONG = [
     ('clients_bind = "0.0.0.0:9994"\n', "", "grpc", "agents_bind, clients_bind: hosts enrol at the one"),
     ('"0.0.0.0:9995"', '"0.0.0.0"', "grpc", "agents_bind: '0.0.0.0' is not HOST:PORT"),
     ('"0.0.0.0:9994"', '"0.0.0.0"', "grpc", "clients_bind: '0.0.0.0' is not HOST:PORT"),
+    ('"0.0.0.0:9994"', '"0.0.0.0:9995"', "grpc", "clients_bind: '0.0.0.0:9995' is that of agents_bind"),
     ('["build.example", "10.0.0.5"]', "[]", "grpc", "public_names: name at least one host name or address"),
     ('"build.example"', '"build example"', "grpc", "public_names: 'build example' is not a host name"),
     ("certificate_hours = 24", "certificate_hours = 169", "grpc", "certificate_hours: must be 0.001 to 168"),
