@@ -14,7 +14,7 @@ from providers.contract import ProviderError
 
 _SECONDS: Final = 30  # for an instance to start, to stop, and to be free of what LXD itself does with it
 _PAUSE_SECONDS: Final = 0.1
-_LOG_BYTES: Final = 500
+_LOG_CHARACTERS: Final = 500
 
 
 class StartFailed(ProviderError):
@@ -126,13 +126,15 @@ def console(client: Client, name: str) -> bytes:
 
 
 def _log_of(client: Client, name: str) -> str:
+    """The errors in the instance's log; of QEMU's, which has no other format, its end."""
     for file in ("lxc.log", "qemu.log"):
         try:
-            log = client.api.instances[name].logs[file].get(is_api=False).text.strip()
+            lines = client.api.instances[name].logs[file].get(is_api=False).text.splitlines()
         except LXDAPIException:
             continue
-        if log:
-            return f": …{log[-_LOG_BYTES:]}"
+        errors = [line.partition(" - ")[2].partition(" - ")[2] for line in lines if " ERROR " in line] or lines[-3:]
+        if errors:
+            return f": {'; '.join(errors)[:_LOG_CHARACTERS]}"
     return ""
 
 

@@ -1,4 +1,8 @@
-"""A directory for each virtual machine, for what LXD does not keep: the seed, which it attaches by its path."""
+"""A directory for each virtual machine, for what LXD does not keep.
+
+<root>/<instance id>/  seed.iso     what the guest is told, with its secret; LXD attaches it by its path
+                       console.log  what it said, and console.log.0 what it said before
+"""
 
 import shutil
 import uuid

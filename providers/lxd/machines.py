@@ -14,16 +14,20 @@ import requests
 import structlog
 from pylxd import Client
 from pylxd.exceptions import ClientConnectionFailed, LXDAPIException
+from ws4py.exc import WebSocketException
 
 from providers.addresses import lowest_free
 from providers.contract import InstanceSpec, Machine, MachineState, Phase, ProviderError, Report
+from providers.libvirt.console import tail
 from providers.lxd import api, images, request, tags
+from providers.lxd.consoles import Consoles
 from providers.lxd.folders import Folders
 from providers.lxd.settings import LxdSettings
 from providers.seed import Link, seed_files, write_seed
 
 # cloud-init's NoCloud data source looks here; `hostler.env` lies beside its files, as on a virtual machine's seed.
 SEED_FOLDER: Final = PurePosixPath("/var/lib/cloud/seed/nocloud")
+_CONSOLE: Final = "console.log"
 _NAME: Final = re.compile(r"[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")  # LXD's rule for names
 
 _log = structlog.get_logger(__name__)
@@ -61,6 +65,7 @@ class Machines:
         self._settings = settings
         self._owner = str(directory)
         self._folders = Folders(directory)
+        self._consoles = Consoles()
         self._names: dict[str, str] = {}  # of the instances known, by id
         self._promised: dict[str, IPv4Address] = {}  # to instances that LXD may not know yet
         self._giving_addresses = threading.Lock()
@@ -83,6 +88,7 @@ class Machines:
             reached = {Phase.DISK: disk, Phase.STARTED: datetime.now(UTC)}
             api.set_keys(client, spec.name, tags.written_phases(reached) | request.without_cloud_init())
             report(Phase.STARTED)
+            self._attach(client, spec.instance_id, spec.name)
         phases = {Phase.ACCEPTED: accepted} | reached
         return Machine(spec.instance_id, spec.generation, spec.name, MachineState.RUNNING, phases)
 
@@ -134,9 +140,22 @@ class Machines:
                 self._reached(client, held, Phase.STARTED)
         self._folders.keep_only({held.tags.instance_id for held in mine})
 
-    def console(self, client: Client, instance_id: str) -> bytes:
+    def attach_consoles(self, client: Client) -> None:
+        """Go on keeping what virtual machines say, after a time in which nobody did."""
+        for held in self._all(client):
+            if held.machine.state is MachineState.RUNNING:
+                self._attach(client, held.tags.instance_id, held.instance.name)
+
+    def console(self, client: Client, instance_id: str, limit_bytes: int) -> tuple[bytes, bool]:
+        folder = self._folders.of(instance_id)
+        if folder.exists():
+            return tail(folder / _CONSOLE, limit_bytes)
         held = self._find(client, instance_id)
-        return b"" if held is None else api.console(client, held.instance.name)
+        whole = b"" if held is None else api.console(client, held.instance.name)
+        return whole[max(0, len(whole) - limit_bytes) :], len(whole) > limit_bytes
+
+    def close(self) -> None:
+        self._consoles.close()
 
     def ids(self, client: Client) -> list[str]:
         return sorted({*self._names, *(held.tags.instance_id for held in self._all(client))})
@@ -173,6 +192,16 @@ class Machines:
         self._names[spec.instance_id] = spec.name
         if is_container:
             api.put_files(client, spec.name, SEED_FOLDER, files)
+
+    def _attach(self, client: Client, instance_id: str, name: str) -> None:
+        """Virtual machines only; one whose console cannot be had is used all the same."""
+        folder = self._folders.of(instance_id)
+        if not folder.exists():
+            return
+        try:
+            self._consoles.attach(client, name, folder / _CONSOLE)
+        except (LXDAPIException, WebSocketException, OSError) as error:
+            _log.warning("console_not_attached", instance_id=instance_id, error=str(error))
 
     def _reached(self, client: Client, held: Held, phase: Phase) -> None:
         keys = tags.written_phases({phase: datetime.now(UTC)}) | request.without_cloud_init()

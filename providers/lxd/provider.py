@@ -6,7 +6,7 @@ from typing import Final
 import structlog
 from pylxd import Client
 
-from providers.contract import Driver, Machine
+from providers.contract import Driver, HypervisorUnavailable, Machine
 from providers.libvirt.acceleration import prove
 from providers.lxd import images, place
 from providers.lxd.folders import Folders
@@ -45,11 +45,15 @@ class LxdProvider(SteadyProvider[Client]):
         return await super().inventory()
 
     async def console(self, instance_id: str, limit_bytes: int) -> tuple[bytes, bool]:
-        self._opened()
         if self._made is None:
-            return b"", False
-        whole = await self._hypervisor.call(self._made.console, instance_id)
-        return whole[max(0, len(whole) - limit_bytes) :], len(whole) > limit_bytes
+            raise HypervisorUnavailable("the provider is not open")
+        return await self._hypervisor.call(self._made.console, instance_id, limit_bytes)
+
+    async def close(self) -> None:
+        await super().close()
+        if self._made is not None:
+            await self._hypervisor.thread(self._made.close)
+            self._made = None
 
     async def _prepare(self) -> Machines:
         await self._hypervisor.thread(Folders(self._directory).prepare)
@@ -57,12 +61,15 @@ class LxdProvider(SteadyProvider[Client]):
         await self._restore()
         self._accelerations = await self._hypervisor.call(_accelerations, self._directory.parent / _PROOF_FILE)
         self._images = await self._hypervisor.call(images.names_by_type)
-        self._made = Machines(self._settings, self._directory)
-        await self._hypervisor.call(self._made.adopt)
-        return self._made
+        machines = self._made = Machines(self._settings, self._directory)
+        await self._hypervisor.call(machines.adopt)
+        await self._hypervisor.call(machines.attach_consoles)
+        return machines
 
     async def _restore(self) -> None:
         await self._hypervisor.call(place.ensure, self._settings)
+        if self._made is not None:
+            await self._hypervisor.call(self._made.attach_consoles)
 
     def _name_ended(self, name: str) -> None:
         instance_id = self._made.id_of(name) if self._made is not None else None

@@ -2,8 +2,12 @@
 
 from typing import TYPE_CHECKING
 
+from providers.libvirt.settings import LibvirtSettings
+from providers.lxd.settings import LxdSettings
+
 if TYPE_CHECKING:
     from tests.demo.farm import Farm
+    from tests.demo.places import Guest
 
 
 def coordinator_toml(farm: "Farm") -> str:
@@ -39,14 +43,26 @@ low_disk_gib = 0
 low_memory_mib = 0
 cpu_overcommit = 8.0
 
+{provider_toml(farm.settings, farm.guest)}"""
+
+
+def provider_toml(settings: LibvirtSettings | LxdSettings, guest: "Guest") -> str:
+    if isinstance(settings, LxdSettings):
+        return f"""\
+[lxd]
+socket = "{settings.socket}"
+network = "{settings.network}"
+subnet = "{settings.subnet}"
+"""
+    return f"""\
 [libvirt]
-acceleration = "{farm.settings.acceleration}"
-network = "{farm.settings.network}"
-subnet = "{farm.settings.subnet}"
+acceleration = "{settings.acceleration}"
+network = "{settings.network}"
+subnet = "{settings.subnet}"
 
 [[image]]
-name = "{farm.guest.image}"
-path = "{farm.guest.path}"
+name = "{guest.image}"
+path = "{guest.path}"
 """
 
 
@@ -81,7 +97,7 @@ disk_gib = {guest.disk_gib}
 name = "small"
 endpoint = "forge"
 repository = "{repository}"
-provider = "libvirt"
+provider = "{guest.driver}"
 image = "{guest.image}"
 flavor = "small"
 labels = {list(labels)}

@@ -15,6 +15,7 @@ import msgspec
 
 from hostler.network import NetworkPolicy
 from providers.libvirt.settings import LibvirtSettings
+from providers.lxd.settings import LxdSettings
 from tests.demo import configs
 from tests.demo.failed import DemoFailed
 from tests.demo.places import ROOT, TEST_GUEST, Guest, Places
@@ -37,7 +38,7 @@ class Farm:
     def __init__(
         self,
         places: Places,
-        settings: LibvirtSettings,
+        settings: LibvirtSettings | LxdSettings,
         *,
         guest: Guest = TEST_GUEST,
         jobs: int = 1,

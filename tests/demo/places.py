@@ -15,10 +15,11 @@ class Guest(msgspec.Struct, frozen=True):
     """An image, and the size of the machines that boot it."""
 
     image: str
-    path: Path
+    path: Path  # of its file, where the agent's configuration names it
     vcpus: int = 1
     memory_mib: int = 256
     disk_gib: int = 1
+    driver: str = "libvirt"
 
 
 TEST_GUEST: Final = Guest("test-guest", CACHE / "test-guest.qcow2")

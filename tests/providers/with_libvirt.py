@@ -16,7 +16,7 @@ from providers.libvirt import ImageFile, LibvirtProvider
 from tests.providers.adapter import Adapter, Offers
 from tests.real.conftest import CONSOLE_TEXT, SETTINGS, URI, boot_sector, start_libvirt
 
-_MORE_THAN_ANY_HOST_MIB = 2**30
+MORE_THAN_ANY_HOST_MIB = 2**30
 
 
 class Libvirt(Adapter):
@@ -72,7 +72,7 @@ class Libvirt(Adapter):
     async def failing_halfway(self) -> AsyncIterator[InstanceSpec]:
         """QEMU is started only when disk and seed are there, and finds no such memory."""
         small = self.spec()
-        yield msgspec.structs.replace(small, resources=Resources(1, _MORE_THAN_ANY_HOST_MIB, 1))
+        yield msgspec.structs.replace(small, resources=Resources(1, MORE_THAN_ANY_HOST_MIB, 1))
 
     async def end(self, instance_id: str) -> None:
         for process in processes_with(instance_id):

@@ -1,6 +1,6 @@
 """The LXD provider for the conformance tests: real containers of a busybox, in an LXD of the tests' own.
 
-With `--lxd-machines` virtual machines as well; they need KVM and vhost_vsock, and an image that stays, which is any.
+With `--lxd-machines` virtual machines as well; they need KVM and vhost_vsock.
 """
 
 import asyncio
@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from providers.contract import InstanceSpec
+from providers.contract import InstanceSpec, Resources
 from providers.lxd import LxdProvider
 from providers.lxd.request import CONTAINERS, VIRTUAL_MACHINES
 from tests.providers.adapter import Adapter, Offers
-from tests.providers.with_libvirt import processes_with
+from tests.providers.with_libvirt import MORE_THAN_ANY_HOST_MIB, processes_with
 from tests.real.lxd import CONSOLE_TEXT, Daemon, wait_until_away
 
 
@@ -79,10 +79,19 @@ class Lxd(Adapter):
 
 
 class LxdMachines(Lxd):
+    # What its firmware writes differs with the firmware.
     offers = frozenset(Offers) - {Offers.CONSOLE}
 
     def __init__(self, directory: Path, daemon: Daemon) -> None:
         super().__init__(directory, daemon, VIRTUAL_MACHINES)
+
+    def spec(self, **changes: object) -> InstanceSpec:
+        return super().spec(**({"image": "stays-machine", "resources": Resources(1, 256, 1)} | changes))
+
+    @asynccontextmanager
+    async def failing_halfway(self) -> AsyncIterator[InstanceSpec]:
+        """QEMU is started when all else is there, and finds no such memory."""
+        yield self.spec(resources=Resources(1, MORE_THAN_ANY_HOST_MIB, 1))
 
 
 def is_monitor(process: int) -> bool:

@@ -91,6 +91,20 @@ class Daemon:
         content |= {f"rootfs/{path}": text.encode() for path, text in files.items()}
         return self.import_image(alias, _tarball(content))
 
+    def import_machine(self, alias: str) -> str:
+        """An image of an empty disk: its firmware finds nothing to boot, and the machine stays."""
+        about = f"architecture: {os.uname().machine}\ncreation_date: 1\nproperties: {{description: {alias}}}\n"
+        with tempfile.TemporaryDirectory() as folder:
+            disk = Path(folder, "rootfs.img")
+            subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "16M"], check=True)
+            packed = io.BytesIO()
+            with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+                entry = tarfile.TarInfo("metadata.yaml")
+                entry.size = len(about)
+                archive.addfile(entry, io.BytesIO(about.encode()))
+                archive.add(disk, "rootfs.img")
+        return self.import_image(alias, packed.getvalue())
+
     def import_image(self, alias: str, tarball: bytes) -> str:
         client = self.client()
         answer = client.api.images.post(data=tarball).json()
@@ -203,7 +217,7 @@ def _tarball(content: dict[str, bytes]) -> bytes:
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
         for folder in ("bin", "sbin", "dev", "proc", "sys", "tmp", "run", "etc", "root", "var"):
             entry = tarfile.TarInfo(f"rootfs/{folder}")
-            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if folder == "tmp" else 0o755
             archive.addfile(entry)
         for path, data in ({"rootfs/bin/busybox": _BUSYBOX.read_bytes()} | content).items():
             entry = tarfile.TarInfo(path)

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +31,8 @@ PATIENCE_SECONDS: Final = 60.0
 class Gate:
     """Holds jobs until the test lets them go: each asks for its own page, and is answered when the test says what."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: IPv4Address = SETTINGS.gateway) -> None:
+        self.address = address
         self.port = 0
         self._asked: dict[str, asyncio.Event] = {}
         self._answers: dict[str, asyncio.Future[str]] = {}
@@ -40,13 +42,13 @@ class Gate:
         app.router.add_get("/{name}", self._answer)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
-        await web.TCPSite(runner, str(SETTINGS.gateway), 0).start()
+        await web.TCPSite(runner, str(self.address), 0).start()
         self.port = runner.addresses[0][1]
         return runner
 
     def wait(self, name: str) -> str:
         """A shell command that waits at the gate, and prints the answer."""
-        return f"wget -q -O - http://{SETTINGS.gateway}:{self.port}/{name}"
+        return f"wget -q -O - http://{self.address}:{self.port}/{name}"
 
     async def reached(self, name: str) -> None:
         await asyncio.wait_for(self._asked.setdefault(name, asyncio.Event()).wait(), PATIENCE_SECONDS)
