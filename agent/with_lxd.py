@@ -20,7 +20,8 @@ class LxdConfig(AgentConfig, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return 0
 
     def make_provider(self) -> HostProvider:
-        return LxdProvider(self.lxd, self.instances_path)
+        # Not where libvirt's machines are: each takes what it does not know there for what a crash left of its own.
+        return LxdProvider(self.lxd, self.data_path / "lxd")
 
 
 CONFIG = LxdConfig

@@ -37,7 +37,7 @@ class LxdWorld(World, frozen=True):
         assert self.lxd.volumes() == []
         assert processes_with("[lxc monitor]") == []
         assert bridge_ports() == []
-        assert list(self.instances.iterdir()) == []
+        assert list((self.farm.places.agent_data / "lxd").iterdir()) == []
 
     def containers(self) -> dict[str, list[int]]:
         """Instances and their keepers' processes."""
