@@ -85,7 +85,9 @@ class Adapter(ABC):
             "resources": Resources(vcpus=1, memory_mib=64, disk_gib=1),
             "arch": Arch.AMD64,
             "pool_id": "pool",
-            "bootstrap": Bootstrap("http://c.test/metadata", "http://c.test/callbacks", f"token-of-{instance_id}"),
+            "bootstrap": Bootstrap(
+                "http://192.0.2.1/metadata", "http://192.0.2.1/callbacks", f"token-of-{instance_id}"
+            ),
         }
         return InstanceSpec(**(values | changes))  # type: ignore[arg-type]
 
