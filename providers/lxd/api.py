@@ -31,6 +31,11 @@ class Instance(msgspec.Struct, frozen=True):
     devices: dict[str, dict[str, str]]
 
     @property
+    def port(self) -> str:
+        """The host's side of its link; empty when it has none, or LXD has taken it away."""
+        return self.config.get("volatile.eth0.host_name", "")
+
+    @property
     def is_running(self) -> bool:
         return self.status != "Stopped"
 

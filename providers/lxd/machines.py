@@ -19,7 +19,7 @@ from ws4py.exc import WebSocketException
 from providers.addresses import lowest_free
 from providers.contract import InstanceSpec, Machine, MachineState, Phase, ProviderError, Report
 from providers.libvirt.console import tail
-from providers.lxd import api, images, request, tags
+from providers.lxd import api, images, links, request, tags
 from providers.lxd.consoles import Consoles
 from providers.lxd.folders import Folders
 from providers.lxd.settings import LxdSettings
@@ -101,6 +101,7 @@ class Machines:
             api.delete(client, held.instance.name)
             if self._find(client, instance_id) is not None:
                 raise ProviderError(f"LXD's instance '{held.instance.name}' is still there after it was deleted")
+            links.remove(held.instance.port)
         self._names.pop(instance_id, None)
         self._folders.remove(folder)
         self.unfinished.discard(instance_id)

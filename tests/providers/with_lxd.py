@@ -47,7 +47,8 @@ class Lxd(Adapter):
         return super().spec(**({"driver": self._driver} | changes))
 
     def traces(self) -> list[str]:
-        return sorted([*self._daemon.instances(), *self._daemon.volumes(), *map(str, self._directory.glob("*"))])
+        lxd = [*self._daemon.instances(), *self._daemon.volumes(), *self._daemon.ports()]
+        return sorted([*lxd, *map(str, self._directory.glob("*"))])
 
     @asynccontextmanager
     async def no_space(self) -> AsyncIterator[None]:

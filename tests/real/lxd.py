@@ -129,6 +129,11 @@ class Daemon:
         """What lies in the storage pool besides images."""
         return sorted(path.name for kind in ("containers", "virtual-machines") for path in (self.pool / kind).glob("*"))
 
+    def ports(self) -> list[str]:
+        """Interfaces on the bridge."""
+        folder = Path("/sys/class/net", NETWORK, "brif")
+        return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
     def remove(self) -> None:
         """All that it made, then the daemon, then its directory."""
         try:

@@ -15,7 +15,7 @@ from tests.demo.forge import Control
 from tests.demo.places import Guest, Places
 from tests.providers.with_libvirt import processes_with
 from tests.real.conftest import ROOT
-from tests.real.lxd import NETWORK, Daemon
+from tests.real.lxd import Daemon
 from tests.real.test_way_of_a_job import PATIENCE_SECONDS, Gate, World
 
 pytestmark = pytest.mark.real
@@ -36,7 +36,7 @@ class LxdWorld(World, frozen=True):
                 await asyncio.sleep(0.1)
         assert self.lxd.volumes() == []
         assert processes_with("[lxc monitor]") == []
-        assert bridge_ports() == []
+        assert self.lxd.ports() == []
         assert list((self.farm.places.agent_data / "lxd").iterdir()) == []
 
     def containers(self) -> dict[str, list[int]]:
@@ -76,10 +76,6 @@ async def world(lxd_daemon: Daemon, guest_image: None, tmp_path: Path) -> AsyncI
             lxd_daemon.lxc("delete", "--force", "--project", "hostler", name)
         for part in ("forge", "coordinator", "agent"):
             print(f"--- {part}", places.log(part).read_text() if places.log(part).exists() else "", sep="\n")
-
-
-def bridge_ports() -> list[str]:
-    return [path.name for path in Path("/sys/class/net", NETWORK, "brif").iterdir()]
 
 
 async def bring_up_network(daemon: Daemon, folder: Path) -> None:
