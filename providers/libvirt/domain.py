@@ -54,10 +54,13 @@ class DomainPlan(msgspec.Struct, frozen=True):
     resources: Resources
     acceleration: Acceleration
     disk: Path
+    base: Path  # the image that the disk is an overlay of
+    base_format: str
     seed: Path
     console: Path
     firmware_variables: Path  # made by libvirt where the machine boots by UEFI
     network: str
+    port: str  # the host's side of its link
     mac: str
 
 
@@ -121,8 +124,8 @@ def _devices(plan: DomainPlan) -> ET.Element:
     devices = element(
         "devices",
         None,
-        _disk(plan.disk, "vda", "qcow2", read_only=False),
-        _disk(plan.seed, "vdb", "raw", read_only=True),
+        _disk(plan.disk, "vda", "qcow2", _base(plan)),
+        _disk(plan.seed, "vdb", "raw"),
         _interface(plan),
         element("serial", {"type": "file"}, element("source", {"path": str(plan.console), "append": "off"})),
         element("controller", {"type": "usb", "model": "none"}),
@@ -135,9 +138,21 @@ def _devices(plan: DomainPlan) -> ET.Element:
     return devices
 
 
-def _disk(path: Path, target: str, image_format: str, *, read_only: bool) -> ET.Element:
+def _base(plan: DomainPlan) -> ET.Element:
+    """libvirt would give the image to QEMU's user, which must be able to read what all machines share, not to write."""
+    return element(
+        "backingStore",
+        {"type": "file"},
+        element("format", {"type": plan.base_format}),
+        element("source", {"file": str(plan.base)}, element("seclabel", {"model": "dac", "relabel": "no"})),
+        element("backingStore"),
+    )
+
+
+def _disk(path: Path, target: str, image_format: str, base: ET.Element | None = None) -> ET.Element:
+    """Without a base: read-only."""
     driver = {"name": "qemu", "type": image_format}
-    if not read_only:
+    if base is not None:
         # The overlay dies with the machine, so nothing is ever flushed for its sake; and a full host disk gives the
         # guest an I/O error: QEMU's own default would pause it for ever.
         driver |= {"cache": "unsafe", "discard": "unmap", "error_policy": "report"}
@@ -146,9 +161,11 @@ def _disk(path: Path, target: str, image_format: str, *, read_only: bool) -> ET.
         {"type": "file", "device": "disk"},
         element("driver", driver),
         element("source", {"file": str(path)}),
-        element("target", {"dev": target, "bus": "virtio"}),
     )
-    if read_only:
+    if base is not None:
+        disk.append(base)
+    disk.append(element("target", {"dev": target, "bus": "virtio"}))
+    if base is None:
         disk.append(element("readonly"))
     return disk
 
@@ -159,6 +176,7 @@ def _interface(plan: DomainPlan) -> ET.Element:
         {"type": "network"},
         element("mac", {"address": plan.mac}),
         element("source", {"network": plan.network}),
+        element("target", {"dev": plan.port}),
         element("model", {"type": "virtio"}),
         element("rom", {"enabled": "no"}),  # no network boot: one second less, and nothing else to boot from
         element("port", {"isolated": "yes"}),

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 import libvirt
@@ -10,6 +11,7 @@ import structlog
 
 from providers.addresses import mac_address
 from providers.contract import InstanceSpec, Machine, MachineState, Phase, ProviderError, Report
+from providers.isolation import Firewall, Guest, guest_of, port_name, runner_api
 from providers.libvirt import domains
 from providers.libvirt.disk import Base, Images, create_overlay
 from providers.libvirt.domain import Acceleration, DomainPlan, Tag, domain_xml, is_host_arch
@@ -25,10 +27,18 @@ _log = structlog.get_logger(__name__)
 class Machines:
     """What the provider does, without its concurrency: calls for one instance must not overlap."""
 
-    def __init__(self, settings: LibvirtSettings, images: Images, store: Store, acceleration: Acceleration) -> None:
+    def __init__(
+        self,
+        settings: LibvirtSettings,
+        images: Images,
+        store: Store,
+        firewall: Firewall,
+        acceleration: Acceleration,
+    ) -> None:
         self._settings = settings
         self._images = images
         self._store = store
+        self._firewall = firewall
         self._acceleration = acceleration
         self.unfinished: set[str] = set()  # failed creates whose traces could not be removed yet
 
@@ -40,15 +50,18 @@ class Machines:
         self.clear(conn, spec.instance_id)
         with self._undone_on_failure(conn, spec.instance_id):
             base = self._images.find(spec.image, spec.arch) if spec.base is None else None
-            record = self._store.begin(spec, self._settings.addresses)
+            called_at = runner_api(spec.bootstrap, spec.network)
+            record = self._store.begin(spec, self._settings.addresses, called_at)
             report(Phase.ACCEPTED)
             folder = self._store.folder(spec.instance_id)
-            create_overlay(base or held_base(spec, folder), folder.disk, spec.resources.disk_gib)
+            base = base or held_base(spec, folder)
+            create_overlay(base, folder.disk, spec.resources.disk_gib)
             link = Link(record.ip, self._settings.addresses, self._settings.gateway)
             write_seed(seed_files(spec, link), folder.seed)
             record = self._store.reached(record, Phase.DISK)
             report(Phase.DISK)
-            domains.start(conn, domain_xml(self._plan(record)))
+            self._firewall.admit(spec.instance_id, _guest(self._settings, record))
+            domains.start(conn, domain_xml(self._plan(record, base)))
             record = self._store.reached(record, Phase.STARTED)
             report(Phase.STARTED)
         return _machine(record, MachineState.RUNNING)
@@ -62,6 +75,8 @@ class Machines:
             raise ProviderError(f"the domain {instance_id} is still there after it was destroyed")
         if name:
             domains.remove_logs(name)
+        # Before its address may be another's.
+        self._firewall.forget(instance_id)
         self._store.remove(instance_id)
         if folder.path.exists():
             raise ProviderError(f"{folder.path} is still there after it was removed")
@@ -117,7 +132,7 @@ class Machines:
             record = self._store.reached(record, Phase.STARTED)
         return _seen(record, active=active)
 
-    def _plan(self, record: Record) -> DomainPlan:
+    def _plan(self, record: Record, base: Base) -> DomainPlan:
         folder = self._store.folder(record.instance_id)
         return DomainPlan(
             tag=Tag(record.instance_id, record.generation, str(self._store.root)),
@@ -126,10 +141,13 @@ class Machines:
             resources=record.resources,
             acceleration=self._acceleration if is_host_arch(record.arch) else Acceleration.TCG,
             disk=folder.disk,
+            base=Path(base.filename),
+            base_format=base.format,
             seed=folder.seed,
             console=folder.console,
             firmware_variables=folder.firmware_variables,
             network=self._settings.network,
+            port=port_name(self._settings.isolated, record.ip),
             mac=mac_address(record.ip),
         )
 
@@ -158,6 +176,15 @@ def held_base(spec: InstanceSpec, folder: Folder) -> Base:
         raise ProviderError(f"{spec.name}: no image")
     folder.base.hardlink_to(spec.base.path)
     return Base(str(folder.base), spec.base.format, spec.base.virtual_bytes)
+
+
+def guests(settings: LibvirtSettings, store: Store) -> dict[str, Guest]:
+    """Whom the packet filter must admit, by what is on disk."""
+    return {record.instance_id: _guest(settings, record) for record in store.records()}
+
+
+def _guest(settings: LibvirtSettings, record: Record) -> Guest:
+    return guest_of(settings.isolated, record.ip, record.network, record.runner_api)
 
 
 def _check(spec: InstanceSpec) -> None:

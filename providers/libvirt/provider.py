@@ -1,16 +1,18 @@
 """The libvirt provider as the agent uses it; what is done to a machine is in machines.py."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import libvirt
 
 from providers.contract import Driver
-from providers.libvirt import console
+from providers.isolation import Firewall, Watch
+from providers.libvirt import console, privileges
 from providers.libvirt.acceleration import choose
 from providers.libvirt.disk import Images
 from providers.libvirt.hypervisor import Hypervisor
-from providers.libvirt.machines import Machines
+from providers.libvirt.machines import Machines, guests
 from providers.libvirt.network import ensure_network
 from providers.libvirt.settings import ImageFile, LibvirtSettings
 from providers.libvirt.store import Store
@@ -28,6 +30,8 @@ class LibvirtProvider(SteadyProvider[libvirt.virConnect]):
         self._store = Store(directory.absolute())
         self._hypervisor = Hypervisor(settings.uri, ended=self._ended, back=self._catch_up)
         super().__init__(self._hypervisor)
+        self._firewall = Firewall(settings.isolated)
+        self._watch = Watch(self._firewall)
         self.acceleration = "none"
         self.images: list[str] = []
 
@@ -35,20 +39,37 @@ class LibvirtProvider(SteadyProvider[libvirt.virConnect]):
     def drivers(self) -> list[Driver]:
         return [Driver("libvirt", self.acceleration, tuple(self.images), fetches=True)]
 
+    async def open(self, on_stopped: Callable[[str], None]) -> None:
+        try:
+            await super().open(on_stopped)
+        except BaseException:
+            await self._watch.close()
+            raise
+
+    async def close(self) -> None:
+        """Machines keep running, and their rules stay."""
+        await self._watch.close()
+        await super().close()
+
     async def console(self, instance_id: str, limit_bytes: int) -> tuple[bytes, bool]:
         return await self._hypervisor.thread(console.tail, self._store.folder(instance_id).console, limit_bytes)
 
     async def _prepare(self) -> Machines:
         await self._hypervisor.thread(self._store.prepare)
+        # Before libvirt is asked for anything: what runs already is held, and what is gone is forgotten.
+        self._watch.open()
+        await self._hypervisor.thread(lambda: self._firewall.hold(guests(self._settings, self._store)))
         await self._hypervisor.open()
+        await self._hypervisor.call(privileges.tell)
         await self._restore()
         proof = self._store.root.parent / _PROOF_FILE
         acceleration = await self._hypervisor.thread(choose, self._settings.acceleration, proof)
-        machines = Machines(self._settings, self._images, self._store, acceleration)
+        machines = Machines(self._settings, self._images, self._store, self._firewall, acceleration)
         await self._hypervisor.call(machines.adopt)
         self.images = await self._hypervisor.thread(self._images.usable)
         self.acceleration = acceleration.value
         return machines
 
     async def _restore(self) -> None:
+        await self._hypervisor.thread(self._firewall.restore)
         await self._hypervisor.call(ensure_network, self._settings)

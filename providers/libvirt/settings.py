@@ -10,6 +10,7 @@ import msgspec
 from hostler.config import check, check_key
 from providers.addresses import private_subnet
 from providers.contract import Arch
+from providers.isolation.rules import Network
 
 _URI = re.compile(r"qemu(\+unix)?:///system(\?\S*)?")
 _NETWORK = re.compile(r"[a-z][a-z0-9-]{0,13}")
@@ -37,6 +38,11 @@ class LibvirtSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def bridge(self) -> str:
         return f"{self.network}0"
+
+    @property
+    def isolated(self) -> Network:
+        """As the packet filter knows it."""
+        return Network(self.bridge, self.addresses, self.gateway)
 
     @property
     def addresses(self) -> IPv4Network:

@@ -19,6 +19,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from hostler.network import NetworkAccess
 from providers.addresses import lowest_free
 from providers.contract import Arch, InstanceSpec, Phase, ProviderError, Resources
 
@@ -39,6 +40,8 @@ class Record(msgspec.Struct, frozen=True):
     arch: Arch
     pool_id: str
     address: str
+    network: NetworkAccess = NetworkAccess()
+    runner_api: tuple[str, ...] = ()  # where it is called, as entries of an allow list
     phases: dict[Phase, datetime] = {}
 
     @property
@@ -96,7 +99,7 @@ class Store:
             raise ProviderError(f"instance id '{instance_id}' is not a UUID in its usual form")
         return Folder(self.root / instance_id)
 
-    def begin(self, spec: InstanceSpec, subnet: IPv4Network) -> Record:
+    def begin(self, spec: InstanceSpec, subnet: IPv4Network, runner_api: tuple[str, ...] = ()) -> Record:
         """Make the directory and record the instance as accepted, with an address of its own."""
         folder = self.folder(spec.instance_id)
         with self._giving_addresses:
@@ -114,6 +117,8 @@ class Store:
                 arch=spec.arch,
                 pool_id=spec.pool_id,
                 address=str(address),
+                network=spec.network,
+                runner_api=runner_api,
             )
             folder.path.mkdir(mode=_DIRECTORY_MODE)
             return self.reached(record, Phase.ACCEPTED)

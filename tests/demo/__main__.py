@@ -15,6 +15,7 @@ from typing import Final
 
 import libvirt
 
+from hostler import logs
 from providers.libvirt.acceleration import prove
 from providers.libvirt.settings import LibvirtSettings
 from tests.demo.failed import DemoFailed, told
@@ -36,6 +37,7 @@ def main() -> None:
     """Exit codes: 0 all went well, 1 it did not, 2 wrong usage, 130 interrupted."""
     asked = _arguments()
     show = Show(json=asked.json)
+    logs.configure("error")  # what the parts warn of is in their own logs
     libvirt.registerErrorHandler(lambda _opaque, _error: None, None)  # errors are raised; not printed as well
     try:
         _run(asked, show)

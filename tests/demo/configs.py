@@ -1,5 +1,6 @@
 """The configuration files of the demo's parts."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from providers.libvirt.settings import LibvirtSettings
@@ -93,15 +94,22 @@ vcpus = {guest.vcpus}
 memory_mib = {guest.memory_mib}
 disk_gib = {guest.disk_gib}
 
+{pool_toml(farm, repository, "small", labels, "internet", farm.network_allow)}"""
+
+
+def pool_toml(
+    farm: "Farm", repository: str, name: str, labels: Sequence[str], policy: str, allow: Sequence[str]
+) -> str:
+    return f"""\
 [[pool]]
-name = "small"
+name = "{name}"
 endpoint = "forge"
 repository = "{repository}"
-provider = "{guest.driver}"
-image = "{guest.image}"
+provider = "{farm.guest.driver}"
+image = "{farm.guest.image}"
 flavor = "small"
 labels = {list(labels)}
 max_runners = {farm.most_runners}
-network_policy = "{farm.network_policy}"
-network_allow = {farm.network_allow}
+network_policy = "{policy}"
+network_allow = {list(allow)}
 """

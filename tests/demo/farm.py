@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import msgspec
 
-from hostler.network import NetworkPolicy
 from providers.libvirt.settings import LibvirtSettings
 from providers.lxd.settings import LxdSettings
 from tests.demo import configs
@@ -43,7 +42,6 @@ class Farm:
         guest: Guest = TEST_GUEST,
         jobs: int = 1,
         lock: int | None = None,
-        network_policy: NetworkPolicy = NetworkPolicy.INTERNET,
         network_allow: Sequence[str] = (),
     ) -> None:
         """`network_allow`: besides the forge, which is on this host and so would be closed to the machines.
@@ -61,7 +59,6 @@ class Farm:
             grpc=_free_port("127.0.0.1"),
         )
         self.processes: dict[str, asyncio.subprocess.Process] = {}
-        self.network_policy = network_policy
         self.network_allow = [f"{self.address}:{self.ports.forge}", *network_allow]
         self._inherited = () if lock is None else (lock,)
 

@@ -60,8 +60,10 @@ class Places(msgspec.Struct, frozen=True):
 
 
 def new_places() -> Places:
-    """A fresh folder that only this user may look into: it holds tokens."""
-    return Places(Path(tempfile.mkdtemp(prefix="hostler-demo-", dir="/var/tmp")))
+    """A fresh folder that QEMU's own user gets through and nobody else can list; its secrets are closed themselves."""
+    folder = Path(tempfile.mkdtemp(prefix="hostler-demo-", dir="/var/tmp"))
+    folder.chmod(0o711)
+    return Places(folder)
 
 
 def kvm_proof() -> Path:

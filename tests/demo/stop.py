@@ -13,6 +13,7 @@ from typing import Final
 import libvirt
 import msgspec
 
+from providers.isolation import Firewall
 from providers.libvirt import LibvirtProvider, LibvirtSettings
 from tests.demo.failed import DemoFailed, told
 from tests.demo.places import Places
@@ -55,6 +56,7 @@ def clear(places: Places, network: LibvirtSettings) -> None:
             if found.name() == network.network and found.isActive():
                 found.destroy()
         conn.close()
+        Firewall(network.isolated).remove()
 
 
 async def _destroy_machines(places: Places, network: LibvirtSettings) -> None:

@@ -38,7 +38,7 @@ def look(instances: Path) -> Traces:
         domains=domains,
         emulators=frozenset(_emulators()),
         interfaces=frozenset(path.name for path in Path("/sys/class/net").iterdir()),
-        rules=_rules(),
+        rules=rules(),
         files=frozenset(str(path) for path in instances.rglob("*")) if instances.exists() else frozenset(),
     )
 
@@ -55,9 +55,10 @@ def _emulators() -> list[str]:
     return found
 
 
-def _rules() -> str:
+def rules() -> str:
+    """The packet filter's, without counters; its tables by name, since one that is replaced comes last."""
     done = subprocess.run(["nft", "--stateless", "list", "ruleset"], capture_output=True, text=True, check=True)
-    return done.stdout
+    return "table ".join(sorted(done.stdout.split("table ")))
 
 
 def settings(acceleration: str) -> LibvirtSettings:

@@ -11,6 +11,9 @@ from tests.providers.with_exec import Exec
 from tests.providers.with_libvirt import Libvirt
 from tests.providers.with_lxd import Lxd, LxdMachines
 from tests.providers.with_simulated import Simulated
+from tests.real import conftest
+
+tmp_path = conftest.tmp_path  # QEMU's own user must get through
 
 ADAPTERS: Final[dict[str, type[Adapter]]] = {
     "simulated": Simulated,

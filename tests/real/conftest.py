@@ -1,6 +1,8 @@
 """A running libvirt for the tests that need one, and tiny guests that need no operating system."""
 
+import shutil
 import subprocess
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -9,6 +11,7 @@ import libvirt
 import pytest
 
 from providers.contract import Arch, Bootstrap, InstanceSpec, Resources
+from providers.isolation import Firewall
 from providers.libvirt import ImageFile, LibvirtProvider, LibvirtSettings
 from tests.demo.places import CACHE, TEST_GUEST
 from tests.runner_images import WITH_UNIT, runner_image
@@ -63,6 +66,16 @@ def libvirt_up() -> Iterator[None]:
         if network.name() == SETTINGS.network:
             network.destroy()
     conn.close()
+    Firewall(SETTINGS.isolated).remove()
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Instead of pytest's, through whose folders QEMU's own user does not get."""
+    folder = Path(tempfile.mkdtemp(prefix="hostler-real-", dir="/var/tmp"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

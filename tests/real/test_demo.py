@@ -14,8 +14,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from providers.isolation.rules import port_prefix
 from tests.demo.places import CACHE
 from tests.demo.show import SHOWN
+from tests.demo.traces import settings
 from tests.real.conftest import ROOT, boot_sector
 
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("libvirt_up")]
@@ -72,12 +74,10 @@ def traces() -> list[str]:
     found = [f"folder {path}" for path in FOLDERS.glob("hostler-demo-*")]
     found += [f"domain {name}" for name in output("virsh", "list", "--all", "--name").split()]
     found += [f"network {name}" for name in output("virsh", "net-list", "--all", "--name").split() if "demo" in name]
-    found += [f"interface {line}" for line in output("ip", "-oneline", "link").splitlines() if "vnet" in line]
-    found += [f"interface {line}" for line in output("ip", "-oneline", "link").splitlines() if "hostler-demo" in line]
-    rules = output("nft", "list", "ruleset").splitlines()
-    found += [
-        f"rule {line.strip()}" for line in rules if "10.217.77." in line or "hostler-demo" in line or "vnet" in line
-    ]
+    signs = ("10.217.77.", "hostler-demo", port_prefix(settings("tcg").isolated))
+    for kind, command in (("interface", ("ip", "-oneline", "link")), ("rule", ("nft", "list", "ruleset"))):
+        lines = output(*command).splitlines()
+        found += [f"{kind} {line.strip()}" for line in lines if any(sign in line for sign in signs)]
     for process in Path("/proc").glob("[0-9]*"):
         try:
             words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
@@ -180,7 +180,9 @@ def test_what_is_kept_can_be_looked_at_and_stopped_as_it_says() -> None:
     assert told, ran.errors
     folder, look, stop = Path(told[1]), told[2].split(), told[3].split()
     assert (folder / "coordinator.log").exists()
-    assert folder.stat().st_mode & 0o077 == 0
+    assert folder.stat().st_mode & 0o077 == 0o011
+    secrets = [*folder.glob("*.toml"), *folder.glob("forge.json"), folder / "token", folder / "webhook-secret"]
+    assert [path.name for path in (*secrets, folder / "coordinator") if path.stat().st_mode & 0o077] == []
     status = subprocess.run(look, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert re.search(r"demo-host +yes", status)
     second = demo("--json")

@@ -19,9 +19,11 @@ from providers.contract import (
     Phase,
     ProviderError,
 )
+from providers.isolation.rules import port_prefix
 from providers.libvirt import ImageFile, LibvirtProvider
 from providers.libvirt.domain import ARM64_FIRMWARE
 from providers.libvirt.store import Record, Store
+from tests.demo.traces import rules
 from tests.providers.adapter import Ends, ignore
 from tests.providers.with_libvirt import processes_with
 from tests.real.conftest import CONSOLE_TEXT, ROOT, SETTINGS, Opener, spec
@@ -40,11 +42,9 @@ def libvirt_logs(name: str) -> list[Path]:
 
 
 def taps() -> set[str]:
-    return {path.name for path in Path("/sys/class/net").iterdir() if path.name.startswith("vnet")}
-
-
-def packet_rules() -> str:
-    return output("nft", "--stateless", "list", "ruleset")
+    return {
+        path.name for path in Path("/sys/class/net").iterdir() if path.name.startswith(port_prefix(SETTINGS.isolated))
+    }
 
 
 def directory_of(tmp_path: Path, wanted: InstanceSpec) -> Path:
@@ -83,7 +83,7 @@ async def test_four_machines_are_made_at_once(open_provider: Opener, tmp_path: P
 
 async def test_a_delete_leaves_nothing(open_provider: Opener, conn: libvirt.virConnect, tmp_path: Path) -> None:
     provider = await open_provider()
-    before = (taps(), packet_rules(), conn.listDomainsID())
+    before = (taps(), rules(), conn.listDomainsID())
     wanted = spec()
     await provider.create(wanted, ignore)
     assert processes_with(wanted.instance_id)
@@ -91,7 +91,7 @@ async def test_a_delete_leaves_nothing(open_provider: Opener, conn: libvirt.virC
     assert libvirt_logs(wanted.name)
     await provider.delete(wanted.instance_id)
     assert processes_with(wanted.instance_id) == []
-    assert (taps(), packet_rules(), conn.listDomainsID()) == before
+    assert (taps(), rules(), conn.listDomainsID()) == before
     assert list((tmp_path / "instances").iterdir()) == []
     assert libvirt_logs(wanted.name) == []
     assert await provider.inventory() == []

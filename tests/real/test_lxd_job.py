@@ -16,7 +16,7 @@ from tests.demo.places import Guest, Places
 from tests.providers.with_libvirt import processes_with
 from tests.real.conftest import ROOT
 from tests.real.lxd import Daemon
-from tests.real.test_way_of_a_job import PATIENCE_SECONDS, Gate, World
+from tests.real.world import PATIENCE_SECONDS, Gate, World
 
 pytestmark = pytest.mark.real
 

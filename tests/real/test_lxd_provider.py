@@ -1,7 +1,6 @@
 """What is special to the LXD provider, with real containers. What every provider does is in tests/providers."""
 
 import asyncio
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from providers.contract import Arch, HypervisorUnavailable, ImageUnavailable, In
 from providers.lxd import LxdProvider, LxdSettings
 from providers.lxd.consoles import Consoles
 from providers.lxd.request import CONTAINERS, VIRTUAL_MACHINES
+from tests.demo.traces import rules
 from tests.providers.adapter import Ends, ignore
 from tests.providers.with_libvirt import processes_with
 from tests.real.conftest import spec
@@ -118,10 +118,6 @@ def interfaces() -> set[str]:
     return {path.name for path in Path("/sys/class/net").iterdir()}
 
 
-def packet_rules() -> str:
-    return subprocess.run(["nft", "--stateless", "list", "ruleset"], check=True, capture_output=True, text=True).stdout
-
-
 @pytest.mark.usefixtures("images")
 async def test_a_container_finds_its_seed_its_size_and_its_network(open_provider: Opener) -> None:
     provider = await open_provider()
@@ -161,14 +157,14 @@ async def test_a_delete_leaves_nothing(open_provider: Opener, lxd_daemon: Daemon
     first = container()
     await provider.create(first, ignore)  # what LXD makes once for all is there now
     await provider.delete(first.instance_id)
-    before = (interfaces(), packet_rules(), lxd_daemon.volumes())
+    before = (interfaces(), rules(), lxd_daemon.volumes())
     wanted = container()
     await provider.create(wanted, ignore)
     assert processes_with(wanted.name)
     assert interfaces() != before[0]
     await provider.delete(wanted.instance_id)
     assert processes_with(wanted.name) == []
-    assert (interfaces(), packet_rules(), lxd_daemon.volumes()) == before
+    assert (interfaces(), rules(), lxd_daemon.volumes()) == before
     assert lxd_daemon.instances() == []
     assert list((tmp_path / "instances").iterdir()) == []
 

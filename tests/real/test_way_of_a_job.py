@@ -4,163 +4,24 @@ import asyncio
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import AsyncIterator
-from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import aiohttp
 import msgspec
 import pytest
-from aiohttp import web
 
-from providers.libvirt.store import Record
-from tests.demo.farm import LABELS, Farm
-from tests.demo.forge import Control
-from tests.demo.places import Places
-from tests.demo.run import bring_up_network
 from tests.real import machines
-from tests.real.conftest import ROOT, SETTINGS
+from tests.real.world import PATIENCE_SECONDS, World, open_world
 
 pytestmark = pytest.mark.real
-
-PATIENCE_SECONDS: Final = 60.0
-
-
-class Gate:
-    """Holds jobs until the test lets them go: each asks for its own page, and is answered when the test says what."""
-
-    def __init__(self, address: IPv4Address = SETTINGS.gateway) -> None:
-        self.address = address
-        self.port = 0
-        self._asked: dict[str, asyncio.Event] = {}
-        self._answers: dict[str, asyncio.Future[str]] = {}
-
-    async def start(self) -> web.AppRunner:
-        app = web.Application()
-        app.router.add_get("/{name}", self._answer)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, str(self.address), 0).start()
-        self.port = runner.addresses[0][1]
-        return runner
-
-    def wait(self, name: str) -> str:
-        """A shell command that waits at the gate, and prints the answer."""
-        return f"wget -q -O - http://{self.address}:{self.port}/{name}"
-
-    async def reached(self, name: str) -> None:
-        await asyncio.wait_for(self._asked.setdefault(name, asyncio.Event()).wait(), PATIENCE_SECONDS)
-
-    def open(self, name: str, answer: str = "go") -> None:
-        self._answer_of(name).set_result(answer)
-
-    def _answer_of(self, name: str) -> "asyncio.Future[str]":
-        return self._answers.setdefault(name, asyncio.get_running_loop().create_future())
-
-    async def _answer(self, request: web.Request) -> web.Response:
-        name = request.match_info["name"]
-        self._asked.setdefault(name, asyncio.Event()).set()
-        return web.Response(text=await asyncio.shield(self._answer_of(name)))
-
-
-class World(msgspec.Struct, frozen=True):
-    farm: Farm
-    gate: Gate
-    forge: Control
-
-    @property
-    def instances(self) -> Path:
-        return self.farm.places.agent_data / "instances"
-
-    async def queue(self, script: str, labels: tuple[str, ...] = LABELS) -> int:
-        return await self.forge.queue_script(script, labels=labels)
-
-    async def queue_waiting(self, name: str) -> int:
-        """A job that waits at the gate; returns when it does."""
-        job = await self.queue(f"echo gate says $({self.gate.wait(name)})")
-        await self.gate.reached(name)
-        return job
-
-    async def ended(self, job: int) -> dict[str, Any]:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while (told := await self.forge.job(job))["status"] != "completed":
-                await asyncio.sleep(0.1)
-        return told
-
-    async def succeeded(self, job: int) -> str:
-        """The log of a job that ended well, whose machine is gone and has left nothing."""
-        told = await self.ended(job)
-        assert told["conclusion"] == "success"
-        await self.gone()
-        return str(told["log"])
-
-    async def gone(self) -> None:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while (await self.status())["instances"] or machines.domains() or list(self.instances.iterdir()):
-                await asyncio.sleep(0.1)
-        assert self.emulators() == {}
-        assert "vnet" not in output("ip", "-oneline", "link")
-
-    async def hostler(self, *arguments: str) -> str:
-        process = await asyncio.create_subprocess_exec(
-            *[str(ROOT / ".venv" / "bin" / "hostler"), *arguments, "--coordinator", self.farm.grpc],
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        said, _ = await process.communicate()
-        assert process.returncode == 0, said.decode()
-        return said.decode()
-
-    async def status(self) -> dict[str, Any]:
-        return msgspec.json.decode(await self.hostler("fleet", "status", "--json"), type=dict[str, Any])
-
-    async def steps(self, job: int) -> list[str]:
-        told = msgspec.json.decode(await self.hostler("job", "show", str(job), "--json"), type=dict[str, Any])
-        return [entry["step"] for entry in told["timeline"]]
-
-    async def connected(self) -> None:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while not any(host["connected"] for host in (await self.status())["hosts"]):
-                await asyncio.sleep(0.1)
-
-    def records(self) -> list[Record]:
-        return [msgspec.json.decode(path.read_bytes(), type=Record) for path in self.instances.glob("*/state.json")]
-
-    def emulators(self) -> dict[int, str]:
-        return machines.emulators(self.instances)
-
-    def created(self) -> list[str]:
-        """The ids of machines as they were begun, by the agent's own log; begun anew is there twice."""
-        lines = self.farm.places.log("agent").read_text().splitlines()
-        events = [msgspec.json.decode(line, type=dict[str, Any]) for line in lines if line.startswith("{")]
-        return [event["instance"] for event in events if event.get("phase") == "accepted"]
-
-
-def output(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 @pytest.fixture
 async def world(libvirt_up: None, test_guest: None, tmp_path: Path) -> AsyncIterator[World]:  # noqa: ARG001
-    places = Places(tmp_path / "farm")
-    places.folder.mkdir()
-    await asyncio.to_thread(bring_up_network, SETTINGS)
-    farm, gate = Farm(places, SETTINGS), Gate()
-    serving = await gate.start()
-    try:
-        await farm.start()
-        async with aiohttp.ClientSession() as session:
-            one = World(farm, gate, Control(session, farm.state()))
-            await one.connected()
-            yield one
-    finally:
-        await farm.stop()
-        await serving.cleanup()
-        await asyncio.to_thread(machines.destroy, places.agent_data)
-        for part in ("forge", "coordinator", "agent"):
-            print(f"--- {part}", places.log(part).read_text() if places.log(part).exists() else "", sep="\n")
+    async with open_world(tmp_path / "farm") as one:
+        yield one
 
 
 async def kill_and_start(world: World, parts: tuple[str, ...]) -> None:

@@ -23,10 +23,13 @@ PLAN = DomainPlan(
     resources=Resources(vcpus=4, memory_mib=8192, disk_gib=40),
     acceleration=Acceleration.KVM,
     disk=Path("/i/disk.qcow2"),
+    base=Path("/images/debian.qcow2"),
+    base_format="qcow2",
     seed=Path("/i/seed.iso"),
     console=Path("/i/console.log"),
     firmware_variables=Path("/i/firmware.fd"),
     network="hostler",
+    port="h0ad50001-2",
     mac="52:54:00:d5:00:02",
 )
 
@@ -115,3 +118,15 @@ def test_the_network_has_dns_and_no_dhcp() -> None:
     assert (attribute(root, "ip", "address"), attribute(root, "ip", "prefix")) == ("10.9.0.1", "24")
     assert attribute(root, "dns", "enable") == "yes"
     assert root.find(".//dhcp") is None
+
+
+def test_a_machines_port_has_the_name_that_its_rules_go_by() -> None:
+    assert attribute(domain(), "devices/interface/target", "dev") == "h0ad50001-2"
+    assert attribute(domain(), "devices/interface/port", "isolated") == "yes"
+
+
+def test_the_image_below_the_disk_stays_its_owners() -> None:
+    root = domain()
+    assert attribute(root, "devices/disk/backingStore/source", "file") == "/images/debian.qcow2"
+    assert attribute(root, "devices/disk/backingStore/format", "type") == "qcow2"
+    assert attribute(root, "devices/disk/backingStore/source/seclabel", "relabel") == "no"

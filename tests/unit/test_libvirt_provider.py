@@ -8,11 +8,18 @@ from typing import Any
 import pytest
 
 from providers.contract import HypervisorUnavailable, MachineState, Phase
-from providers.libvirt import LibvirtProvider, LibvirtSettings, domains, provider
+from providers.isolation import Firewall, Watch
+from providers.libvirt import LibvirtProvider, LibvirtSettings, domains, privileges, provider
 from providers.libvirt.domain import Acceleration
 from providers.libvirt.machines import Machines
 from providers.libvirt.store import Store
 from tests.unit.test_libvirt_store import spec
+
+
+class _Unwatched(Watch):
+    """The kernel tells of its rules to root only."""
+
+    def open(self) -> None: ...
 
 
 class Domains:
@@ -25,9 +32,12 @@ class Domains:
         self._ended: Callable[[str], None] = lambda _: None
         monkeypatch.setattr(domains, "is_active", lambda _conn, instance_id: instance_id in self.running)
         monkeypatch.setattr(domains, "tagged", lambda _conn, _owner: {})
+        monkeypatch.setattr(privileges, "tell", lambda _conn: None)
         monkeypatch.setattr(provider, "ensure_network", lambda _conn, _settings: None)
         monkeypatch.setattr(provider, "choose", lambda _asked, _proof: Acceleration.TCG)
         monkeypatch.setattr(provider, "Hypervisor", self._connect)
+        monkeypatch.setattr(provider, "Firewall", lambda network: Firewall(network, lambda _document, _started: None))
+        monkeypatch.setattr(provider, "Watch", _Unwatched)
 
     def _connect(self, _uri: str, *, ended: Callable[[str], None], back: Callable[[], Any]) -> "Domains":
         self._ended = ended

@@ -1,0 +1,8 @@
+"""What keeps machines apart from each other, their host and private networks: nftables, the same for every provider."""
+
+from providers.isolation.firewall import Firewall
+from providers.isolation.guests import guest_of, port_name, runner_api
+from providers.isolation.rules import Guest, Network
+from providers.isolation.watch import Watch
+
+__all__ = ["Firewall", "Guest", "Network", "Watch", "guest_of", "port_name", "runner_api"]

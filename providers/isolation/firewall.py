@@ -1,0 +1,98 @@
+"""Which machines of a network are admitted, and the rules in the kernel that say so."""
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from providers.isolation import nft, rules
+from providers.isolation.rules import Guest, Json, Network
+
+Apply = Callable[[Json, Callable[[int], None]], None]
+
+_REMEMBERED: Final = 64  # process ids of ours: what the kernel tells of a change comes within milliseconds
+
+
+class Firewall:
+    """Blocks; safe to call from several threads. Every change renders all of the rules anew.
+
+    Changes that wait for one another are carried out together: ten machines at once cost two or three runs of nft.
+    """
+
+    def __init__(self, network: Network, apply: Apply = nft.apply) -> None:
+        self.network = network
+        self._apply = apply
+        self._guests: dict[str, Guest] = {}
+        self._wanted = 0  # counts changes of the guests
+        self._in_force = 0
+        self._state = threading.Lock()
+        self._applying = threading.Lock()
+        self._ours: list[int] = []
+
+    def hold(self, guests: Mapping[str, Guest]) -> None:
+        """Admit these, by instance id, and nobody else.
+
+        Raises:
+            IsolationFailed: the rules are as they were.
+        """
+        with self._state:
+            self._guests = dict(guests)
+        self.restore()
+
+    def admit(self, instance_id: str, guest: Guest) -> None:
+        """When this returns the rules are in force, and its machine may start.
+
+        Raises:
+            IsolationFailed: it is not admitted.
+        """
+        with self._state:
+            self._guests[instance_id] = guest
+        try:
+            self.restore()
+        except nft.IsolationFailed:
+            with self._state:
+                self._guests.pop(instance_id, None)
+            raise
+
+    def forget(self, instance_id: str) -> None:
+        """Admit it no longer. Nobody knows it: fine.
+
+        Raises:
+            IsolationFailed: its rules may still be there; the next change takes them away.
+        """
+        with self._state:
+            known = self._guests.pop(instance_id, None)
+        if known is not None:
+            self.restore()
+
+    def restore(self) -> None:
+        """Put the rules in place, whatever is there.
+
+        Raises:
+            IsolationFailed: what is in place is what was there.
+        """
+        with self._state:
+            self._wanted += 1
+            mine = self._wanted
+        with self._applying:
+            if self._in_force >= mine:
+                return  # somebody who came later has carried it out as well
+            with self._state:
+                version, guests = self._wanted, list(self._guests.values())
+            self._apply(rules.document(self.network, guests), self._note)
+            self._in_force = version
+
+    def remove(self) -> None:
+        """Take all rules of the network away: only for one whose bridge is gone.
+
+        Raises:
+            IsolationFailed: they are still there.
+        """
+        with self._applying:
+            self._apply(rules.removal(self.network), self._note)
+
+    def is_ours(self, sender: int) -> bool:
+        """Whether a change of the kernel's rules was this agent's own."""
+        return sender in self._ours
+
+    def _note(self, process_id: int) -> None:
+        self._ours = [*self._ours[1 - _REMEMBERED :], process_id]
