@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+import msgspec
 import pytest
 
 from coordinator.config import Planner
 from coordinator.forges.contract import ForgeRefused
 from tests.simulation.world import trace
+from tests.simulation.world.cloud import SimClaims
 from tests.simulation.world.forge import SimForge
 from tests.simulation.world.scenario import (
     CLOUD,
@@ -165,6 +167,12 @@ def test_a_killed_coordinator_lets_nothing_be_made_twice_whatever_the_cloud_make
 ) -> None:
     result = run(cloudy(seed, names, elsewhere=False))
     assert not result.violations, told(result, "")
+
+
+def test_machines_would_be_made_twice_without_a_look_at_what_former_lives_left() -> None:
+    with mock.patch.object(SimClaims, "is_held", return_value=False):
+        careless = msgspec.structs.replace(cloudy(1, TAKEN, elsewhere=False), appear_seconds=0.0)
+        assert "nothing is created twice" in {violation.rule for violation in run(careless).violations}
 
 
 def test_a_successor_elsewhere_cannot_see_what_is_made_and_a_second_machine_goes() -> None:
