@@ -65,12 +65,13 @@ class Reach(Enum):
 
 
 def reach(
-    own: frozenset[str] | None, *, fetches: bool, entry: Image | None, name: str, held: Held, now: datetime
+    own: frozenset[str] | None, fetches: bool, entry: Image | None, name: str, held: Held, now: datetime, /
 ) -> Reach:
     """
     Args:
         own: images of the driver by the host's own configuration.
         fetches: whether the driver takes images of the catalogue.
+        entry: what the catalogue has of that name for the host's architecture.
         held: what the host has of the catalogue.
 
     What the catalogue has of a name goes before what hosts have of it, where they can fetch at all.

@@ -38,7 +38,7 @@ HERE = Held(contents=frozenset({SHA}))
 
 
 def _reach(own: set[str], held_: Held, *, fetches: bool = True, entry: Image | None = ENTRY) -> Reach:
-    return reach(frozenset(own), fetches=fetches, entry=entry, name="debian", held=held_, now=NOW)
+    return reach(frozenset(own), fetches, entry, "debian", held_, NOW)
 
 
 def test_where_an_image_is_and_where_it_may_be_fetched() -> None:

@@ -268,7 +268,8 @@ class Board:
     def index(self, kind: Kind) -> HostIndex:
         """The hosts for one kind of machine, up to date."""
         if kind not in self._indexes:
-            self._indexes[kind] = HostIndex(lambda host: self._places(kind, host), kind.placement)
+            entry = self.images.get((kind.image, kind.arch))
+            self._indexes[kind] = HostIndex(lambda host: self._places(kind, entry, host), kind.placement)
             self._touched[kind] = set(self.hosts)
         touched, self._touched[kind] = self._touched[kind], set()
         with_room = [host for host in sorted(touched) if self._indexes[kind].refresh(host)]
@@ -435,10 +436,13 @@ class Board:
             return instance.idle_since + self.policy.idle_grace
         return None
 
-    def _places(self, kind: Kind, name: str) -> int:
+    def _places(self, kind: Kind, entry: Image | None, name: str) -> int:
+        """`entry`: the catalogue's of the kind's image; without it no host fetches, so none goes before another."""
         host = self.hosts.get(name)
         if host is None or not self._admits(kind, host):
             return 0
+        if entry is None:
+            return self.free[name].times(kind.resources) if kind.image in host.drivers.get(kind.driver, ()) else 0
         places = self.free[name].times(kind.resources)
         return ranked(places, self.reach(host, kind.driver, kind.image), kind.placement) if places else 0
 
@@ -451,14 +455,8 @@ class Board:
 
     def reach(self, host: Host, driver: str, image: str) -> Reach:
         """Whether a machine of that image can be made there."""
-        return reach(
-            host.drivers.get(driver),
-            fetches=driver in host.fetches,
-            entry=self.images.get((image, host.arch)),
-            name=image,
-            held=host.held,
-            now=self.now,
-        )
+        own, entry = host.drivers.get(driver), self.images.get((image, host.arch))
+        return reach(own, driver in host.fetches, entry, image, host.held, self.now)
 
     def _priority(self, entity_id: str, labels: Labels) -> int:
         """Of the entity's jobs with these labels."""
