@@ -12,8 +12,9 @@ from hostler import __version__
 from protos.hostler.v1 import fleet_pb2 as pb
 from providers.contract import Phase
 from tests.simulation.world.guests import Guest
+from tests.simulation.world.images import CODE, HostImages
 from tests.simulation.world.rules import SHORT
-from tests.simulation.world.scenario import DRIVER, IMAGE, HostSpec, chances
+from tests.simulation.world.scenario import DRIVER, IMAGE, IMAGE_SHA256, HostSpec, chances
 from tests.simulation.world.stream import Stream
 
 if TYPE_CHECKING:
@@ -58,6 +59,12 @@ class Host:
         self._endings: dict[str, Ending] = {}
         self._world = world
         self._chance = chances(spec.name, world.scenario.seed)
+        self._fetching = world.scenario.faults.image_missing > 0
+        self.images = HostImages(
+            lambda: world.faults, chances(f"{spec.name} images", world.scenario.seed), self._tell_of_image
+        )
+        if chances(f"{spec.name} has", world.scenario.seed).random() >= world.scenario.faults.image_missing:
+            self.images.has.add(IMAGE_SHA256)
         self._outbox: dict[int, pb.AgentMessage] = {}
         self._sequence = 0
         self._runs = 0
@@ -89,6 +96,7 @@ class Host:
             self._stream.hang_up()
             self._stream = None
         self._outbox.clear()
+        self.images.crash()
         for machine in self.machines.values():
             for work in (machine.making, machine.removing):
                 if work is not None:
@@ -168,7 +176,15 @@ class Host:
             agent_version=__version__,
             arch="amd64",
             capacity=pb.Resources(vcpus=spec.vcpus, memory_mib=spec.memory_mib, disk_gib=spec.disk_gib),
-            drivers=[pb.Driver(name=DRIVER, acceleration="none", images=[IMAGE])],
+            drivers=[
+                pb.Driver(
+                    name=DRIVER,
+                    acceleration="none",
+                    images=[] if self._fetching else [IMAGE],
+                    fetches=self._fetching,
+                )
+            ],
+            images=self.images.reports() if self._fetching else [],
             inventory=self._inventory(),
             pressure=self._pressure(),
             agent_run=f"{spec.name}-run-{self._runs}",
@@ -222,7 +238,7 @@ class Host:
             if machine is None:
                 machine = Machine(instance_id, command.name, command.generation, command.bootstrap)
                 self.machines[instance_id] = machine
-            machine.making = self._world.spawn(self._make(machine))
+            machine.making = self._world.spawn(self._make(machine, command.image_source.sha256))
         elif answer is Answer.REPEAT_PHASES:
             for phase in list(self.machines[instance_id].phases):
                 self._say(self.machines[instance_id], phase)
@@ -236,9 +252,15 @@ class Host:
         self._endings[ending.instance_id] = ending
         self._event(ending.instance_id, ending.generation, Phase.FAILED, ending.detail, code=REFUSED)
 
-    async def _make(self, machine: Machine) -> None:
+    async def _make(self, machine: Machine, sha256: str) -> None:
         faults = self._world.faults
         self._reach(machine, Phase.ACCEPTED)
+        if sha256 and sha256 not in self.images.has:
+            self._reach(machine, Phase.FETCHING)
+            if not await self.images.fetched(sha256):
+                self._fail(machine, CODE)
+                return
+            self._reach(machine, Phase.IMAGE)
         await asyncio.sleep(self._chance.uniform(0.02, 2.0))
         if self._chance.random() < faults.create_hangs:
             self.log(f"making {machine.name} hangs")
@@ -254,12 +276,17 @@ class Host:
         machine.guest = Guest(self._world, machine.name, machine.token, lambda: self._stopped(machine))
         machine.guest.boot()
 
-    def _fail(self, machine: Machine) -> None:
+    def _tell_of_image(self, report: pb.ImageReport) -> None:
+        self.log(f"image {report.sha256[:6]}: {pb.ImageState.Name(report.state)}")
+        if self._stream is not None:
+            self._stream.up.put(pb.AgentMessage(image_report=report))
+
+    def _fail(self, machine: Machine, code: str = "failed") -> None:
         self.log(f"making {machine.name} failed")
         del self.machines[machine.id]
-        ending = Ending(machine.id, machine.generation, Phase.FAILED, self._world.now(), "no disk space", "failed")
+        ending = Ending(machine.id, machine.generation, Phase.FAILED, self._world.now(), "no disk space", code)
         self._endings[machine.id] = ending
-        self._event(machine.id, machine.generation, Phase.FAILED, ending.detail)
+        self._event(machine.id, machine.generation, Phase.FAILED, ending.detail, code=code)
 
     def _stopped(self, machine: Machine) -> None:
         """It powered itself off, or died. Without an agent nobody notices now; the inventory tells later."""

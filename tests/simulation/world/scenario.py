@@ -41,6 +41,8 @@ class Faults(msgspec.Struct, frozen=True):
     create_hangs: float = 0.0
     machine_dies: float = 0.0  # while it boots or runs
     delete_fails: float = 0.0
+    image_missing: float = 0.0  # from a host at first; with any chance at all, images are the catalogue's
+    image_fails: float = 0.0  # to be fetched
     cloud_call: float = 0.0
     guest_call: float = 0.0
     cancelled: float = 0.0  # jobs that people cancel
@@ -126,10 +128,17 @@ class Scenario(msgspec.Struct, frozen=True):
                 f'[[flavor]]\nname = "{name}"\nvcpus = {vcpus}\nmemory_mib = {memory}\ndisk_gib = {disk}'
                 for name, (vcpus, memory, disk) in FLAVORS.items()
             ),
+            *([_IMAGE_TABLE] if self.faults.image_missing else []),
             *map(_repository, self.repositories),
             *map(_pool, self.pools),
         ]
         return "\n".join(tables)
+
+
+IMAGE_SHA256: Final = "ab" * 32
+_IMAGE_TABLE: Final = (
+    f'[[image]]\nname = "{IMAGE}"\nurl = "https://images.example/{IMAGE}.qcow2"\nsha256 = "{IMAGE_SHA256}"'
+)
 
 
 def _repository(one: Repository) -> str:
@@ -269,6 +278,8 @@ def _faults(chance: random.Random, until: float) -> Faults:
         until=until,
         # Drawn last: what else happens in a seed does not depend on it.
         webhook_dropped=chance.choice([0.0, 0.0, 0.1, 0.3]),
+        image_missing=chance.choice([0.0, 0.3, 1.0]),
+        image_fails=some(0.4),
     )
 
 
