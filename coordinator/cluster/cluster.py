@@ -4,7 +4,7 @@ On SQLite it is alone: one beat at the start, and nothing after it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
 import sqlalchemy as sa
@@ -89,6 +89,7 @@ class Cluster:
                 self._lease_is_free = False
                 async with asyncio.timeout(_SLOWEST_SECONDS):
                     due = loop.time() + await self._store.members.beat(self._links.numbers())
+                self._have_presented_anew(self._store.members.reclaimed)
             except Exception:
                 log.exception("a beat failed")
                 due = loop.time() + _AFTER_ERROR_SECONDS
@@ -97,6 +98,14 @@ class Cluster:
         if self._revoked:
             await self._revocations.cut()
             self._revoked = False
+
+    def _have_presented_anew(self, hosts: Collection[str]) -> None:
+        """The others took us for dead, and these perhaps for lost: let their agents say what they hold."""
+        for host in hosts:
+            link = self._links.get(host)
+            if link is not None:
+                log.warning("a host is to say anew what it holds", host=host)
+                link.close()
 
     async def _give_up_streams(self) -> None:
         """End the streams of hosts that have a newer one at another coordinator."""

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 import sqlalchemy as sa
@@ -16,6 +16,8 @@ from coordinator.store.schema import coordinators, hosts
 from coordinator.store.telling import Told
 
 BEAT_SECONDS: Final = 2.0
+LONG_AWAY: Final = timedelta(minutes=1)
+"""The shortest lease that a host can have."""
 _MICROSECONDS: Final = 1_000_000
 
 
@@ -28,6 +30,7 @@ class Members:
         self._lease = lease
         self._me = me
         self.alone = database.is_sqlite
+        self.reclaimed: frozenset[str] = frozenset()  # hosts of ours that the others took for away, for long
 
     @retried
     async def beat(self, streams: Mapping[str, int]) -> float:
@@ -35,19 +38,21 @@ class Members:
 
         Args:
             streams: the numbers of the streams that it holds, by host; they are claimed anew when it was taken for
-                dead.
+                dead. Where that took long, their instances may have ended meanwhile: see `reclaimed`.
 
         Returns after how many seconds the next beat is due.
         """
         since = time.monotonic()
+        reclaimed: set[str] = set()
         async with self._database.write() as connection:
             now = await self._now(connection)
             if await self._here(connection, now):
-                await _claim(connection, self._me, streams)
+                reclaimed = await _claim(connection, self._me, streams, self._clock() - LONG_AWAY)
             number, ask_again = await self._lease.hold(connection, now, alone=self.alone)
             if number is not None:
                 await self._bury(connection, now, new=number != self._lease.number)
         self._lease.held(number, since, alone=self.alone)
+        self.reclaimed = frozenset(reclaimed)
         return min(BEAT_SECONDS, ask_again)
 
     async def _now(self, connection: AsyncConnection) -> int:
@@ -92,13 +97,17 @@ class Members:
             await _let_go(connection, hosts.c.coordinator == self._me, self._clock())
 
 
-async def _claim(connection: AsyncConnection, me: str, streams: Mapping[str, int]) -> None:
+async def _claim(connection: AsyncConnection, me: str, streams: Mapping[str, int], before: datetime) -> set[str]:
+    """Returns those that were let go before then."""
+    ours = hosts.c.coordinator.in_(["", me])
+    long_away = sa.select(hosts.c.name).where(hosts.c.coordinator == "", hosts.c.disconnected_at <= before)
+    away = set(await connection.scalars(long_away)) & streams.keys()
     for name, stream in sorted(streams.items()):
-        mine = (hosts.c.name == name) & hosts.c.coordinator.in_(["", me])
         here = {"coordinator": me, "stream": stream, "disconnected_at": None}
-        claimed = await connection.execute(sa.update(hosts).where(mine).values(here))
+        claimed = await connection.execute(sa.update(hosts).where(hosts.c.name == name, ours).values(here))
         if claimed.rowcount:
             changed.of(connection).hosts.add(name)
+    return away
 
 
 async def _let_go(connection: AsyncConnection, where: sa.ColumnElement[bool], now: datetime) -> None:

@@ -12,10 +12,11 @@ from agent import enrol
 from agent.config import HostSection
 from agent.with_simulated import SimulatedConfig
 from protos.hostler.v1.access_pb2 import InviteHostRequest, RevokeHostRequest
+from protos.hostler.v1.admin_pb2 import DrainHostRequest, GetHostRequest, UncordonHostRequest
 from tests.forge_simulator.faults import RestFault
 from tests.real.pair import Pair, pair
 from tests.real.postgres import Postgres
-from tests.simulation.farm import QUICK, farm
+from tests.simulation.farm import QUICK, farm, pool
 from tests.simulation.processes import start_coordinator
 
 pytestmark = pytest.mark.real
@@ -66,6 +67,26 @@ async def test_a_guest_that_waits_at_one_is_answered_when_the_other_has_its_conf
     (waited,) = two.guests.waited_seconds.values()
     assert 0.5 < waited < 6  # else it would be answered after 25 s
     await two.assert_each_job_had_one_machine(1)
+
+
+async def test_a_host_is_drained_and_opened_by_way_of_either_coordinator(two: Pair) -> None:
+    await two.declare(pool(more="min_idle_runners = 1"))
+    await two.start_agent_of(two.second)
+    await two.until_instance(lambda instance: instance.runner_status == "idle")
+    two.look_at(two.second)
+    async with two.admin() as admin:
+        await admin.DrainHost(DrainHostRequest(name="host-1", reason="new disks"))
+    two.look_at(two.first)
+
+    async def drained() -> bool:
+        async with two.admin() as admin:
+            host = (await admin.GetHost(GetHostRequest(name="host-1"))).host
+            return (host.admission, host.admission_reason, host.instances) == ("drained", "new disks", 0)
+
+    await two.until_true(drained)
+    async with two.admin() as admin:
+        await admin.UncordonHost(UncordonHostRequest(name="host-1"))
+    await two.until_instance(lambda instance: instance.runner_status == "idle")
 
 
 async def test_the_planner_is_killed_and_the_other_one_plans_within_ten_seconds(two: Pair) -> None:

@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from coordinator.domain.changes import REFUSED, Phase, Step
 from coordinator.domain.fleet import Admission
@@ -17,13 +18,15 @@ from coordinator.store import timelines
 from coordinator.store.changed import Changes
 from coordinator.store.hosts import Pressure, UnknownHost
 from coordinator.store.instances import PhaseFact
+from coordinator.store.members import _let_go
+from coordinator.store.schema import coordinators
 from coordinator.store.upkeep import HostInUse
 from tests.samples.store import Sample, open_bare, open_sample
 
 
 @pytest.fixture
-async def sample(tmp_path: Path) -> AsyncIterator[Sample]:
-    async with open_sample(tmp_path) as opened:
+async def sample(tmp_path: Path, database_url: str) -> AsyncIterator[Sample]:
+    async with open_sample(tmp_path, database_url) as opened:
         yield opened
 
 
@@ -100,6 +103,25 @@ async def test_a_coordinator_that_was_killed_leaves_its_hosts_the_whole_grace(tm
         await again.store.members.beat({})
         found = await again.store.hosts.one("host-1")
         assert (found.connected, found.disconnected_at) == (False, again.clock())
+
+
+async def test_streams_of_one_that_was_taken_for_dead_for_long_are_to_be_presented_anew(sample: Sample) -> None:
+    async def buried() -> None:
+        async with sample.store._database.write() as connection:
+            await connection.execute(sa.delete(coordinators))
+            await _let_go(connection, sa.true(), sample.clock())
+
+    await buried()
+    sample.clock.move(seconds=10)
+    await sample.store.members.beat({"host-1": 1})
+    assert (await sample.store.hosts.one("host-1")).connected
+    assert not sample.store.members.reclaimed
+    await buried()
+    sample.clock.move(seconds=70)
+    await sample.store.members.beat({"host-1": 1, "host-2": 2})
+    assert sample.store.members.reclaimed == {"host-1"}
+    await sample.store.members.beat({"host-1": 1})
+    assert not sample.store.members.reclaimed
 
 
 # --- people ---
