@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from datetime import datetime
+from ipaddress import IPv4Address
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -34,6 +35,11 @@ class Instance(msgspec.Struct, frozen=True):
     def port(self) -> str:
         """The host's side of its link; empty when it has none, or LXD has taken it away."""
         return self.config.get("volatile.eth0.host_name", "")
+
+    @property
+    def address(self) -> IPv4Address | None:
+        given = self.devices.get("eth0", {}).get("ipv4.address")
+        return IPv4Address(given) if given else None
 
     @property
     def is_running(self) -> bool:

@@ -16,8 +16,10 @@ from pylxd import Client
 from pylxd.exceptions import ClientConnectionFailed, LXDAPIException
 from ws4py.exc import WebSocketException
 
+from hostler.network import NetworkAccess
 from providers.addresses import lowest_free
 from providers.contract import InstanceSpec, Machine, MachineState, Phase, ProviderError, Report
+from providers.isolation import Firewall, Guest, guest_of, port_name, runner_api
 from providers.libvirt.console import tail
 from providers.lxd import api, images, links, request, tags
 from providers.lxd.consoles import Consoles
@@ -38,6 +40,10 @@ class Held(msgspec.Struct, frozen=True):
 
     instance: api.Instance
     tags: tags.Tags
+
+    @property
+    def address(self) -> IPv4Address | None:
+        return self.instance.address
 
     @property
     def rebooted(self) -> bool:
@@ -61,8 +67,9 @@ class Held(msgspec.Struct, frozen=True):
 class Machines:
     """What the provider does, without its concurrency: calls for one instance must not overlap."""
 
-    def __init__(self, settings: LxdSettings, directory: Path) -> None:
+    def __init__(self, settings: LxdSettings, directory: Path, firewall: Firewall) -> None:
         self._settings = settings
+        self._firewall = firewall
         self._owner = str(directory)
         self._folders = Folders(directory)
         self._consoles = Consoles()
@@ -79,11 +86,13 @@ class Machines:
         self.clear(client, spec.instance_id)
         with self._undone_on_failure(client, spec.instance_id), self._address(client, spec.instance_id) as address:
             fingerprint = images.find(client, spec)
+            called_at = runner_api(spec.bootstrap, spec.network)
             accepted = datetime.now(UTC)
             report(Phase.ACCEPTED)
-            self._make(client, spec, fingerprint, address, accepted)
+            self._make(client, spec, fingerprint, address, tags.tags_for(spec, self._owner, called_at, accepted))
             disk = datetime.now(UTC)
             report(Phase.DISK)
+            self._firewall.admit(spec.instance_id, self._guest(address, spec.network, called_at))
             api.start(client, spec.name)
             reached = {Phase.DISK: disk, Phase.STARTED: datetime.now(UTC)}
             api.set_keys(client, spec.name, tags.written_phases(reached) | request.without_cloud_init())
@@ -98,10 +107,13 @@ class Machines:
         held = self._find(client, instance_id)
         if held is not None:
             api.stop(client, held.instance.name)
+            # Before its address may be another's.
+            self._firewall.forget(instance_id)
             api.delete(client, held.instance.name)
             if self._find(client, instance_id) is not None:
                 raise ProviderError(f"LXD's instance '{held.instance.name}' is still there after it was deleted")
             links.remove(held.instance.port)
+        self._firewall.forget(instance_id)
         self._names.pop(instance_id, None)
         self._folders.remove(folder)
         self.unfinished.discard(instance_id)
@@ -130,6 +142,14 @@ class Machines:
             return False
         self._reached(client, held, Phase.STOPPED)
         return True
+
+    def guests(self, client: Client) -> dict[str, Guest]:
+        """Whom the packet filter must admit, by what LXD holds."""
+        return {
+            held.tags.instance_id: self._guest(held.address, held.tags.network, held.tags.runner_api)
+            for held in self._all(client)
+            if held.address is not None
+        }
 
     def adopt(self, client: Client) -> None:
         """Bring the tags in line with the instances, after a time in which nobody watched them."""
@@ -165,9 +185,10 @@ class Machines:
         """Of an instance that is known; asks nobody."""
         return next((instance_id for instance_id, known in self._names.items() if known == name), None)
 
-    def _make(
-        self, client: Client, spec: InstanceSpec, fingerprint: str, address: IPv4Address, accepted: datetime
-    ) -> None:
+    def _guest(self, address: IPv4Address, access: NetworkAccess, called_at: tuple[str, ...]) -> Guest:
+        return guest_of(self._settings.isolated, address, access, called_at)
+
+    def _make(self, client: Client, spec: InstanceSpec, fingerprint: str, address: IPv4Address, own: tags.Tags) -> None:
         link = Link(address, self._settings.addresses, self._settings.gateway)
         files = seed_files(spec, link)
         is_container = spec.driver == request.CONTAINERS
@@ -176,13 +197,14 @@ class Machines:
             seed = self._folders.make(spec.instance_id) / "seed.iso"
             write_seed(files, seed)
         plan = request.Plan(
-            tags=tags.tags_for(spec, self._owner, accepted),
+            tags=own,
             name=spec.name,
             driver=spec.driver,
             fingerprint=fingerprint,
             resources=spec.resources,
             storage_pool=self._settings.storage_pool,
             network=self._settings.network,
+            port=port_name(self._settings.isolated, address),
             address=address,
             profiles=self._settings.profiles,
             seed=seed,
@@ -230,8 +252,8 @@ class Machines:
     def _address(self, client: Client, instance_id: str) -> Iterator[IPv4Address]:
         """An address that no other instance of the project has or is about to have."""
         with self._giving_addresses:
-            known = (instance.devices.get("eth0", {}).get("ipv4.address") for instance in api.instances(client))
-            taken = {IPv4Address(address) for address in known if address} | set(self._promised.values())
+            known = (instance.address for instance in api.instances(client))
+            taken = {address for address in known if address} | set(self._promised.values())
             address = lowest_free(self._settings.addresses, taken)
             if address is None:
                 raise ProviderError(

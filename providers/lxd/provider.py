@@ -1,5 +1,6 @@
 """The LXD provider as the agent uses it; what is done to an instance is in machines.py."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -7,6 +8,7 @@ import structlog
 from pylxd import Client
 
 from providers.contract import Driver, HypervisorUnavailable, Machine
+from providers.isolation import Firewall, Watch
 from providers.libvirt.acceleration import prove
 from providers.lxd import images, place
 from providers.lxd.folders import Folders
@@ -29,6 +31,8 @@ class LxdProvider(SteadyProvider[Client]):
         self._directory = directory.absolute()
         self._hypervisor = Hypervisor(settings, ended=self._name_ended, back=self._catch_up)
         super().__init__(self._hypervisor)
+        self._firewall = Firewall(settings.isolated)
+        self._watch = Watch(self._firewall)
         self._made: Machines | None = None
         self._accelerations: dict[str, str] = {}  # by driver, of those that work here
         self._images: dict[str, tuple[str, ...]] = {}  # by LXD's type of instance
@@ -40,6 +44,13 @@ class LxdProvider(SteadyProvider[Client]):
             for name, acceleration in self._accelerations.items()
         ]
 
+    async def open(self, on_stopped: Callable[[str], None]) -> None:
+        try:
+            await super().open(on_stopped)
+        except BaseException:
+            await self._watch.close()
+            raise
+
     async def inventory(self) -> list[Machine]:
         self._images = await self._hypervisor.call(images.names_by_type)
         return await super().inventory()
@@ -50,6 +61,8 @@ class LxdProvider(SteadyProvider[Client]):
         return await self._hypervisor.call(self._made.console, instance_id, limit_bytes)
 
     async def close(self) -> None:
+        """Machines keep running, and their rules stay."""
+        await self._watch.close()
         await super().close()
         if self._made is not None:
             await self._hypervisor.thread(self._made.close)
@@ -58,15 +71,20 @@ class LxdProvider(SteadyProvider[Client]):
     async def _prepare(self) -> Machines:
         await self._hypervisor.thread(Folders(self._directory).prepare)
         await self._hypervisor.open()
+        machines = Machines(self._settings, self._directory, self._firewall)
+        self._watch.open()
+        guests = await self._hypervisor.call(machines.guests)
+        await self._hypervisor.thread(self._firewall.hold, guests)
         await self._restore()
         self._accelerations = await self._hypervisor.call(_accelerations, self._directory.parent / _PROOF_FILE)
         self._images = await self._hypervisor.call(images.names_by_type)
-        machines = self._made = Machines(self._settings, self._directory)
+        self._made = machines
         await self._hypervisor.call(machines.adopt)
         await self._hypervisor.call(machines.attach_consoles)
         return machines
 
     async def _restore(self) -> None:
+        await self._hypervisor.thread(self._firewall.restore)
         await self._hypervisor.call(place.ensure, self._settings)
         if self._made is not None:
             await self._hypervisor.call(self._made.attach_consoles)

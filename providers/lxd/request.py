@@ -32,6 +32,7 @@ class Plan(msgspec.Struct, frozen=True):
     resources: Resources
     storage_pool: str
     network: str
+    port: str  # the host's side of its link
     address: IPv4Address
     profiles: tuple[str, ...] = ()
     seed: Path | None = None  # an ISO image, for virtual machines
@@ -96,6 +97,7 @@ def _devices(plan: Plan) -> dict[str, dict[str, str]]:
             "type": "nic",
             "name": "eth0",
             "network": plan.network,
+            "host_name": plan.port,
             "hwaddr": mac_address(plan.address),
             "ipv4.address": str(plan.address),
             "security.mac_filtering": "true",

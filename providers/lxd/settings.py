@@ -9,6 +9,7 @@ import msgspec
 
 from hostler.config import check, check_key
 from providers.addresses import private_subnet
+from providers.isolation import Network
 
 # Where the snap and Debian's package have their socket.
 SOCKETS: Final = ("/var/snap/lxd/common/lxd/unix.socket", "/var/lib/lxd/unix.socket")
@@ -53,6 +54,11 @@ class LxdSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def gateway(self) -> IPv4Address:
         """The bridge's own address, where guests find router and DNS."""
         return self.addresses[1]
+
+    @property
+    def isolated(self) -> Network:
+        """The network as the packet filter knows it."""
+        return Network(self.network, self.addresses, self.gateway)
 
 
 def _check_name(key: str, value: str) -> None:

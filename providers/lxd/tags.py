@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from hostler.network import NetworkAccess
 from providers.contract import InstanceSpec, Phase
 
 _PREFIX: Final = "user.hostler."
@@ -20,11 +21,21 @@ class Tags(msgspec.Struct, frozen=True):
     generation: int
     owner: str  # the directory of the provider that made it
     pool_id: str
+    network: NetworkAccess
+    runner_api: tuple[str, ...]  # where it must call, as the isolation's `runner_api` said when it was made
     phases: dict[Phase, datetime] = {}
 
 
-def tags_for(spec: InstanceSpec, owner: str, accepted: datetime) -> Tags:
-    return Tags(spec.instance_id, spec.generation, owner, spec.pool_id, {Phase.ACCEPTED: accepted})
+def tags_for(spec: InstanceSpec, owner: str, runner_api: tuple[str, ...], accepted: datetime) -> Tags:
+    return Tags(
+        instance_id=spec.instance_id,
+        generation=spec.generation,
+        owner=owner,
+        pool_id=spec.pool_id,
+        network=spec.network,
+        runner_api=runner_api,
+        phases={Phase.ACCEPTED: accepted},
+    )
 
 
 def written(tags: Tags) -> dict[str, str]:
@@ -34,6 +45,8 @@ def written(tags: Tags) -> dict[str, str]:
         f"{_PREFIX}generation": str(tags.generation),
         f"{_PREFIX}owner": tags.owner,
         f"{_PREFIX}pool": tags.pool_id,
+        f"{_PREFIX}network": msgspec.json.encode(tags.network).decode(),
+        f"{_PREFIX}runner_api": " ".join(tags.runner_api),
     } | written_phases(tags.phases)
 
 
@@ -47,6 +60,7 @@ def read(config: Mapping[str, str]) -> Tags | None:
     if not instance_id or not owner or generation is None or not generation.isdecimal():
         return None
     try:
+        network = msgspec.json.decode(config.get(f"{_PREFIX}network", "{}"), type=NetworkAccess)
         phases = {
             phase: datetime.fromisoformat(config[f"{_PREFIX}{phase.value}"])
             for phase in _PHASES
@@ -54,4 +68,12 @@ def read(config: Mapping[str, str]) -> Tags | None:
         }
     except ValueError:
         return None
-    return Tags(instance_id, int(generation), owner, config.get(f"{_PREFIX}pool", ""), phases)
+    return Tags(
+        instance_id=instance_id,
+        generation=int(generation),
+        owner=owner,
+        pool_id=config.get(f"{_PREFIX}pool", ""),
+        network=network,
+        runner_api=tuple(config.get(f"{_PREFIX}runner_api", "").split()),
+        phases=phases,
+    )

@@ -17,6 +17,7 @@ from typing import Any, Final
 from pylxd import Client
 from pylxd.exceptions import LXDAPIException
 
+from providers.isolation import Firewall
 from providers.lxd import LxdSettings, api
 
 NETWORK: Final = "hostler-lxdt"
@@ -142,6 +143,7 @@ class Daemon:
             for path in _listed(self.client().api.projects):
                 _empty(self.client(path.rpartition("/")[2]))
             self._delete_networks()
+            Firewall(self.settings.isolated).remove()
         finally:
             self._end(signal.SIGTERM)
             for line in Path("/proc/self/mounts").read_text().splitlines()[::-1]:

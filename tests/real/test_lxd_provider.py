@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from hostler.network import NetworkAccess
 from providers.contract import Arch, HypervisorUnavailable, ImageUnavailable, InstanceSpec, MachineState, ProviderError
 from providers.lxd import LxdProvider, LxdSettings
 from providers.lxd.consoles import Consoles
@@ -119,9 +120,10 @@ def interfaces() -> set[str]:
 
 
 @pytest.mark.usefixtures("images")
-async def test_a_container_finds_its_seed_its_size_and_its_network(open_provider: Opener) -> None:
+async def test_a_container_finds_its_seed_its_size_and_its_network(open_provider: Opener, lxd_daemon: Daemon) -> None:
     provider = await open_provider()
     wanted = container("shows-its-place", b"#cloud-config\n# for cloud-init\n")
+    wanted = msgspec.structs.replace(wanted, network=NetworkAccess(allow=(str(lxd_daemon.settings.gateway),)))
     await provider.create(wanted, ignore)
     said = await says(provider, wanted.instance_id, "\ndone")
     assert f"I am {wanted.name} with 1 processors" in said

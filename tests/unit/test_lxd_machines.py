@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from hostler.network import NetworkAccess
 from providers.contract import MachineState, Phase
 from providers.lxd.api import Instance
 from providers.lxd.machines import Held
@@ -31,6 +32,9 @@ ENDED = UP | {Phase.STOPPED: STARTED + timedelta(minutes=1)}
 def test_an_instance_is_running_only_as_long_as_it_is_as_we_started_it(
     status: str, last_used_at: datetime, phases: dict[Phase, datetime], state: MachineState
 ) -> None:
-    held = Held(Instance("hostler-1", status, last_used_at, {}, {}), Tags("id", 5, "/owner", "pool", phases))
+    held = Held(
+        Instance("hostler-1", status, last_used_at, {}, {}),
+        Tags("id", 5, "/owner", "pool", NetworkAccess(), (), phases),
+    )
     machine = held.machine
     assert (machine.state, machine.generation, machine.phases) == (state, 5, phases)

@@ -11,12 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hostler.network import NetworkAccess, NetworkPolicy
 from providers.contract import Phase, ProviderError, Resources
 from providers.lxd.request import Plan, create_body, without_cloud_init
 from providers.lxd.tags import Tags, read, written
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
-TAGS = Tags(str(uuid.UUID(int=1)), 3, "/var/lib/hostler-agent/instances", "pool", {Phase.ACCEPTED: AT})
+TAGS = Tags(
+    str(uuid.UUID(int=1)), 3, "/var/lib/hostler-agent/instances", "pool", NetworkAccess(), (), {Phase.ACCEPTED: AT}
+)
 MACHINE = Plan(
     tags=TAGS,
     name="hostler-1",
@@ -25,6 +28,7 @@ MACHINE = Plan(
     resources=Resources(vcpus=2, memory_mib=3000, disk_gib=40),
     storage_pool="fast",
     network="hostler-lxd",
+    port="h0ad60001-9",
     address=IPv4Address("10.214.0.9"),
     seed=Path("/var/lib/hostler-agent/instances/1/seed.iso"),
 )
@@ -68,6 +72,7 @@ def test_a_container_without_user_data_has_no_keys_of_cloud_init() -> None:
 def test_every_instance_is_held_to_its_address_and_is_started_by_nobody_else(plan: Plan) -> None:
     body: dict[str, Any] = create_body(plan)
     nic = body["devices"]["eth0"]
+    assert nic["host_name"] == "h0ad60001-9"
     assert (nic["network"], nic["ipv4.address"], nic["hwaddr"]) == ("hostler-lxd", "10.214.0.9", "52:54:00:d6:00:09")
     for key in ("mac_filtering", "ipv4_filtering", "ipv6_filtering", "port_isolation"):
         assert nic[f"security.{key}"] == "true"
@@ -90,7 +95,8 @@ def test_a_driver_of_somebody_else_is_refused() -> None:
 def test_what_an_instance_says_of_itself_is_read_as_it_was_written(
     generation: int, pool: str, phases: dict[Phase, datetime]
 ) -> None:
-    tags = Tags(TAGS.instance_id, generation, TAGS.owner, pool, phases)
+    access = NetworkAccess(NetworkPolicy.STRICT, ("10.0.0.0/8:443/tcp", "dns"))
+    tags = Tags(TAGS.instance_id, generation, TAGS.owner, pool, access, ("10.1.2.3:80/tcp", "10.1.2.4:80/tcp"), phases)
     assert read(written(tags) | {"user.other": "x", "limits.cpu": "1"}) == tags
 
 
