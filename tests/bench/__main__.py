@@ -28,6 +28,7 @@ def main() -> int:
     # /tmp is in memory on many machines, where durable commits cost nothing.
     place = os.environ.get("TMPDIR", "/var/tmp")
     with tempfile.TemporaryDirectory(prefix="hostler-bench-", dir=place) as folder:
+        Path(folder).chmod(0o711)  # machines are QEMU's own user's
         machine = this_machine(Path(folder))
         if not machine.has_real_disk:
             sys.stderr.write(f"{place} is in memory ({machine.filesystem}): set TMPDIR to a folder on a real disk\n")

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from providers.isolation import Firewall
+from providers.libvirt.settings import LibvirtSettings
 from tests.bench.host_agent import Driver, Holds, HostAgent, host_agent
 from tests.bench.machine import cpu_seconds
 from tests.bench.processes import ROOT
@@ -27,6 +29,7 @@ _GROWTH_MIB: Final = 1.0
 """Of a heap whose pages are never full: what leaks grows with each cycle, and is over this after a few."""
 
 _NETWORK: Final = "hostler-bench"
+_SUBNET: Final = "10.218.0.0/24"
 
 
 async def run(folder: Path) -> list[Result]:
@@ -115,10 +118,11 @@ def start_libvirt() -> None:
 
 def libvirt_tables(image: str, path: Path) -> str:
     return (
-        f'[libvirt]\nacceleration = "tcg"\nnetwork = "{_NETWORK}"\nsubnet = "10.218.0.0/24"\n'
+        f'[libvirt]\nacceleration = "tcg"\nnetwork = "{_NETWORK}"\nsubnet = "{_SUBNET}"\n'
         f'[[image]]\nname = "{image}"\npath = "{path}"\n'
     )
 
 
 def remove_network() -> None:
     subprocess.run(["virsh", "net-destroy", _NETWORK], check=False, capture_output=True)
+    Firewall(LibvirtSettings(network=_NETWORK, subnet=_SUBNET).isolated).remove()

@@ -148,7 +148,9 @@ def create_command(instance_id: str, generation: int = 1, **changes: Any) -> pb.
         resources=pb.Resources(vcpus=1, memory_mib=256, disk_gib=1),
         arch="amd64",
         pool_id="pool",
-        bootstrap=pb.Bootstrap(metadata_url="http://m", callback_url="http://c", token="secret-token"),
+        bootstrap=pb.Bootstrap(
+            metadata_url="http://192.0.2.1/m", callback_url="http://192.0.2.1/c", token="secret-token"
+        ),
     )
     command.MergeFrom(pb.CreateInstance(**changes))
     return command
