@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from providers.isolation import nft, rules
+from providers.isolation import bridge, nft, rules
 from providers.isolation.rules import Guest, Json, Network
 
 Apply = Callable[[Json, Callable[[int], None]], None]
@@ -76,6 +76,7 @@ class Firewall:
         with self._applying:
             if self._in_force >= mine:
                 return  # somebody who came later has carried it out as well
+            bridge.check(self.network)
             with self._state:
                 version, guests = self._wanted, list(self._guests.values())
             self._apply(rules.document(self.network, guests), self._note)

@@ -301,7 +301,7 @@ async def test_a_start_that_fails_is_told_with_what_lxds_log_says(open_provider:
         ({"storage_pool": "nowhere"}, "LXD has no storage pool 'nowhere'"),
         ({"profiles": ("nowhere",)}, "has no profile 'nowhere'"),
         ({"subnet": "10.222.0.0/24"}, f"network '{NETWORK}' exists with 10.221.0.1/24 instead of 10.222.0.1"),
-        ({"network": "lo"}, "network 'lo' exists with no address"),
+        ({"network": "lo"}, "the interface 'lo' is no bridge"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -311,5 +311,5 @@ async def test_what_is_missing_is_said_at_open(
     await open_provider()
     values = msgspec.structs.asdict(lxd_daemon.settings) | changed
     provider = LxdProvider(LxdSettings(**values), tmp_path / "instances")
-    with pytest.raises(HypervisorUnavailable, match=said):
+    with pytest.raises(ProviderError, match=said):
         await provider.open(lambda _: None)
