@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from hostler.network import NetworkAccess
-from providers.contract import Arch, HypervisorUnavailable, ImageUnavailable, InstanceSpec, MachineState, ProviderError
+from providers.contract import Arch, ImageUnavailable, InstanceSpec, MachineState, ProviderError
 from providers.lxd import LxdProvider, LxdSettings
 from providers.lxd.consoles import Consoles
 from providers.lxd.request import CONTAINERS, VIRTUAL_MACHINES
@@ -300,7 +300,7 @@ async def test_a_start_that_fails_is_told_with_what_lxds_log_says(open_provider:
         ({"socket": "/nowhere/unix.socket"}, "there is no LXD at /nowhere/unix.socket"),
         ({"storage_pool": "nowhere"}, "LXD has no storage pool 'nowhere'"),
         ({"profiles": ("nowhere",)}, "has no profile 'nowhere'"),
-        ({"subnet": "10.222.0.0/24"}, f"network '{NETWORK}' exists with 10.221.0.1/24 instead of 10.222.0.1"),
+        ({"subnet": "10.222.0.0/24"}, f"the bridge '{NETWORK}' has the address 10.221.0.1, not 10.222.0.1"),
         ({"network": "lo"}, "the interface 'lo' is no bridge"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
