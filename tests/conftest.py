@@ -1,10 +1,14 @@
 """For all tests: quiet logs, a reproducible Hypothesis, and no silent skips where nothing may skip."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from hostler import logs
@@ -17,6 +21,19 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
 def pytest_configure() -> None:
+    # A cached logger keeps what it was first used with: a test's own output, closed by now, or no capture at all.
+    mock.patch.object(structlog, "configure", partial(_uncached, structlog.configure)).start()
+    logs.configure("warning")
+
+
+def _uncached(configure: Callable[..., None], **how: Any) -> None:
+    configure(**how | {"cache_logger_on_first_use": False})
+
+
+@pytest.fixture(autouse=True)
+def logs_are_set_up_as_before() -> Iterator[None]:
+    """A program that a test runs in this process sets up logging for its own output."""
+    yield
     logs.configure("warning")
 
 
