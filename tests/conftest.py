@@ -1,5 +1,6 @@
 """For all tests: quiet logs, a reproducible Hypothesis, and no silent skips where nothing may skip."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -33,8 +34,10 @@ def _uncached(configure: Callable[..., None], **how: Any) -> None:
 @pytest.fixture(autouse=True)
 def logs_are_set_up_as_before() -> Iterator[None]:
     """A program that a test runs in this process sets up logging for its own output."""
+    how, handlers = structlog.get_config(), logging.root.handlers[:]
     yield
-    logs.configure("warning")
+    structlog.configure(**how)
+    logging.root.handlers[:] = handlers
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

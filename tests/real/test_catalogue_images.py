@@ -114,7 +114,8 @@ async def test_a_job_runs_in_a_machine_whose_image_nobody_put_on_its_host(world:
     document = world.farm.places.folder / "image.toml"
     document.write_text(
         f'[[pool]]\nname = "fetched"\nendpoint = "forge"\nrepository = "{REPOSITORY}"\nprovider = "libvirt"\n'
-        'image = "of-the-catalogue"\nflavor = "small"\nlabels = ["fetched"]\nnetwork_policy = "open"\n'
+        'image = "of-the-catalogue"\nflavor = "small"\nlabels = ["fetched"]\n'
+        f"network_allow = {world.farm.network_allow}\n"  # the forge is on this host, and so closed to machines
     )
     added = await world.hostler("image", "add", "of-the-catalogue", "--url", source.url, "--sha256", source.sha256)
     assert "image of-the-catalogue/amd64: created" in added

@@ -28,6 +28,9 @@ ip address add "$HOSTLER_ADDRESS" dev eth0
 ip link set eth0 up
 ip route add default via "$HOSTLER_GATEWAY"
 mount -t proc proc /proc
+# LXD gives a container its processors a moment after its start.
+tries=0
+until [ "$(nproc)" = 1 ] || [ "$tries" = 100 ]; do tries=$((tries + 1)); sleep 0.1; done
 echo "I am $HOSTLER_INSTANCE_NAME with $(nproc) processors"
 ls -ln {SEED}
 cat {SEED}/user-data

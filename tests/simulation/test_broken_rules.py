@@ -23,6 +23,7 @@ from coordinator.domain.planning.demand import Cover
 from coordinator.domain.planning.draft import Draft
 from coordinator.domain.planning.holds import Holds
 from coordinator.domain.reconcile import Claim
+from coordinator.domain.resources import Resources
 from coordinator.engine import engine, lead
 from coordinator.engine.budgets import Budgets
 from coordinator.engine.claims import Claims
@@ -124,7 +125,12 @@ def pools_have_no_end_when_plans_are_committed_either() -> Iterable[Patch]:
 
 
 def hosts_have_no_end() -> Iterable[Patch]:
-    yield put(Board, "_places", lambda *_: 1)
+    real = Board.put_host
+
+    def put_host(self: Board, host: Host) -> None:
+        real(self, msgspec.structs.replace(host, capacity=Resources(1000, 2**20, 2**20)))
+
+    yield put(Board, "put_host", put_host)
 
 
 def hosts_and_strangers_bear_everything() -> Iterable[Patch]:
