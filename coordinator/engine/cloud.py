@@ -75,8 +75,9 @@ class CloudExecutor:
         # A list that cannot be had says nothing of the machine: the errand fails and is begun again.
         made = await self._appears(cloud, instance, pool, grace) if begun_before else None
         try:
-            if made is None and not await self._has_called(instance):
-                if not await self._is_wanted(instance):
+            # What has just been begun has not called, and is wanted: a read of the database less on the way of a job.
+            if made is None and not (begun_before and await self._has_called(instance)):
+                if begun_before and not await self._is_wanted(instance):
                     return
                 spec = await self._spec(instance, pool, extra_specs)
                 self._store.notes.add([Entry(Step.DISPATCHED, self._clock(), "", instance.id, instance.provider)])

@@ -7,7 +7,6 @@ import asyncio
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterable
 from contextlib import closing
 from itertools import groupby
 from pathlib import Path
@@ -105,7 +104,8 @@ async def _registered(forge: RunningForge, jobs: int) -> None:
 def _order(one: Site) -> tuple[int, int]:
     """Of the creates as they were planned, one after another. All repositories weigh the same.
 
-    An older job may come later only if it was not known yet: when it was committed after the plan before the last.
+    Of one repository an older job may come later only if it was not known yet: when it was committed after the plan
+    before the one that it is compared with, since a plan is made a moment before it is committed.
     """
     query = (
         "SELECT p.at, j.entity_id, j.queued_at, j.id, c.at FROM timeline p JOIN jobs j ON j.id = p.job_id "
@@ -114,19 +114,18 @@ def _order(one: Site) -> tuple[int, int]:
     with closing(sqlite3.connect(f"file:{one.database}?mode=ro", uri=True)) as connection:
         creates = [_Create(*row) for row in connection.execute(query)]
     plans = [list(plan) for _, plan in groupby(creates, key=lambda create: create.planned_at)]
-    late = sum(create.committed_at < before[0].planned_at for before, _, plan in _threes(plans) for create in plan)
     swapped = ahead = 0
+    before = 0  # when the plan before was made
+    passed: dict[str, list[tuple[tuple[int, str], int]]] = {}  # repository to the jobs placed, and what was known then
     for plan in plans:
-        last: dict[str, tuple[int, str]] = {}
         for create in plan:
-            swapped += (create.queued_at, create.job_id) < last.get(create.entity_id, (0, ""))
-            last[create.entity_id] = (create.queued_at, create.job_id)
+            mine = (create.queued_at, create.job_id)
+            others = passed.setdefault(create.entity_id, [])
+            swapped += any(mine < other and create.committed_at < known for other, known in others)
+            others.append((mine, before))
+        before = plan[0].planned_at
     counts = Counter(dict.fromkeys((create.entity_id for create in creates), 0))
     for create in creates:
         counts[create.entity_id] += 1
         ahead = max(ahead, max(counts.values()) - min(counts.values()))
-    return swapped + late, ahead
-
-
-def _threes(plans: list[list[_Create]]) -> Iterable[tuple[list[_Create], list[_Create], list[_Create]]]:
-    return zip(plans, plans[1:], plans[2:], strict=False)
+    return swapped, ahead
