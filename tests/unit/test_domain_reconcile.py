@@ -1,12 +1,15 @@
 """The table of what should be against what is: total, and every answer makes sense."""
 
 import itertools
+import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from coordinator.domain.instance import GOING, Status
+from coordinator.domain.instance import GOING, Instance, Status
 from coordinator.domain.reconcile import ACTION, STRAY, Action, Claim, Seen, StrayAction, Wanted, reconcile, wanted
-from tests.samples.domain import instance
+from tests.samples.domain import calm, instance
 
 PAIRS = list(itertools.product(Wanted, Seen))
 
@@ -82,3 +85,38 @@ def test_a_host_is_compared_machine_by_machine_and_agreement_is_silent() -> None
         "instance-6": Action.STOPPED,
     }
     assert reconcile([], {}) == []
+
+
+known_ = st.lists(
+    st.builds(lambda number, status: instance(number, status=status), st.integers(1, 6), st.sampled_from(Status)),
+    unique_by=lambda one: one.id,
+)
+inventories = st.dictionaries(
+    st.integers(1, 8).map(lambda number: f"instance-{number}"),
+    st.sampled_from([s for s in Seen if s is not Seen.ABSENT]),
+)
+
+
+@calm
+@given(known_, inventories, st.randoms())
+def test_whatever_is_held_nothing_that_should_be_there_is_destroyed_and_nothing_is_missed(
+    known: list[Instance], seen: dict[str, Seen], chance: random.Random
+) -> None:
+    by_id = {one.id: one for one in known}
+    differences = reconcile(known, seen)
+    actions = {d.instance_id: d.action for d in differences}
+    assert len(actions) == len(differences)
+    for instance_id, action in actions.items():
+        should, held = wanted(by_id.get(instance_id)), seen.get(instance_id, Seen.ABSENT)
+        if action is Action.DESTROY:
+            assert should in (Wanted.ABSENT, Wanted.ENDED)
+            assert held is not Seen.ABSENT
+        if action is Action.CREATE:
+            assert should is Wanted.CREATED  # never again what was seen to run, or what was deleted
+        if action is Action.GONE:
+            assert should is Wanted.PRESENT
+    # What is held and not wanted is acted on, and so is what is wanted and not held.
+    assert {i for i in seen if wanted(by_id.get(i)) not in (Wanted.CREATED, Wanted.PRESENT)} <= actions.keys()
+    assert {i for i, one in by_id.items() if i not in seen and one.status is not Status.DELETED} <= actions.keys()
+    chance.shuffle(known)
+    assert reconcile(known, dict(chance.sample(sorted(seen.items()), len(seen)))) == differences

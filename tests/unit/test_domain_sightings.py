@@ -369,3 +369,55 @@ def test_whatever_is_listed_nothing_is_acted_on_that_was_not_seen_so_before(
             earlier = [at for at, verdicts in history if verdicts.get(sight.name) is sight.rule.verdict]
             assert (now - NOW) - earlier[0] >= SECOND_LOOK
             assert history[-2][1].get(sight.name) is sight.rule.verdict
+
+
+cloud_instances = st.lists(
+    st.builds(
+        lambda name, status, runner_status, provider_id, pool_id: instance(
+            name=name, status=status, runner_status=runner_status, provider_id=provider_id, pool_id=pool_id
+        ),
+        st.sampled_from(NAMES),
+        st.sampled_from(Status),
+        st.sampled_from(RunnerStatus),
+        st.sampled_from(["", "id-1", "id-2"]),
+        st.sampled_from([CLOUDY.id, "pool-other"]),
+    ),
+    unique_by=lambda one: one.name,
+    max_size=3,
+)
+machines_ = st.lists(
+    st.builds(
+        ListedMachine,
+        st.sampled_from(["id-1", "id-2", "id-3"]),
+        st.sampled_from(NAMES),
+        st.sampled_from([state for state in InCloud if state is not InCloud.ABSENT]),
+    ),
+    unique_by=lambda one: (one.name, one.provider_id),
+    max_size=4,
+)
+
+
+@calm
+@given(st.lists(st.tuples(st.integers(0, 1300), cloud_instances, machines_), min_size=1, max_size=6))
+def test_whatever_a_cloud_lists_no_stranger_is_touched_and_of_an_instances_machines_one_stays(
+    seen: list[tuple[int, list[Instance], list[ListedMachine]]],
+) -> None:
+    suspected: dict[str, Suspicion] = {}
+    now = NOW
+    for number, (seconds, instances, machines) in enumerate(seen):
+        now += timedelta(seconds=seconds)
+        suspected, proven = judge(suspected, in_cloud(CLOUDY, instances, machines), now)
+        assert number or not any(sight.rule.patience for sight in proven)  # one look proves nothing that needs two
+        by_name = {one.name: one for one in instances}
+        destroyed: set[tuple[str, str]] = set()
+        for sight in proven:
+            one = by_name.get(sight.name)
+            assert one is None or one.pool_id == CLOUDY.id
+            assert one is not None or sight.name in NAMES[:2]  # by the pool's own form of name alone
+            if sight.rule.verdict in (Verdict.DESTROY, Verdict.DESTROY_TWIN):
+                assert isinstance(sight.listed, ListedMachine)
+                destroyed.add((sight.name, sight.listed.provider_id))
+        for one in instances:
+            on = {(m.name, m.provider_id) for m in machines if m.name == one.name and m.state is InCloud.THERE}
+            if one.pool_id == CLOUDY.id and one.status is Status.RUNNING and on:
+                assert on - destroyed
