@@ -1,5 +1,7 @@
 """Images and the overlays on them, by qemu-img."""
 
+import os
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -10,6 +12,9 @@ from providers.images import qemu_img
 from providers.libvirt.settings import ImageFile
 
 _GIB: Final = 1 << 30
+_PIECE: Final = 4096
+_KINDS: Final = 16  # remembered: some 20 KiB each
+_DISK_MODE: Final = 0o600
 
 
 class Base(msgspec.Struct, frozen=True):
@@ -57,20 +62,64 @@ class Images:
         return self._known[key]
 
 
-def create_overlay(base: Base, disk: Path, disk_gib: int) -> None:
-    """Make a sparse copy-on-write disk of `disk_gib`, or of the image's size where that is more.
+class Blank(msgspec.Struct, frozen=True):
+    """An overlay that nothing was written to: its length, and what of it is not zeros, by where it begins."""
 
-    Raises:
-        ProviderError: qemu-img failed.
+    length: int
+    pieces: tuple[tuple[int, bytes], ...]
+
+    @staticmethod
+    def of(path: Path) -> "Blank":
+        content = path.read_bytes()
+        pages = ((at, content[at : at + _PIECE]) for at in range(0, len(content), _PIECE))
+        return Blank(len(content), tuple((at, page) for at, page in pages if any(page)))
+
+    def write(self, path: Path) -> None:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _DISK_MODE), "wb") as file:
+            for at, piece in self.pieces:
+                file.seek(at)
+                file.write(piece)
+            file.truncate(self.length)
+
+
+class Overlays:
+    """Makes sparse copy-on-write disks. Blocks; safe to call from several threads.
+
+    qemu-img makes the first of a kind: image and size. The next ones are the same to the byte, so they are copies.
     """
-    size = max(disk_gib * _GIB, base.size)
-    command = ["create", "-q", "-f", "qcow2", "-b", base.filename, "-F", base.format, str(disk), str(size)]
-    done = qemu_img.run(*command)
+
+    def __init__(self) -> None:
+        self._blanks: dict[tuple[str, str, int], Blank] = {}
+        self._making = threading.Lock()
+
+    def create(self, base: Base, disk: Path, disk_gib: int) -> None:
+        """Make one of `disk_gib`, or of the image's size where that is more.
+
+        Raises:
+            ProviderError: qemu-img failed.
+        """
+        size = max(disk_gib * _GIB, base.size)
+        # By its name alone, a link of the machine's own is called the same in every machine.
+        image = Path(base.filename)
+        backing = image.name if image.parent == disk.parent else base.filename
+        kind = (backing, base.format, size)
+        with self._making:
+            blank = self._blanks.pop(kind, None)
+            if blank is None:
+                _create(backing, base.format, disk, size)
+                self._blanks = dict([*self._blanks.items()][1 - _KINDS :])
+            self._blanks[kind] = blank or Blank.of(disk)
+        if blank is not None:
+            blank.write(disk)
+
+
+def _create(backing: str, backing_format: str, disk: Path, size: int) -> None:
+    done = qemu_img.run("create", "-q", "-f", "qcow2", "-b", backing, "-F", backing_format, str(disk), str(size))
     if done.returncode != 0:
         raise ProviderError(
             f"the disk cannot be made: {qemu_img.said(done)}", hint=f"see the space left at {disk.parent}"
         )
-    disk.chmod(0o600)
+    disk.chmod(_DISK_MODE)
 
 
 def _inspect(file: ImageFile) -> Base:

@@ -13,7 +13,7 @@ from providers.addresses import mac_address
 from providers.contract import InstanceSpec, Machine, MachineState, Phase, ProviderError, Report
 from providers.isolation import Firewall, Guest, guest_of, port_name, runner_api
 from providers.libvirt import domains
-from providers.libvirt.disk import Base, Images, create_overlay
+from providers.libvirt.disk import Base, Images, Overlays
 from providers.libvirt.domain import Acceleration, DomainPlan, Tag, domain_xml, is_host_arch
 from providers.libvirt.settings import LibvirtSettings
 from providers.libvirt.store import Folder, Record, Store
@@ -37,6 +37,7 @@ class Machines:
     ) -> None:
         self._settings = settings
         self._images = images
+        self._overlays = Overlays()
         self._store = store
         self._firewall = firewall
         self._acceleration = acceleration
@@ -55,7 +56,7 @@ class Machines:
             report(Phase.ACCEPTED)
             folder = self._store.folder(spec.instance_id)
             base = base or held_base(spec, folder)
-            create_overlay(base, folder.disk, spec.resources.disk_gib)
+            self._overlays.create(base, folder.disk, spec.resources.disk_gib)
             link = Link(record.ip, self._settings.addresses, self._settings.gateway)
             write_seed(seed_files(spec, link), folder.seed)
             record = self._store.reached(record, Phase.DISK)

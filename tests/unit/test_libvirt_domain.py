@@ -64,6 +64,12 @@ def test_acceleration_decides_type_and_cpu(acceleration: Acceleration, kind: str
     assert (root.get("type"), attribute(root, "cpu", "mode")) == (kind, cpu)
 
 
+def test_libvirt_asks_for_all_that_an_x86_processor_can_at_once() -> None:
+    unwanted = ".//{http://libvirt.org/schemas/domain/qemu/1.0}del"
+    assert [found.get("capability") for found in domain().iterfind(unwanted)] == ["cpu-unavailable-features"]
+    assert domain(arch=Arch.ARM64).find(unwanted) is None
+
+
 def test_a_guest_is_cut_off_from_its_neighbours_and_from_devices_it_does_not_need() -> None:
     devices = domain().find("devices")
     assert devices is not None
