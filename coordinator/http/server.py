@@ -20,6 +20,11 @@ _HINTS: Final = {
 }
 
 
+KEEP_ALIVE_SECONDS: Final = 75
+"""Longer than proxies keep a connection that idles (60 s as a rule): one that is closed here just as a proxy sends
+a delivery over it loses that delivery, which is a POST and not sent twice."""
+
+
 class CannotListen(HostlerError):
     """The address for HTTP cannot be had."""
 
@@ -49,6 +54,7 @@ async def serve(app: Litestar, bind: str, key: str = "http.bind") -> AsyncIterat
         lifespan="off",
         ws="none",
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=5,
     )
     server = _Server(config)

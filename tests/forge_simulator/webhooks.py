@@ -65,7 +65,9 @@ class Sender:
         self.answer_within_seconds = ANSWER_WITHIN_SECONDS
 
     async def start(self) -> None:
-        self._session = aiohttp.ClientSession(skip_auto_headers=("Accept-Encoding",))
+        # A connection of its own for each: one that idled may be closed by the other side as the next is sent over it.
+        connector = aiohttp.TCPConnector(force_close=True)
+        self._session = aiohttp.ClientSession(connector=connector, skip_auto_headers=("Accept-Encoding",))
 
     async def stop(self) -> None:
         for task in self._tasks:

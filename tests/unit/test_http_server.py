@@ -134,6 +134,18 @@ async def test_a_length_that_is_none_is_refused(wire: Wire, length: str) -> None
     assert await wire.site.jobs() == 0
 
 
+async def test_a_connection_is_kept_for_longer_than_a_proxy_keeps_it_idle(wire: Wire) -> None:
+    content = body()
+    lines = [f"{name}: {value}" for name, value in {**headers(content), "Content-Length": len(content)}.items()]
+    request = "\r\n".join(["POST /webhooks HTTP/1.1", "Host: coordinator", *lines]).encode() + b"\r\n\r\n" + content
+    reader, writer = await asyncio.open_connection("127.0.0.1", wire.port)
+    for pause in (6, 0):  # the library's own patience is 5 s
+        writer.write(request)
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        await asyncio.sleep(pause)
+    writer.close()
+
+
 async def test_a_client_that_leaves_in_the_middle_leaves_nothing(wire: Wire) -> None:
     content = body()
     for _ in range(5):
