@@ -1,7 +1,7 @@
-"""Group commit: writes that arrive together share one transaction."""
+"""Writes that arrive together share one transaction (group commit), and so do reads."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 import sqlalchemy as sa
@@ -12,6 +12,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _LARGEST = 500
+_PARAMETERS = 5000
 _IDLE_TURNS = 4
 """Of the loop, with no arrival: a tenth of a millisecond or so, in which a request that is being read gets here."""
 _DATABASE_DOWN = (DatabaseUnusable, sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError, OSError)
@@ -66,3 +67,8 @@ class Batcher(Generic[Item, Result]):
         for (_, future), result in zip(batch, results, strict=True):
             if not future.done():
                 future.set_result(result)
+
+
+def in_parts(things: Sequence[Item]) -> Iterable[Sequence[Item]]:
+    """In pieces that a statement can take as parameters."""
+    return (things[start : start + _PARAMETERS] for start in range(0, len(things), _PARAMETERS))

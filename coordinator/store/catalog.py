@@ -1,7 +1,7 @@
 """Endpoints, credentials, entities, flavors and pools: declared by people, read by everything else."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,6 +13,7 @@ from coordinator.declare_image import ImageDeclaration
 from coordinator.domain.fleet import Endpoint, Entity, EntityKind, Pool
 from coordinator.domain.labels import labels
 from coordinator.store import changed, cooldowns, tried
+from coordinator.store.batch import Batcher
 from coordinator.store.database import Database
 from coordinator.store.retrying import retried
 from coordinator.store.rows import POOL_QUERY, to_endpoint, to_entity, to_pool
@@ -66,6 +67,7 @@ class Catalog:
         # What every webhook and every create asks for, until something is applied.
         self._owners: dict[tuple[str, str, str], WebhookOwner] = {}
         self._access: dict[str, ForgeAccess] = {}
+        self._accesses: Batcher[str, ForgeAccess] = Batcher(self._read_accesses)
         self._generation = 0  # what was read before the last change must not be kept
 
     async def repository(self, base_url: str, owner: str, name: str) -> WebhookOwner | None:
@@ -103,20 +105,24 @@ class Catalog:
         if known is not None:
             return known
         generation = self._generation
-        found = await self._forge_access(entity_id)
+        found = await self._accesses.submit(entity_id)
         if generation == self._generation:
             self._access[entity_id] = found
         return found
 
-    async def _forge_access(self, entity_id: str) -> ForgeAccess:
+    async def _read_accesses(self, entity_ids: Sequence[str]) -> list[ForgeAccess]:
+        """Of all who ask at once, each instance under way when a coordinator starts: one reading of each entity."""
+        found: dict[str, ForgeAccess] = {}
         async with self._database.read() as connection:
-            entity = (await connection.execute(sa.select(entities).where(entities.c.id == entity_id))).one()
-            endpoint = (
-                await connection.execute(sa.select(endpoints).where(endpoints.c.id == entity.endpoint_id))
-            ).one()
-            secret = (
-                await connection.execute(sa.select(credentials).where(credentials.c.id == entity.credentials_id))
-            ).one()
+            for entity_id in dict.fromkeys(entity_ids):
+                found[entity_id] = await self._read_access(connection, entity_id)
+        return [found[entity_id] for entity_id in entity_ids]
+
+    async def _read_access(self, connection: AsyncConnection, entity_id: str) -> ForgeAccess:
+        entity = (await connection.execute(sa.select(entities).where(entities.c.id == entity_id))).one()
+        endpoint = (await connection.execute(sa.select(endpoints).where(endpoints.c.id == entity.endpoint_id))).one()
+        query = sa.select(credentials).where(credentials.c.id == entity.credentials_id)
+        secret = (await connection.execute(query)).one()
         token = self._sealer.open(secret.token, f"credentials:{secret.id}").decode()
         return ForgeAccess(to_endpoint(endpoint), to_entity(entity), token)
 

@@ -53,11 +53,11 @@ async def by_ids(connection: AsyncConnection, ids: Iterable[str], *, lock: bool 
     return await _select(connection, instances.c.id.in_(wanted), lock=lock) if wanted else []
 
 
-async def alive(connection: AsyncConnection, host: str | None = None) -> list[Instance]:
-    """All that are not deleted, of one host or of all."""
+async def alive(connection: AsyncConnection, hosts: Collection[str] | None = None) -> list[Instance]:
+    """All that are not deleted, of some hosts or of all."""
     where = instances.c.status != Status.DELETED
-    if host is not None:
-        where &= instances.c.host == host
+    if hosts is not None:
+        where &= instances.c.host.in_(hosts)
     return await _select(connection, where, lock=False)
 
 

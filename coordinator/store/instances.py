@@ -16,6 +16,7 @@ from coordinator.store.batch import Batcher
 from coordinator.store.database import Database
 from coordinator.store.feed import Feed
 from coordinator.store.lease import Lease
+from coordinator.store.look import Look
 from coordinator.store.retrying import retried
 from coordinator.store.schema import instances, pools, timeline
 from coordinator.store.sealing import Sealer
@@ -60,22 +61,21 @@ class Instances:
         self._chance = chance
         self._facts: Batcher[PhaseFact, None] = Batcher(self._write_facts)
         self._configured: Batcher[_Configured, bool] = Batcher(self._write_configured)
+        self._look = Look(database)
 
     async def get(self, instance_id: str) -> Instance | None:
-        async with self._database.read() as connection:
-            found = await instance_rows.by_ids(connection, [instance_id], lock=False)
+        found = await self._look.at([instance_id])
         return found[0] if found else None
 
     async def alive(self, host: str | None = None) -> list[Instance]:
         """All that are not deleted, of one host or of all."""
+        if host is not None:
+            return await self._look.on(host)
         async with self._database.read() as connection:
-            return await instance_rows.alive(connection, host)
+            return await instance_rows.alive(connection)
 
     async def some(self, ids: Collection[str]) -> list[Instance]:
-        if not ids:
-            return []
-        async with self._database.read() as connection:
-            return await instance_rows.by_ids(connection, ids, lock=False)
+        return await self._look.at(ids) if ids else []
 
     async def record_phase(self, fact: PhaseFact) -> None:
         """Fold a phase in; returns when it is on disk. Late and repeated phases change nothing."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -16,6 +15,7 @@ from coordinator.domain.planning.board import Board
 from coordinator.domain.timeline import Entry
 from coordinator.domain.world import Create, Plan, Policy, World
 from coordinator.store import changed, images, instance_rows, timelines
+from coordinator.store.batch import in_parts
 from coordinator.store.changed import Changes
 from coordinator.store.database import Database
 from coordinator.store.feed import Feed
@@ -24,10 +24,7 @@ from coordinator.store.retrying import retried
 from coordinator.store.rows import POOL_QUERY, to_entity, to_host, to_job, to_pool
 from coordinator.store.schema import entities, hosts, instances, jobs, pools, timeline
 
-T = TypeVar("T")
-
 _NAME_CHARACTERS = 12
-_PARAMETERS = 5000
 _LATEST_ENTRIES = 20_000
 """In that many the last minute's registrations are; there is no index by time."""
 
@@ -70,14 +67,14 @@ class Planning:
                     board.put_pool(to_pool(row))
                 board.put_images(await images.catalogue(connection))
             gone = set(changes.hosts)
-            for part in _parts(sorted(changes.hosts)):
+            for part in in_parts(sorted(changes.hosts)):
                 for host in await _hosts(connection, part):
                     board.put_host(host)
                     gone.discard(host.name)
             alive: list[Instance] = []
-            for part in _parts(sorted(changes.instances)):
+            for part in in_parts(sorted(changes.instances)):
                 alive += await instance_rows.by_ids(connection, part, lock=False)
-            for part in _parts(sorted(changes.jobs)):
+            for part in in_parts(sorted(changes.jobs)):
                 found = [to_job(row) for row in await connection.execute(sa.select(jobs).where(jobs.c.id.in_(part)))]
                 _put_jobs(board, found)
                 for job_id in set(part) - {job.id for job in found}:
@@ -125,7 +122,7 @@ class Planning:
             LeaseLost: it is not for this process to plan. Nothing was written, or the first transactions of several:
                 whoever plans next finds in the database what they wrote.
         """
-        return [instance for part in _parts(plan.creates) for instance in await self._commit(part)]
+        return [instance for part in in_parts(plan.creates) for instance in await self._commit(part)]
 
     @retried
     async def _commit(self, creates: Sequence[Create]) -> list[Instance]:
@@ -186,11 +183,6 @@ def _put_jobs(board: Board, changed: Iterable[Job]) -> None:
             board.put_job(job)
         else:
             board.drop_job(job.id)
-
-
-def _parts(things: Sequence[T]) -> Iterable[Sequence[T]]:
-    """In pieces that a statement can take as parameters."""
-    return (things[start : start + _PARAMETERS] for start in range(0, len(things), _PARAMETERS))
 
 
 def _place(instance: Instance) -> str:

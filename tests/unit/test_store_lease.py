@@ -74,7 +74,7 @@ async def test_who_lost_the_lease_retires_nobody_by_plan_and_believes_no_forge(
 async def test_of_a_plan_in_parts_what_was_written_before_the_lease_was_lost_is_there_for_the_next(
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coordinator.store.planning._PARAMETERS", 1)
+    monkeypatch.setattr("coordinator.store.batch._PARAMETERS", 1)
     async with open_sample(tmp_path, database_url) as sample:
         plan = Plan(creates=(*(await _plan(sample, 1)).creates, *(await _plan(sample, 2)).creates))
         real = sample.store.planning._commit
