@@ -53,6 +53,15 @@ class Endpoint(msgspec.Struct, frozen=True):
     api_base_url: str
 
 
+class Credentials(msgspec.Struct, frozen=True):
+    """Who we are to a forge; the secret itself is for the store and the forge's client alone."""
+
+    id: str
+    name: str
+    endpoint_id: str
+    registrations_per_minute: int = 0  # at most that many runners; 0: the endpoint sets no limit
+
+
 class Entity(msgspec.Struct, frozen=True):
     """Whose jobs are run: a repository, and later organizations, enterprises and whole instances."""
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
+from coordinator.domain.fleet import Credentials
 from coordinator.domain.world import Budget
 
 WINDOW: Final = timedelta(minutes=1)
@@ -24,9 +25,9 @@ class Budgets:
         self._spent: dict[str, deque[datetime]] = {}  # when calls were answered
         self._paused_until: dict[str, datetime] = {}
 
-    def limit(self, limits: Mapping[str, int]) -> None:
-        """Registrations a minute by credentials; those not named have no limit."""
-        self._limits = limits
+    def limit(self, credentials: Iterable[Credentials]) -> None:
+        """Take what each may register a minute; those not named have no limit."""
+        self._limits = {one.id: one.registrations_per_minute for one in credentials if one.registrations_per_minute}
 
     def plan(self, credentials_id: str, instance_id: str) -> None:
         """A registration is to come: it counts from now on, whenever it is called for."""

@@ -62,7 +62,7 @@ class Lead:
             LeaseLost: the plan was not committed; this term is over.
         """
         if changes.everything or changes.catalog:
-            self._budgets.limit(await self._store.catalog.registration_limits())
+            self._budgets.limit(await self._store.catalog.credentials())
         if changes.everything:
             instances, decided = await self._begin_anew()
         else:

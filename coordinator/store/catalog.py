@@ -10,13 +10,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coordinator.declare import Declaration, EndpointDeclaration, FlavorDeclaration, PoolDeclaration
 from coordinator.declare_image import ImageDeclaration
-from coordinator.domain.fleet import Endpoint, Entity, EntityKind, Pool
+from coordinator.domain.fleet import Credentials, Endpoint, Entity, EntityKind, Pool
 from coordinator.domain.labels import labels
 from coordinator.store import changed, cooldowns, tried
 from coordinator.store.batch import Batcher
 from coordinator.store.database import Database
 from coordinator.store.retrying import retried
-from coordinator.store.rows import POOL_QUERY, to_endpoint, to_entity, to_pool
+from coordinator.store.rows import POOL_QUERY, to_credentials, to_endpoint, to_entity, to_pool
 from coordinator.store.schema import credentials, endpoints, entities, flavors, images, pools
 from coordinator.store.sealing import Sealer
 from hostler.errors import HostlerError
@@ -130,14 +130,12 @@ class Catalog:
         async with self._database.read() as connection:
             return to_pool((await connection.execute(POOL_QUERY.where(pools.c.id == pool_id))).one())
 
-    async def registration_limits(self) -> dict[str, int]:
-        """How many runners each credential may register a minute; those without a limit are left out."""
-        query = sa.select(credentials.c.id, endpoints.c.registrations_per_minute).join(
-            endpoints, endpoints.c.id == credentials.c.endpoint_id
-        )
+    async def credentials(self) -> list[Credentials]:
+        """All there are, without their secrets."""
+        query = sa.select(credentials, endpoints.c.registrations_per_minute)
         async with self._database.read() as connection:
-            rows = await connection.execute(query.where(endpoints.c.registrations_per_minute > 0))
-            return {row.id: row.registrations_per_minute for row in rows}
+            rows = await connection.execute(query.join(endpoints, endpoints.c.id == credentials.c.endpoint_id))
+            return [to_credentials(row) for row in rows]
 
     async def pools(self) -> list[Pool]:
         async with self._database.read() as connection:

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from coordinator.domain.fleet import (
     Admission,
     Balancer,
+    Credentials,
     Endpoint,
     Entity,
     EntityKind,
@@ -97,6 +98,10 @@ def from_instance(instance: Instance) -> dict[str, Any]:
 
 def to_endpoint(row: Row) -> Endpoint:
     return Endpoint(row.id, row.name, ForgeKind(row.kind), row.base_url, row.api_base_url)
+
+
+def to_credentials(row: Row) -> Credentials:
+    return Credentials(row.id, row.name, row.endpoint_id, row.registrations_per_minute)
 
 
 def to_entity(row: Row) -> Entity:

@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
+from coordinator.domain.fleet import Credentials
 from coordinator.domain.instance import Instance, RunnerStatus, Status
 from coordinator.domain.job import JobStatus
 from coordinator.domain.sightings import LONG_ABSENT, LONG_OFFLINE, ORPHAN_GRACE
@@ -316,7 +317,7 @@ async def test_a_forge_that_lists_but_cannot_remove_keeps_the_machine(post: Post
 async def test_looking_registers_nothing_and_costs_no_budget(post: Post) -> None:
     await post.instance()
     credentials = (await post.store.catalog.entities())[0].credentials_id
-    post.budgets.limit({credentials: 5})
+    post.budgets.limit([Credentials(credentials, "bot", "forge", 5)])
     for _ in range(20):
         await post.look(minutes=2)
     assert post.budgets.now(post.clock())[credentials].calls == 5

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.domain.fleet import Credentials
 from coordinator.domain.instance import Instance, Status
 from coordinator.engine.budgets import WINDOW, Budgets
 from coordinator.engine.registrar import Registrar
@@ -66,7 +67,7 @@ class Desk:
         self.credentials = credentials
         self.forge = Forge()
         self.budgets = Budgets()
-        self.budgets.limit({credentials: 100})
+        self.budgets.limit([Credentials(credentials, "bot", "forge", 100)])
         began = time.monotonic()
         self.clock: Callable[[], datetime] = lambda: NOW + timedelta(seconds=time.monotonic() - began)
         self.registrar = Registrar(
@@ -190,7 +191,7 @@ async def test_a_runner_goes_unless_the_forge_says_that_it_is_busy(desk: Desk) -
 
 
 async def test_what_is_planned_counts_until_it_is_called_or_given_up(desk: Desk) -> None:
-    desk.budgets.limit({desk.credentials: 3})
+    desk.budgets.limit([Credentials(desk.credentials, "bot", "forge", 3)])
     called, given_up, coming = [await desk.sample.instance(number) for number in (1, 2, 3)]
     for machine in (called, given_up, coming):
         desk.budgets.plan(desk.credentials, machine.id)
@@ -203,7 +204,7 @@ async def test_what_is_planned_counts_until_it_is_called_or_given_up(desk: Desk)
 
 
 async def test_a_call_waits_when_the_minute_is_full(desk: Desk) -> None:
-    desk.budgets.limit({desk.credentials: 2})
+    desk.budgets.limit([Credentials(desk.credentials, "bot", "forge", 2)])
     desk.budgets.remember([(desk.credentials, desk.clock() - WINDOW + SOON), (desk.credentials, desk.clock())])
     began = desk.clock()
     await desk.configure(await desk.sample.instance())
@@ -224,7 +225,7 @@ async def test_a_new_life_knows_what_was_registered_lately(desk: Desk) -> None:
 
 def test_the_minute_of_a_call_begins_with_its_answer_and_a_call_without_one_counts() -> None:
     budgets, begun = Budgets(), NOW
-    budgets.limit({"token": 2})
+    budgets.limit([Credentials("token", "bot", "forge", 2)])
     budgets.spend("token", "first")
     budgets.spend("token", "second")
     assert budgets.now(begun)["token"].calls == 0

@@ -34,6 +34,14 @@ async def test_an_update_says_what_it_changed(sample: Sample) -> None:
     assert (pool.id, pool.max_runners, pool.priority) == (sample.pool.id, 9, 2)
 
 
+async def test_credentials_are_listed_with_their_endpoints_limit_and_without_their_secrets(sample: Sample) -> None:
+    (only,) = await sample.store.catalog.credentials()
+    assert (only.name, only.endpoint_id, only.registrations_per_minute) == ("token", sample.endpoint_id, 0)
+    assert FORGE_TOKEN not in repr(only)
+    await sample.apply(DOCUMENT.replace("[[credentials]]", "registrations_per_minute = 90\n\n[[credentials]]"))
+    assert await sample.store.catalog.credentials() == [msgspec.structs.replace(only, registrations_per_minute=90)]
+
+
 async def test_a_renewed_secret_is_in_force_at_once(sample: Sample) -> None:
     catalog = sample.store.catalog
     owner = await catalog.repository("https://forge.example", "octo", "widgets")

@@ -64,7 +64,7 @@ async def test_each_gets_its_own_of_a_shared_query_oldest_first(sample: Sample) 
     one, two, three = [await sample.instance(number) for number in (1, 2, 3)]
     some = sample.store.instances.some
     asked = await asyncio.gather(some([two.id, one.id, two.id]), some(["nobody"]), some([]), some([three.id]))
-    assert asked == [[one, two], [], [], [three]]
+    assert list(asked) == [[one, two], [], [], [three]]
 
 
 async def test_what_was_committed_before_one_asks_is_seen_whoever_asks_beside(sample: Sample) -> None:
