@@ -78,12 +78,11 @@ def with_long_jobs() -> list[Scenario]:
 
 
 def jobs_are_forgotten() -> Iterable[Patch]:
-    real, told = Ledger.record, 0
+    """Whichever net brings them: what one lets through another would find."""
+    real = Ledger.record
 
     async def record(self: Ledger, event: JobEvent) -> Job | None:
-        nonlocal told
-        told += 1
-        return await real(self, event) if told % 5 else None
+        return await real(self, event) if event.key.forge_job_id % 5 else None
 
     yield put(Ledger, "record", record)
 
