@@ -1,19 +1,23 @@
-"""The agent's configuration: its keys, their defaults and what is allowed. What a driver adds lives in with_*.py."""
+"""The agent's configuration: its keys, their defaults and what is allowed. What a driver adds lives in with_*.py, what
+several of them need in with_several.py.
+"""
 
 import importlib
 import socket
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import msgspec
 
 from agent.host import Reserve
 from agent.pressure import Low
-from hostler.config import check, check_key, host_and_port, host_name
-from hostler.config import load as load_file
+from hostler.config import check, check_key, convert, document, host_and_port, host_name
 from hostler.errors import ConfigError
 from providers.contract import HostProvider
 from providers.images.store import Finish, Room, kept_as_it_is
+from providers.isolation.rules import Network
 
 # Modules are imported only when asked for: a host without libvirt's bindings need not have them.
 _MODULES: Final = {"libvirt": "agent.with_libvirt", "lxd": "agent.with_lxd", "simulated": "agent.with_simulated"}
@@ -110,6 +114,8 @@ class ImagesSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The keys that every driver shares."""
 
+    driver_names: ClassVar[tuple[str, ...]] = ()  # all that its provider may offer to pools
+
     data_dir: str = "/var/lib/hostler-agent"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     host: HostSection = HostSection()
@@ -150,17 +156,19 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         """
         self.images.check_files()
 
-    def make_provider(self) -> HostProvider:
-        """The provider, not yet opened."""
+    @property
+    def network(self) -> Network | None:
+        """What the machines hang on, where they hang on any."""
+        return None
+
+    def make_provider(self, others: "tuple[AgentConfig, ...]" = ()) -> HostProvider:
+        """The provider, not yet opened. `others`: of the same agent."""
         raise NotImplementedError
 
 
-class _Named(msgspec.Struct, frozen=True):
-    """Only which driver a file asks for; everything else is left to the second reading."""
-
-    libvirt: dict[str, Any] | None = None
-    lxd: dict[str, Any] | None = None
-    simulated: dict[str, Any] | None = None
+def subnets(configs: Iterable[AgentConfig]) -> tuple[IPv4Network, ...]:
+    """Those of machines."""
+    return tuple(config.network.subnet for config in configs if config.network is not None)
 
 
 def load(path: Path) -> AgentConfig:
@@ -169,15 +177,32 @@ def load(path: Path) -> AgentConfig:
     Raises:
         ConfigError: names file, key and what is allowed.
     """
-    named = load_file(path, _Named)
-    asked = [name for name in _MODULES if getattr(named, name) is not None]
-    if len(asked) != 1:
-        found = " and ".join(f"[{name}]" for name in asked) or "none"
+    read = document(path)
+    kinds = {name: _kind_for(name, path) for name in _MODULES if name in read}
+    if not kinds:
         raise ConfigError(
-            f"{path}: exactly one of {', '.join(f'[{name}]' for name in _MODULES)} is needed, found {found}",
+            f"{path}: one of {', '.join(f'[{name}]' for name in _MODULES)} is needed, or several, found none",
             hint="these tables are the providers that there are",
         )
-    return load_file(path, _kind_for(asked[0], path))
+    configs = {name: convert(_part_of(read, name, kinds), kind, str(path)) for name, kind in kinds.items()}
+    if len(configs) == 1:
+        return next(iter(configs.values()))
+    from agent.with_several import combined  # noqa: PLC0415 - builds on this module, and few hosts need it
+
+    try:
+        return combined(configs)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _part_of(read: dict[str, Any], name: str, kinds: Mapping[str, type[AgentConfig]]) -> dict[str, Any]:
+    """The document without what other drivers add."""
+    of_others = {key for other, kind in kinds.items() if other != name for key in _added(kind)} - _added(kinds[name])
+    return {key: value for key, value in read.items() if key not in of_others}
+
+
+def _added(kind: type[AgentConfig]) -> set[str]:
+    return set(kind.__struct_fields__) - set(AgentConfig.__struct_fields__)
 
 
 def _kind_for(driver: str, path: Path) -> type[AgentConfig]:

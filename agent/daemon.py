@@ -26,6 +26,7 @@ from agent.outbox import Outbox
 from agent.pressure import Gauge
 from agent.renewal import Renewal, UntilRenewed
 from agent.session import Session
+from agent.several import DriverOut, Several
 from hostler import __version__
 from hostler.errors import HostlerError
 from hostler.folders import why_unusable
@@ -72,6 +73,9 @@ class Agent:
         self._images = ImageStore(config.images_path, config.images.room(self._disk_gib), config.finish_image)
         self._images.on_change = self._image_news.put
         self._renewal = Renewal(config.data_path, self._way, now=now, rng=self._rng)
+        if isinstance(provider, Several):
+            # Hello anew: what can be used now, and what a provider that is back holds.
+            provider.on_change = self._renewal.renewed.set
         self._gauge = Gauge(config.capacity.low)
         self._keeper = Keeper(
             provider,
@@ -143,6 +147,7 @@ class Agent:
                 capacity=capacity,
                 inventory=inventory,
                 drivers=[wire.driver_out(driver) for driver in self._provider.drivers],
+                drivers_out=[wire.driver_is_out(name, reason) for name, reason in drivers_out(self._provider).items()],
                 agent_run=self._run,
                 images=[wire.image_report(status) for status in self._images.statuses()],
                 pressure=wire.pressure(self._gauge.pressure),
@@ -181,8 +186,18 @@ async def check(config: AgentConfig, provider: HostProvider) -> bool:
     with _unless_in_use(config.data_path) as free:
         if free:
             await provider.open(lambda _: None)
+            out = drivers_out(provider)
             await provider.close()
+            if out:
+                raise DriverOut(
+                    "; ".join(sorted(set(out.values()))), hint="an agent would begin without it, and try again"
+                )
     return free
+
+
+def drivers_out(provider: HostProvider) -> dict[str, str]:
+    """Drivers that cannot be used now, and why."""
+    return provider.out if isinstance(provider, Several) else {}
 
 
 @contextmanager

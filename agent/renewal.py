@@ -112,7 +112,7 @@ class Renewal:
 
 
 class UntilRenewed:
-    """A session that ends in good order when there is a newer certificate, so that the next one connects with that."""
+    """A session that ends in good order when the next begins otherwise: with a newer certificate, or other drivers."""
 
     def __init__(self, session: Callable[[], Runnable], renewed: asyncio.Event) -> None:
         self._session = session

@@ -84,7 +84,8 @@ class Session:
             ProviderError: there is no inventory to speak of, so nothing was said.
         """
         hello = await self._hello()
-        self._drivers = [driver.name for driver in hello.drivers]
+        # Who is told to use one that is out is told that, and not that there is none.
+        self._drivers = [*(driver.name for driver in hello.drivers), *(out.name for out in hello.drivers_out)]
         async with self._way.channel() as channel:
             call = FleetStub(channel).Session()
             try:

@@ -127,6 +127,10 @@ def driver_out(driver: Driver) -> pb.Driver:
     return pb.Driver(name=driver.name, acceleration=driver.acceleration, images=driver.images, fetches=driver.fetches)
 
 
+def driver_is_out(name: str, reason: str) -> pb.DriverOut:
+    return pb.DriverOut(name=name, detail=reason)
+
+
 def source(message: pb.ImageSource) -> ImageSource:
     """
     Raises:

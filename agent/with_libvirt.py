@@ -1,17 +1,21 @@
 """The agent's configuration with the libvirt provider. Imported only when asked for: needs libvirt's bindings."""
 
 from pathlib import Path
+from typing import ClassVar
 
-from agent.config import AgentConfig
+from agent.config import AgentConfig, subnets
 from hostler.config import check
 from hostler.errors import ConfigError
 from providers.contract import HostProvider
 from providers.images import qemu_img
 from providers.images.store import Finish
+from providers.isolation.rules import Network
 from providers.libvirt import ImageFile, LibvirtProvider, LibvirtSettings
 
 
 class LibvirtConfig(AgentConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    driver_names: ClassVar[tuple[str, ...]] = ("libvirt",)
+
     libvirt: LibvirtSettings
     image: tuple[ImageFile, ...] = ()
 
@@ -33,8 +37,12 @@ class LibvirtConfig(AgentConfig, frozen=True, forbid_unknown_fields=True, kw_onl
     def finish_image(self) -> Finish:
         return qemu_img.make_base
 
-    def make_provider(self) -> HostProvider:
-        return LibvirtProvider(self.libvirt, list(self.image), self.instances_path)
+    @property
+    def network(self) -> Network:
+        return self.libvirt.isolated
+
+    def make_provider(self, others: tuple[AgentConfig, ...] = ()) -> HostProvider:
+        return LibvirtProvider(self.libvirt, list(self.image), self.instances_path, subnets(others))
 
 
 CONFIG = LibvirtConfig

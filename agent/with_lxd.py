@@ -1,27 +1,29 @@
 """The agent's configuration with the LXD provider. Imported only when asked for: needs pylxd."""
 
-from agent.config import AgentConfig
-from hostler.errors import ConfigError
+from typing import ClassVar
+
+from agent.config import AgentConfig, subnets
 from providers.contract import HostProvider
+from providers.isolation.rules import Network
 from providers.lxd import LxdProvider, LxdSettings
+from providers.lxd.request import TYPES
 
 
 class LxdConfig(AgentConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    lxd: LxdSettings
+    driver_names: ClassVar[tuple[str, ...]] = tuple(TYPES)
 
-    def check_files(self) -> None:
-        path = self.lxd.socket_path
-        if not path.is_socket():
-            raise ConfigError(
-                f"key 'lxd.socket': there is no socket {path}", hint="see that LXD is installed and runs, or set it"
-            )
+    lxd: LxdSettings
 
     def kept_for_images(self, disk_gib: int) -> int:
         return 0
 
-    def make_provider(self) -> HostProvider:
+    @property
+    def network(self) -> Network:
+        return self.lxd.isolated
+
+    def make_provider(self, others: tuple[AgentConfig, ...] = ()) -> HostProvider:
         # Not where libvirt's machines are: each takes what it does not know there for what a crash left of its own.
-        return LxdProvider(self.lxd, self.data_path / "lxd")
+        return LxdProvider(self.lxd, self.data_path / "lxd", subnets(others))
 
 
 CONFIG = LxdConfig

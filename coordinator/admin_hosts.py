@@ -82,6 +82,12 @@ class HostAdmin:
             drivers=[
                 fleet_pb2.Driver(name=name, acceleration=info.acceleration, images=info.images, fetches=info.fetches)
                 for name, info in sorted(host.drivers.items())
+                if not info.out
+            ],
+            drivers_out=[
+                fleet_pb2.DriverOut(name=name, detail=info.out)
+                for name, info in sorted(host.drivers.items())
+                if info.out
             ],
             agent_version=host.agent_version,
             last_seen=wire.timestamp(link.last_heard if link else host.last_seen),

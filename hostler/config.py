@@ -26,13 +26,25 @@ def load(path: Path, kind: type[T]) -> T:
     Raises:
         ConfigError: unreadable, not TOML, or a key that is unknown, missing or of a wrong value.
     """
+    return parse(_text(path), kind, str(path))
+
+
+def document(path: Path) -> dict[str, Any]:
+    """What a TOML file says, for `convert`.
+
+    Raises:
+        ConfigError: unreadable, or not TOML.
+    """
+    return _parsed(_text(path), str(path))
+
+
+def _text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file", hint="name an existing file with --config") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    return parse(text, kind, str(path))
 
 
 def parse(text: str, kind: type[T], source: str) -> T:
@@ -41,21 +53,24 @@ def parse(text: str, kind: type[T], source: str) -> T:
     Raises:
         ConfigError: as `load`.
     """
+    return convert(_parsed(text, source), kind, source)
+
+
+def _parsed(text: str, source: str) -> dict[str, Any]:
     try:
-        document = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source}: not valid TOML: {error}") from error
-    return convert(document, kind, source)
 
 
-def convert(document: Any, kind: type[T], source: str) -> T:
+def convert(read: Any, kind: type[T], source: str) -> T:
     """Validate a parsed document.
 
     Raises:
         ConfigError: as `load`.
     """
     try:
-        return msgspec.convert(document, kind)
+        return msgspec.convert(read, kind)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{source}: {_explain(str(error), kind)}") from error
 

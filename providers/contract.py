@@ -115,6 +115,9 @@ class Provider(Protocol):
 class HostProvider(Provider, Protocol):
     """A provider as the agent uses it: machines on this very host."""
 
+    on_lost: Callable[[str], None]
+    """Called on the event loop, with the reason, when the hypervisor goes away; it is tried again by itself."""
+
     @property
     def drivers(self) -> list[Driver]:
         """What this host offers; known after `open`, and as new as the last inventory."""

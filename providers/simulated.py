@@ -16,6 +16,7 @@ import structlog
 from hostler.config import check
 from providers.contract import (
     Driver,
+    HypervisorUnavailable,
     ImageUnavailable,
     InstanceSpec,
     Machine,
@@ -75,7 +76,10 @@ class SimulatedProvider:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         on_start: Guest | None = None,
+        name: str = "simulated",
     ) -> None:
+        """`name`: of its driver."""
+        self._name = name
         self.settings = settings or SimulatedSettings()
         self.images = list(self.settings.images)
         self.faults = Faults()
@@ -88,14 +92,17 @@ class SimulatedProvider:
         self._records: dict[str, _Record] = {}
         self._guests: dict[str, asyncio.Task[None]] = {}
         self._on_stopped: Callable[[str], None] = lambda _: None
+        self.on_lost: Callable[[str], None] = lambda _: None
+        self.away = ""
         self._saving = asyncio.Lock()
         self._order: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @property
     def drivers(self) -> list[Driver]:
-        return [Driver("simulated", "none", tuple(self.images), fetches=True)]
+        return [Driver(self._name, "none", tuple(self.images), fetches=True)]
 
     async def open(self, on_stopped: Callable[[str], None]) -> None:
+        self._check_there()
         self._on_stopped = on_stopped
         if self._directory is not None:
             self._records = await asyncio.to_thread(_read_all, self._directory)
@@ -109,6 +116,7 @@ class SimulatedProvider:
 
     async def create(self, spec: InstanceSpec, report: Report) -> Machine:
         self.create_calls.append(spec)
+        self._check_there()
         async with self._lock(spec.instance_id):
             there = self._records.get(spec.instance_id)
             if there is not None and there.machine.state is not MachineState.CREATING:
@@ -118,6 +126,7 @@ class SimulatedProvider:
 
     async def delete(self, instance_id: str) -> None:
         self.delete_calls.append(instance_id)
+        self._check_there()
         async with self._lock(instance_id):
             if self.faults.take("deletes_failing"):
                 raise ProviderError("simulated: the delete fails")
@@ -128,6 +137,7 @@ class SimulatedProvider:
             await self._drop(instance_id)
 
     async def inventory(self) -> list[Machine]:
+        self._check_there()
         if self.faults.take("inventories_failing"):
             raise ProviderError("simulated: the inventory fails")
         return [record.machine for record in self._records.values()]
@@ -136,6 +146,18 @@ class SimulatedProvider:
         record = self._records.get(instance_id)
         whole = record.console if record else b""
         return whole[-limit_bytes:], len(whole) > limit_bytes
+
+    def go_away(self, reason: str) -> None:
+        """As a daemon that ends: its machines live on."""
+        self.away = reason
+        self.on_lost(reason)
+
+    def come_back(self) -> None:
+        self.away = ""
+
+    def _check_there(self) -> None:
+        if self.away:
+            raise HypervisorUnavailable(self.away)
 
     async def power_off(self, instance_id: str) -> None:
         """The machine stops as by its own power-off, and its owner is told."""

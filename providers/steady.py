@@ -69,6 +69,7 @@ class SteadyProvider(ABC, Generic[Connection]):
         self._connection = hypervisor
         self._machines: Machines[Connection] | None = None
         self._on_stopped: Callable[[str], None] = lambda _instance_id: None
+        self.on_lost: Callable[[str], None] = lambda _reason: None
         self._order: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._noting: set[asyncio.Task[None]] = set()
 
@@ -165,6 +166,10 @@ class SteadyProvider(ABC, Generic[Connection]):
             return
         if ended:
             self._on_stopped(instance_id)
+
+    def _lost(self, reason: str) -> None:
+        if self._machines is not None:
+            self.on_lost(reason)
 
     async def _catch_up(self) -> None:
         """After an outage: half-made machines go, and ends that nobody saw are told."""

@@ -60,6 +60,9 @@ _PHASE_STATUS: Final[Mapping[Phase, Status]] = {
 }
 
 
+DRIVER_OUT: Final = "driver_out"
+"""Code of another: the host has said, or says at once, that it cannot use the instance's driver now."""
+
 REFUSED: Final = "host_under_pressure"
 """Code of a failure that is none: the host is short of something, has said so, and made nothing."""
 
@@ -90,7 +93,7 @@ def on_phase(instance: Instance, phase: Phase, now: datetime, detail: str = "", 
     if phase in (Phase.ACCEPTED, Phase.STARTED):
         return Changed(advance(instance, now, status=status))
     gone = advance(instance, now, status=status, fault=detail)
-    failed = instance.runner_status in BOOTING and code != REFUSED
+    failed = instance.runner_status in BOOTING and code not in (REFUSED, DRIVER_OUT)
     return Changed(finish(gone, now), failed=failed, ended_idle=instance.is_idle)
 
 

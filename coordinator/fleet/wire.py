@@ -67,7 +67,7 @@ def host_record(hello: pb.Hello, now: datetime, closed: Pressure) -> HostRecord:
     capacity = Resources(hello.capacity.vcpus, hello.capacity.memory_mib, hello.capacity.disk_gib)
     drivers = {
         driver.name: DriverInfo(driver.acceleration, list(driver.images), driver.fetches) for driver in hello.drivers
-    }
+    } | {out.name: DriverInfo("", [], out=out.detail or "it is out") for out in hello.drivers_out}
     return HostRecord(hello.host, hello.arch, capacity, drivers, hello.agent_version, now, pressure=closed)
 
 

@@ -33,6 +33,7 @@ class DriverInfo(msgspec.Struct, frozen=True):
     acceleration: str
     images: list[str]
     fetches: bool = False
+    out: str = ""  # why it cannot be used now; empty when it can
 
 
 Row = sa.Row[Any]
@@ -165,7 +166,8 @@ def to_host(row: Row, held: Held) -> Host:
         name=row.name,
         arch=row.arch,
         capacity=Resources(row.vcpus, row.memory_mib, row.disk_gib),
-        drivers={name: frozenset(info.images) for name, info in drivers.items()},
+        drivers={name: frozenset(info.images) for name, info in drivers.items() if not info.out},
+        drivers_out={name: info.out for name, info in drivers.items() if info.out},
         fetches=frozenset(name for name, info in drivers.items() if info.fetches),
         held=held,
         connected=row.coordinator != "",

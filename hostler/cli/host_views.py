@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hostler.cli.views import age, clean, instances, row, table
+from hostler.cli.views import age, clean, drivers, instances, row, table
 from protos.hostler.v1.admin_pb2 import GetHostResponse, Host, RemoveHostResponse
 
 
@@ -41,7 +41,8 @@ def host(found: GetHostResponse, now: datetime) -> RenderableType:
         ("connected", _connected(one, now)),
         ("takes machines", _takes(one, now)),
         ("arch", one.arch),
-        ("drivers", ", ".join(f"{driver.name} ({driver.acceleration})" for driver in one.drivers)),
+        ("drivers", drivers(one)),
+        *((f"{out.name} is out", out.detail) for out in one.drivers_out),
         ("images", ", ".join(sorted({image for driver in one.drivers for image in driver.images}))),
         ("vCPUs", f"{one.used.vcpus} of {one.capacity.vcpus} promised"),
         ("memory", f"{one.used.memory_mib} of {one.capacity.memory_mib} MiB promised"),

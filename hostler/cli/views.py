@@ -93,11 +93,17 @@ def _hosts(hosts: Iterable[Host], now: datetime) -> Table:
             f"{used.vcpus}/{capacity.vcpus}",
             f"{used.memory_mib / 1024:.1f}/{capacity.memory_mib / 1024:.1f} GiB",
             f"{used.disk_gib}/{capacity.disk_gib} GiB",
-            ", ".join(f"{driver.name} ({driver.acceleration})" for driver in host.drivers),
+            drivers(host),
             host.agent_version,
             f"{age(host.last_seen, now)} ago" if host.HasField("last_seen") else "never",
         )
     return shown
+
+
+def drivers(host: Host) -> str:
+    """What it has, and how; or that it cannot be used now."""
+    usable = [f"{driver.name} ({driver.acceleration})" for driver in host.drivers]
+    return ", ".join([*usable, *(f"{driver.name} (out)" for driver in host.drivers_out)])
 
 
 def instances(found: Iterable[Instance], now: datetime) -> Table:

@@ -41,6 +41,7 @@ class Network(msgspec.Struct, frozen=True):
     bridge: str
     subnet: IPv4Network
     gateway: IPv4Address  # the bridge's own address
+    neighbours: tuple[IPv4Network, ...] = ()  # of other bridges with machines, whose first address is their gateway
 
     @property
     def table(self) -> str:
@@ -131,10 +132,9 @@ def _inet(network: Network, guests: list[Guest]) -> list[Json]:
         _hook("inet", network, "from-machines", "prerouting", _BEFORE_TRANSLATION),
         rule(_is_not(_meta("iifname"), network.bridge), _ACCEPT),
         rule(_is_not(_meta("nfproto"), "ipv4"), _DROP),
-        rule(
-            _is(_field("ip", "daddr"), _prefix(network.subnet)),
-            _is_not(_field("ip", "daddr"), str(network.gateway)),
-            _DROP,
+        *(
+            rule(_is(_field("ip", "daddr"), _prefix(subnet)), _is_not(_field("ip", "daddr"), str(gateway)), _DROP)
+            for subnet, gateway in ((network.subnet, network.gateway), *((one, one[1]) for one in network.neighbours))
         ),
         # Only answers: what a machine of before had open at this address is not the next one's to go on with.
         rule(_has({"ct": {"key": "state"}}, "established"), _is({"ct": {"key": "direction"}}, "reply"), _ACCEPT),

@@ -42,13 +42,21 @@ _log = structlog.get_logger(__name__)
 class Hypervisor:
     """A connection that comes back by itself.
 
-    `ended(instance_id)` is told on the event loop of every domain that ended, whoever's it is; `back()` is awaited
-    after a lost connection was made anew, since events were missed meanwhile.
+    `ended(instance_id)` is told on the event loop of every domain that ended, whoever's it is; `lost(reason)` when
+    the connection is; `back()` is awaited after a lost connection was made anew, since events were missed meanwhile.
     """
 
-    def __init__(self, uri: str, *, ended: Callable[[str], None], back: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        uri: str,
+        *,
+        ended: Callable[[str], None],
+        lost: Callable[[str], None],
+        back: Callable[[], Awaitable[None]],
+    ) -> None:
         self._uri = uri
         self._ended = ended
+        self._tell_lost = lost
         self._back = back
         self._conn: libvirt.virConnect | None = None
         self._threads = Threads("libvirt", _THREADS)
@@ -140,6 +148,7 @@ class Hypervisor:
             return
         _log.warning("libvirt_lost", uri=self._uri)
         self._drop()
+        self._tell_lost(f"libvirt at {self._uri} is away")
         if self._reconnecting is None or self._reconnecting.done():
             self._reconnecting = asyncio.create_task(self._reconnect())
 

@@ -1,10 +1,12 @@
 """The libvirt provider as the agent uses it; what is done to a machine is in machines.py."""
 
 from collections.abc import Callable
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Final
 
 import libvirt
+import msgspec
 
 from providers.contract import Driver
 from providers.isolation import Firewall, Watch
@@ -24,13 +26,20 @@ _PROOF_FILE: Final = "kvm-proof.json"
 class LibvirtProvider(SteadyProvider[libvirt.virConnect]):
     """Machines as transient QEMU domains; everything of one lies in `directory/<instance id>`."""
 
-    def __init__(self, settings: LibvirtSettings, images: list[ImageFile], directory: Path) -> None:
+    def __init__(
+        self,
+        settings: LibvirtSettings,
+        images: list[ImageFile],
+        directory: Path,
+        neighbours: tuple[IPv4Network, ...] = (),
+    ) -> None:
+        """`neighbours`: subnets of this host's machines of other providers."""
         self._settings = settings
         self._images = Images(images)
         self._store = Store(directory.absolute())
-        self._hypervisor = Hypervisor(settings.uri, ended=self._ended, back=self._catch_up)
+        self._hypervisor = Hypervisor(settings.uri, ended=self._ended, lost=self._lost, back=self._catch_up)
         super().__init__(self._hypervisor)
-        self._firewall = Firewall(settings.isolated)
+        self._firewall = Firewall(msgspec.structs.replace(settings.isolated, neighbours=neighbours))
         self._watch = Watch(self._firewall)
         self.acceleration = "none"
         self.images: list[str] = []

@@ -52,15 +52,21 @@ class _Event(msgspec.Struct, frozen=True):
 class Hypervisor:
     """A connection that comes back by itself.
 
-    `ended(name)` is told on the event loop of every instance of the project that ended, whoever's it is; `back()` is
-    awaited after a lost connection was made anew, since events were missed meanwhile.
+    `ended(name)` is told on the event loop of every instance of the project that ended, whoever's it is; `lost(reason)`
+    when the connection is; `back()` is awaited after a lost connection was made anew, since events were missed.
     """
 
     def __init__(
-        self, settings: LxdSettings, *, ended: Callable[[str], None], back: Callable[[], Awaitable[None]]
+        self,
+        settings: LxdSettings,
+        *,
+        ended: Callable[[str], None],
+        lost: Callable[[str], None],
+        back: Callable[[], Awaitable[None]],
     ) -> None:
         self._settings = settings
         self._ended = ended
+        self._tell_lost = lost
         self._back = back
         self._threads = Threads("lxd", _THREADS)
         self._clients = threading.local()
@@ -183,6 +189,7 @@ class Hypervisor:
             return
         _log.warning("lxd_lost", socket=str(self._settings.socket_path))
         self._events = None
+        self._tell_lost(f"LXD at {self._settings.socket_path} is away")
         if self._reconnecting is None or self._reconnecting.done():
             self._reconnecting = asyncio.create_task(self._reconnect())
 

@@ -1,9 +1,11 @@
 """The LXD provider as the agent uses it; what is done to an instance is in machines.py."""
 
 from collections.abc import Callable
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import structlog
 from pylxd import Client
 
@@ -26,12 +28,13 @@ _log = structlog.get_logger(__name__)
 class LxdProvider(SteadyProvider[Client]):
     """Virtual machines (driver `lxd`) and system containers (driver `lxd-container`) in an LXD project of their own."""
 
-    def __init__(self, settings: LxdSettings, directory: Path) -> None:
+    def __init__(self, settings: LxdSettings, directory: Path, neighbours: tuple[IPv4Network, ...] = ()) -> None:
+        """`neighbours`: subnets of this host's machines of other providers."""
         self._settings = settings
         self._directory = directory.absolute()
-        self._hypervisor = Hypervisor(settings, ended=self._name_ended, back=self._catch_up)
+        self._hypervisor = Hypervisor(settings, ended=self._name_ended, lost=self._lost, back=self._catch_up)
         super().__init__(self._hypervisor)
-        self._firewall = Firewall(settings.isolated)
+        self._firewall = Firewall(msgspec.structs.replace(settings.isolated, neighbours=neighbours))
         self._watch = Watch(self._firewall)
         self._made: Machines | None = None
         self._accelerations: dict[str, str] = {}  # by driver, of those that work here

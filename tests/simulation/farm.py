@@ -4,6 +4,7 @@ Coordinator and agents can also be processes of their own, to be killed. After e
 """
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -17,12 +18,15 @@ import grpc
 from agent.backoff import Backoff
 from agent.config import CapacitySection, CoordinatorSection, HostSection
 from agent.daemon import Agent
+from agent.held import Records
+from agent.several import Part, Several
 from agent.with_simulated import SimulatedConfig
 from coordinator import coordinator
 from coordinator.config import CoordinatorConfig, DatabaseTable, Grpc, Http, Planner
 from protos.hostler.v1 import admin_pb2
 from protos.hostler.v1.access_pb2_grpc import AccessStub
 from protos.hostler.v1.admin_pb2_grpc import AdminStub
+from providers.contract import HostProvider
 from providers.exec.settings import ExecSettings
 from providers.simulated import SimulatedSettings
 from tests.forge_simulator.records import ASKED_FOR, Job
@@ -143,17 +147,43 @@ class Farm:
         """An agent. `key`: what it is called here, when two have one host name. `address`: empty: as enrolled."""
         key = key or host
         address = f"127.0.0.1:{self.grpc_port}" if address is None else address
-        provider, agent = self._agent(host, settings, vcpus_for_each, key, address)
-        self.providers[key], self.agents[key] = provider, agent
-        stop = asyncio.Event()
-        self._running[key] = (asyncio.create_task(agent.run(stop), name=f"agent {key}"), stop)
-        await self.until_host_connected(host)
+        config = self._agent_config(host, settings, vcpus_for_each, key, address)
+        provider = FarmProvider(settings, config.instances_path, self.guests, lambda: self.providers[key])
+        self.providers[key] = provider
+        await self._start(config, provider, key)
         return provider
 
-    def _agent(
+    async def start_agent_with(self, *drivers: str, host: str = "host-1", vcpus: int = 16) -> list[FarmProvider]:
+        """An agent with a simulated provider for each of these drivers. Found again as `HOST/DRIVER`."""
+        config = self._agent_config(
+            host, QUICK, vcpus / len(os.sched_getaffinity(0)), host, f"127.0.0.1:{self.grpc_port}"
+        )
+        made = {name: self._one_of_several(config, f"{host}/{name}", name) for name in drivers}
+        parts = [Part(name, provider, [name]) for name, provider in made.items()]
+        quick = Backoff(first_seconds=0.05, most_seconds=0.2)
+        await self._start(config, Several(parts, Records(config.data_path / "held"), retry=quick), host)
+        return list(made.values())
+
+    def _one_of_several(self, config: SimulatedConfig, key: str, name: str) -> FarmProvider:
+        before = self.providers.get(key)
+        provider = FarmProvider(QUICK, config.data_path / name, self.guests, lambda: self.providers[key], name)
+        if before is not None and before.away:
+            provider.go_away(before.away)  # its daemon is no part of the agent
+        self.providers[key] = provider
+        return provider
+
+    async def _start(self, config: SimulatedConfig, provider: HostProvider, key: str) -> None:
+        quick = Backoff(first_seconds=0.05, most_seconds=0.2)
+        agent = Agent(config, provider, reconnect=quick, delete_retry=quick, create_grace_seconds=0.2)
+        self.agents[key] = agent
+        stop = asyncio.Event()
+        self._running[key] = (asyncio.create_task(agent.run(stop), name=f"agent {key}"), stop)
+        await self.until_host_connected(config.host.name)
+
+    def _agent_config(
         self, host: str, settings: SimulatedSettings, overcommit: float, key: str, address: str
-    ) -> tuple[FarmProvider, Agent]:
-        config = SimulatedConfig(
+    ) -> SimulatedConfig:
+        return SimulatedConfig(
             data_dir=str(self.directory / key),
             host=HostSection(name=host),
             coordinator=CoordinatorSection(address=address),
@@ -162,9 +192,6 @@ class Farm:
             ),
             simulated=settings,
         )
-        provider = FarmProvider(settings, config.instances_path, self.guests, lambda: self.providers[key])
-        quick = Backoff(first_seconds=0.05, most_seconds=0.2)
-        return provider, Agent(config, provider, reconnect=quick, delete_retry=quick, create_grace_seconds=0.2)
 
     async def stop(self, part: str) -> None:
         task, stop = self._running.pop(part)

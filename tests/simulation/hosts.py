@@ -18,8 +18,15 @@ from tests.simulation.guests import Boot, Guests
 class FarmProvider(SimulatedProvider):
     """Simulated machines whose guests go on when their agent ends. Counts how many there were at once."""
 
-    def __init__(self, settings: SimulatedSettings, directory: Path, guests: Guests, on_host: "OnHost") -> None:
-        super().__init__(settings, directory=directory, on_start=self._boot)
+    def __init__(
+        self,
+        settings: SimulatedSettings,
+        directory: Path,
+        guests: Guests,
+        on_host: "OnHost",
+        name: str = "simulated",
+    ) -> None:
+        super().__init__(settings, directory=directory, on_start=self._boot, name=name)
         self.most_at_once = 0
         self.inventories = 0  # the agent looks before each try to connect
         self._guests_of_farm = guests

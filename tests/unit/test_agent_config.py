@@ -9,9 +9,15 @@ import pytest
 from agent import daemon, host
 from agent.config import AgentConfig, ImagesSection, load
 from agent.host import Reserve, capacity
+from agent.several import Several
+from agent.with_several import SeveralConfig
 from agent.with_simulated import SimulatedConfig
 from hostler.errors import ConfigError
-from providers.contract import Resources
+from providers.contract import HypervisorUnavailable, Resources
+from providers.images import qemu_img
+from providers.libvirt.provider import LibvirtProvider
+from providers.lxd.provider import LxdProvider
+from providers.simulated import SimulatedProvider
 
 
 def read(tmp_path: Path, text: str) -> AgentConfig:
@@ -32,10 +38,16 @@ def test_everything_but_the_driver_has_a_default(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "exactly one of [libvirt], [lxd], [simulated] is needed, found none"),
+        ("", "one of [libvirt], [lxd], [simulated] is needed, or several, found none"),
+        ("[libvirt]\n[lxd]\nimage = []\nspeed = 1", "key 'lxd.image': unknown"),
+        ("colour = 1\n[libvirt]\n[lxd]", "key 'colour': unknown; allowed here: data_dir, log_level, host"),
         (
-            "[simulated]\n[libvirt]",
-            "exactly one of [libvirt], [lxd], [simulated] is needed, found [libvirt] and [simulated]",
+            "[libvirt]\nsubnet = '10.213.0.0/16'\n[lxd]\nsubnet = '10.213.8.0/22'",
+            "key 'lxd.subnet': 10.213.8.0/22 overlaps 10.213.0.0/16 of [libvirt]",
+        ),
+        (
+            "[libvirt]\nnetwork = 'ours'\n[lxd]\nnetwork = 'ours0'",
+            "key 'lxd.network': [libvirt] has the bridge 'ours0'",
         ),
         ("[simulated", "not valid TOML"),
         ("log_level = 'loud'\n[simulated]", "key 'log_level': Invalid enum value 'loud'"),
@@ -109,10 +121,34 @@ def test_an_image_that_machines_hold_fills_the_disk_once(tmp_path: Path) -> None
     assert host._filled_bytes([tmp_path]) == once
 
 
-def test_an_lxd_that_is_not_there_is_said(tmp_path: Path) -> None:
-    config = read(tmp_path, f"[lxd]\nsocket = '{tmp_path}/unix.socket'")
-    with pytest.raises(ConfigError, match=rf"key 'lxd.socket': there is no socket {tmp_path}/unix.socket"):
-        config.check_files()
+async def test_an_lxd_that_is_not_there_is_said(tmp_path: Path) -> None:
+    config = read(
+        tmp_path, f"data_dir = '{tmp_path}'\n[capacity]\nreserved_disk_gib = 0\n[lxd]\nsocket = '{tmp_path}/socket'"
+    )
+    with pytest.raises(HypervisorUnavailable, match=rf"there is no LXD at {tmp_path}/socket"):
+        await daemon.check(config, config.make_provider())
+
+
+def test_several_drivers_share_what_is_the_hosts_and_keep_apart_what_is_theirs(tmp_path: Path) -> None:
+    config = read(
+        tmp_path,
+        f"data_dir = '{tmp_path}'\n[images]\nquota_gib = 30\n[libvirt]\n[lxd]\n[simulated]\n"
+        "[[image]]\nname = 'a'\npath = '/a'\n",
+    )
+    assert isinstance(config, SeveralConfig)
+    assert list(config.parts) == ["libvirt", "lxd", "simulated"]
+    assert config.finish_image is qemu_img.make_base
+    whole = Resources(vcpus=8, memory_mib=16384, disk_gib=100)
+    assert daemon.capacity(config, whole) == Resources(vcpus=8, memory_mib=15360, disk_gib=60)  # once, not thrice
+    provider = config.make_provider()
+    assert isinstance(provider, Several)
+    libvirt, lxd, simulated = (part.provider for part in provider._parts.values())
+    assert isinstance(libvirt, LibvirtProvider)
+    assert isinstance(lxd, LxdProvider)
+    assert isinstance(simulated, SimulatedProvider)
+    assert libvirt._firewall.network.neighbours == (lxd._firewall.network.subnet,)
+    assert lxd._firewall.network.neighbours == (libvirt._firewall.network.subnet,)
+    assert len({libvirt._store.root, lxd._directory, simulated._directory}) == 3
 
 
 @pytest.mark.parametrize(("table", "status"), [("simulated", 0), ("libvirt", 2), ("lxd", 2)])

@@ -385,3 +385,17 @@ def test_openings_of_one_machine_are_not_anothers() -> None:
         assert kernel.admits(sent_by(rich, to))
         assert not kernel.admits(sent_by(poor, to))
     assert Opening(IPv4Network("192.0.2.9")) in rich.openings
+
+
+@given(policy=st.sampled_from(NetworkPolicy), last=st.integers(min_value=0, max_value=1023))
+def test_machines_of_another_provider_on_the_same_host_are_out_of_reach_whatever_is_allowed(
+    policy: NetworkPolicy, last: int
+) -> None:
+    other = IPv4Network("10.214.0.0/22")
+    network = msgspec.structs.replace(NETWORK, neighbours=(other,))
+    allowed = (Opening(IPv4Network("10.0.0.0/8")),)
+    guest = Guest("h0ad50001-2", mac_address(IPv4Address("10.213.0.2")), IPv4Address("10.213.0.2"), policy, allowed)
+    to = other[last]
+    sent = Packet(guest.port, guest.mac, guest.address, to)
+    assert Kernel(rules.document(network, [guest])).admits(sent) == (to == other[1])
+    assert Kernel(rules.document(NETWORK, [guest])).admits(sent)  # what the rule is for

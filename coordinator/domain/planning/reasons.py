@@ -41,8 +41,8 @@ def no_agent(pool: Pool) -> str:
 
 
 def offered(board: Board, pool: Pool) -> bool:
-    """Whether any host has the pool's provider."""
-    return any(pool.provider in host.drivers for host in board.hosts.values())
+    """Whether any host has the pool's provider, be it out for now."""
+    return any(pool.provider in host.drivers or pool.provider in host.drivers_out for host in board.hosts.values())
 
 
 def unsuited(board: Board, host: Host, pool: Pool) -> str:
@@ -67,6 +67,7 @@ def _refusal(board: Board, host: Host, pool: Pool, kept: Sequence[Hold]) -> str:
     image = board.reach(host, pool.provider, pool.image)
     told = _no_image(host, pool, board.images.get((pool.image, host.arch)))
     checks = (
+        (pool.provider in host.drivers_out, f"cannot use {pool.provider} now: {host.drivers_out.get(pool.provider)}"),
         (pool.provider not in host.drivers, f"has no provider '{pool.provider}'"),
         (host.arch != pool.arch, f"is {host.arch}, the pool wants {pool.arch}"),
         (bool(host.closed), host.closed),

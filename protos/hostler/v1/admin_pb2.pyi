@@ -87,6 +87,7 @@ class Host(_message.Message):
     DRAIN_DEADLINE_FIELD_NUMBER: _builtins.int
     PRESSURE_FIELD_NUMBER: _builtins.int
     INSTANCES_FIELD_NUMBER: _builtins.int
+    DRIVERS_OUT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     connected: _builtins.bool
     arch: _builtins.str
@@ -118,6 +119,8 @@ class Host(_message.Message):
     def pressure(self) -> _fleet_pb2.Pressure:
         """what it is short of, and so takes no new machines"""
 
+    @_builtins.property
+    def drivers_out(self) -> _containers.RepeatedCompositeFieldContainer[_fleet_pb2.DriverOut]: ...
     def __init__(
         self,
         *,
@@ -137,10 +140,11 @@ class Host(_message.Message):
         drain_deadline: _timestamp_pb2.Timestamp | None = ...,
         pressure: _fleet_pb2.Pressure | None = ...,
         instances: _builtins.int = ...,
+        drivers_out: _abc.Iterable[_fleet_pb2.DriverOut] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "disconnected_at", b"disconnected_at", "drain_deadline", b"drain_deadline", "last_seen", b"last_seen", "load", b"load", "pressure", b"pressure", "used", b"used"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "admission_reason", b"admission_reason", "agent_version", b"agent_version", "arch", b"arch", "capacity", b"capacity", "connected", b"connected", "disconnected_at", b"disconnected_at", "drain_deadline", b"drain_deadline", "drivers", b"drivers", "instances", b"instances", "last_seen", b"last_seen", "load", b"load", "name", b"name", "presence", b"presence", "pressure", b"pressure", "used", b"used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "admission_reason", b"admission_reason", "agent_version", b"agent_version", "arch", b"arch", "capacity", b"capacity", "connected", b"connected", "disconnected_at", b"disconnected_at", "drain_deadline", b"drain_deadline", "drivers", b"drivers", "drivers_out", b"drivers_out", "instances", b"instances", "last_seen", b"last_seen", "load", b"load", "name", b"name", "presence", b"presence", "pressure", b"pressure", "used", b"used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

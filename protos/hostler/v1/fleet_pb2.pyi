@@ -213,6 +213,7 @@ class Hello(_message.Message):
     AGENT_RUN_FIELD_NUMBER: _builtins.int
     IMAGES_FIELD_NUMBER: _builtins.int
     PRESSURE_FIELD_NUMBER: _builtins.int
+    DRIVERS_OUT_FIELD_NUMBER: _builtins.int
     host: _builtins.str
     agent_version: _builtins.str
     arch: _builtins.str
@@ -235,6 +236,10 @@ class Hello(_message.Message):
     def pressure(self) -> Global___Pressure:
         """as in the heartbeat"""
 
+    @_builtins.property
+    def drivers_out(self) -> _containers.RepeatedCompositeFieldContainer[Global___DriverOut]:
+        """not among the drivers: the host has them, and cannot use them now"""
+
     def __init__(
         self,
         *,
@@ -247,14 +252,42 @@ class Hello(_message.Message):
         agent_run: _builtins.str = ...,
         images: _abc.Iterable[Global___ImageReport] | None = ...,
         pressure: Global___Pressure | None = ...,
+        drivers_out: _abc.Iterable[Global___DriverOut] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "inventory", b"inventory", "pressure", b"pressure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_run", b"agent_run", "agent_version", b"agent_version", "arch", b"arch", "capacity", b"capacity", "drivers", b"drivers", "host", b"host", "images", b"images", "inventory", b"inventory", "pressure", b"pressure"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_run", b"agent_run", "agent_version", b"agent_version", "arch", b"arch", "capacity", b"capacity", "drivers", b"drivers", "drivers_out", b"drivers_out", "host", b"host", "images", b"images", "inventory", b"inventory", "pressure", b"pressure"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hello: _TypeAlias = Hello  # noqa: Y015
+
+@_typing.final
+class DriverOut(_message.Message):
+    """A driver whose hypervisor does not answer. Its machines live on and are in the inventory as they last were; a create
+    that arrives nonetheless fails with the code driver_out: it is nobody's failure.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    detail: _builtins.str
+    """for people"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DriverOut: _TypeAlias = DriverOut  # noqa: Y015
 
 @_typing.final
 class Driver(_message.Message):
