@@ -39,7 +39,9 @@ class Domains:
         monkeypatch.setattr(provider, "Firewall", lambda network: Firewall(network, lambda _document, _started: None))
         monkeypatch.setattr(provider, "Watch", _Unwatched)
 
-    def _connect(self, _uri: str, *, ended: Callable[[str], None], back: Callable[[], Any]) -> "Domains":
+    def _connect(
+        self, _uri: str, *, ended: Callable[[str], None], lost: Callable[[str], None], back: Callable[[], Any]
+    ) -> "Domains":
         self._ended = ended
         return self
 
