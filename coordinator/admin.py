@@ -8,6 +8,7 @@ import structlog
 
 from coordinator.admin_hosts import HostAdmin, told
 from coordinator.admin_images import ImageAdmin
+from coordinator.admin_providers import ProviderAdmin
 from coordinator.declare import Declaration
 from coordinator.domain.fleet import Admission
 from coordinator.domain.job import Job
@@ -27,12 +28,12 @@ _DOCUMENT: Final = "document"
 
 class AdminService(AdminServicer):
     def __init__(
-        self, store: Store, hosts: HostAdmin, images: ImageAdmin, engine: Engine, clouds: frozenset[str]
+        self, store: Store, hosts: HostAdmin, images: ImageAdmin, engine: Engine, providers: ProviderAdmin
     ) -> None:
         self._store = store
         self._hosts = hosts
         self._engine = engine
-        self._clouds = clouds
+        self._providers = providers
         self._images = images
 
     async def FleetStatus(
@@ -51,7 +52,7 @@ class AdminService(AdminServicer):
     ) -> pb.ApplyResponse:
         try:
             declared = config.parse(request.document, Declaration, _DOCUMENT)
-            changes = await self._store.catalog.apply(declared, self._clouds)
+            changes = await self._store.catalog.apply(declared, self._providers.names)
         except HostlerError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         return pb.ApplyResponse(changes=changes)
@@ -127,6 +128,16 @@ class AdminService(AdminServicer):
             return await self._images.prefetch(request.name, request.host)
         except HostlerError as error:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+
+    # --- providers ---
+
+    async def CheckProvider(
+        self, request: pb.CheckProviderRequest, context: "grpc.aio.ServicerContext[object, object]"
+    ) -> pb.CheckProviderResponse:
+        try:
+            return await self._providers.check(request.name)
+        except HostlerError as error:
+            await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
 
     # --- hosts ---
 

@@ -17,6 +17,7 @@ from coordinator import doors
 from coordinator.admin import AdminService
 from coordinator.admin_hosts import HostAdmin
 from coordinator.admin_images import ImageAdmin
+from coordinator.admin_providers import ProviderAdmin
 from coordinator.cluster.cluster import Cluster
 from coordinator.config import CoordinatorConfig
 from coordinator.engine import housekeeping
@@ -141,7 +142,7 @@ class _Parts:
         self._clock = clock
         self.fleet = self._fleet(Loopback())
         hosts = HostAdmin(store, links, config.planner.policy)
-        self.admin = AdminService(store, hosts, ImageAdmin(store, links), self.engine, frozenset(clouds))
+        self.admin = AdminService(store, hosts, ImageAdmin(store, links), self.engine, ProviderAdmin(store, clouds))
         webhooks = Webhooks(store.catalog, store.ledger, store.controller_id, clock)
         self.public = app.public(webhooks)
         self.for_machines = app.for_machines(RunnerApi(store, forges, tokens, where, self.waiting))

@@ -18,6 +18,7 @@ from hostler.cli.client import DEFAULT, TIMEOUT_SECONDS, Unreachable, connected
 from hostler.cli.hosts import host
 from hostler.cli.images import image
 from hostler.cli.options import Coordinator, Json, show
+from hostler.cli.providers import provider
 from hostler.errors import ConfigError, HostlerError
 from protos.hostler.v1.admin_pb2 import (
     ApplyRequest,
@@ -41,7 +42,7 @@ fleet = App(name="fleet", help="Hosts and what runs on them.")
 job = App(name="job", help="Jobs and their way through the fleet.")
 instance = App(name="instance", help="Single instances.")
 access.add_host_commands(host)
-for group in (fleet, host, image, job, instance, access.token):
+for group in (fleet, host, image, provider, job, instance, access.token):
     app.command(group)
 
 

@@ -19,6 +19,15 @@ class Command(StrEnum):
     LIST = "ListInstances"
     START = "StartInstance"
     STOP = "StopInstance"
+    REMOVE_ALL = "RemoveAllInstances"
+    VERSION = "GetVersion"
+    INTERFACES = "GetSupportedInterfaceVersions"
+    CONFIG_SCHEMA = "GetConfigJSONSchema"
+    EXTRA_SPECS_SCHEMA = "GetExtraSpecsJSONSchema"
+    VALIDATE_POOL = "ValidatePoolInfo"
+
+
+NAMES_INSTANCE = frozenset({Command.DELETE, Command.GET, Command.START, Command.STOP})
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):

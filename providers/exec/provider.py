@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from providers.contract import ProviderError
 from providers.exec import answer, claims, process
-from providers.exec.environment import Call, Command, build, passed_on
+from providers.exec.environment import NAMES_INSTANCE, Call, Command, build, passed_on
 from providers.exec.errors import (
     ExecError,
     InstanceExists,
@@ -119,6 +119,15 @@ class ExecProvider:
         """Stop a running instance and keep it."""
         await self._call(_about(Command.STOP, instance, pool_id, extra_specs))
 
+    async def remove_all(self, pool_id: str, extra_specs: ExtraSpecs) -> None:
+        """Destroy every instance: of the pool where the executable looks at it, of the whole controller where not."""
+        await self._call(_about(Command.REMOVE_ALL, "", pool_id, extra_specs))
+
+    async def ask_itself(self, command: Command, pool_id: str, extra_specs: ExtraSpecs = None) -> bytes:
+        """What the executable prints about itself, or its opinion of a pool. Many offer none of these commands."""
+        stdout, _ = await self._call(_about(command, "", pool_id, extra_specs))
+        return stdout
+
     async def _delete(self, instance: str, pool_id: str, extra_specs: ExtraSpecs, *, secrets: set[str]) -> None:
         try:
             await self._call(_about(Command.DELETE, instance, pool_id, extra_specs), secrets=secrets)
@@ -170,7 +179,7 @@ class ExecProvider:
     def _check(self, call: Call) -> None:
         if not call.pool_id:
             raise RequestInvalid(f"{self._named(call)}: no pool id was given")
-        if not call.instance and call.command not in (Command.CREATE, Command.LIST):
+        if not call.instance and call.command in NAMES_INSTANCE:
             raise RequestInvalid(f"{self._named(call)}: no instance was named")
 
     def _judge(self, call: Call, finished: process.Finished, mask: Mask) -> None:

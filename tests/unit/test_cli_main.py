@@ -24,6 +24,8 @@ from protos.hostler.v1 import admin_pb2_grpc
 from protos.hostler.v1.admin_pb2 import (
     ApplyRequest,
     ApplyResponse,
+    CheckProviderRequest,
+    CheckProviderResponse,
     CordonHostRequest,
     DrainHostRequest,
     FleetStatusRequest,
@@ -41,6 +43,7 @@ from protos.hostler.v1.admin_pb2 import (
     ListJobsRequest,
     ListJobsResponse,
     PrefetchImagesRequest,
+    ProviderFinding,
     RemoveHostRequest,
     RemoveHostResponse,
     RemoveImageRequest,
@@ -123,6 +126,13 @@ class FakeCoordinator(FakeImages):
         if not request.force:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, "host 'build-1' has 2 instances")
         return RemoveHostResponse(lost=["r-1", "r-2"])
+
+    def CheckProvider(self, request: CheckProviderRequest, context: grpc.ServicerContext) -> CheckProviderResponse:  # noqa: N802
+        verdict = "unknown" if request.name == "old" else "problem"
+        detail = "it knows no dsik\x1b[2J"
+        return CheckProviderResponse(
+            findings=[ProviderFinding(subject="extra_specs of pool small", verdict=verdict, detail=detail)]
+        )
 
     def GetConsole(self, request: GetConsoleRequest, context: grpc.ServicerContext) -> GetConsoleResponse:  # noqa: N802
         return GetConsoleResponse(data=CONSOLE if request.instance != "big" else b"x" * 8_000_000, truncated=True)
@@ -306,6 +316,15 @@ def test_a_host_is_removed_and_what_is_lost_with_it_told(capsys: Output) -> None
     assert "has 2 instances" in capsys.readouterr().err
     assert run(["host", "remove", "build-1", "--force"]) == 0
     assert capsys.readouterr().out == "removed build-1; lost with it: r-1, r-2\n"
+
+
+def test_a_provider_with_a_problem_is_exit_1_and_one_that_tells_little_is_not(capsys: Output) -> None:
+    assert run(["provider", "check", "old"]) == 0
+    assert run(["provider", "check", "cloud"]) == 1
+    said = capsys.readouterr()
+    assert "extra_specs of pool small  problem  it knows no dsik" in said.out
+    assert "\x1b" not in said.out
+    assert "provider 'cloud' has problems" in said.err
 
 
 def test_a_console_goes_into_a_pipe_as_it_is() -> None:

@@ -114,6 +114,11 @@ class AdminStub:
                 request_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.RemoveHostRequest.SerializeToString,
                 response_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.RemoveHostResponse.FromString,
                 _registered_method=True)
+        self.CheckProvider = channel.unary_unary(
+                '/hostler.v1.Admin/CheckProvider',
+                request_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.CheckProviderRequest.SerializeToString,
+                response_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.CheckProviderResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -221,6 +226,13 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckProvider(self, request, context):
+        """Try a provider executable and its pools' extra specs; nothing is created.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -303,6 +315,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.RemoveHost,
                     request_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.RemoveHostRequest.FromString,
                     response_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.RemoveHostResponse.SerializeToString,
+            ),
+            'CheckProvider': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckProvider,
+                    request_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.CheckProviderRequest.FromString,
+                    response_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.CheckProviderResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -737,6 +754,33 @@ class Admin:
             '/hostler.v1.Admin/RemoveHost',
             protos_dot_hostler_dot_v1_dot_admin__pb2.RemoveHostRequest.SerializeToString,
             protos_dot_hostler_dot_v1_dot_admin__pb2.RemoveHostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckProvider(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostler.v1.Admin/CheckProvider',
+            protos_dot_hostler_dot_v1_dot_admin__pb2.CheckProviderRequest.SerializeToString,
+            protos_dot_hostler_dot_v1_dot_admin__pb2.CheckProviderResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,6 +53,8 @@ class AdminStub:
     UncordonHost: _grpc.UnaryUnaryMultiCallable[_admin_pb2.UncordonHostRequest, _admin_pb2.Host]
     RemoveHost: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RemoveHostRequest, _admin_pb2.RemoveHostResponse]
     """Forget a host that will not come back."""
+    CheckProvider: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CheckProviderRequest, _admin_pb2.CheckProviderResponse]
+    """Try a provider executable and its pools' extra specs; nothing is created."""
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -79,6 +81,8 @@ class AdminAsyncStub(AdminStub):
     UncordonHost: _aio.UnaryUnaryMultiCallable[_admin_pb2.UncordonHostRequest, _admin_pb2.Host]  # type: ignore[assignment]
     RemoveHost: _aio.UnaryUnaryMultiCallable[_admin_pb2.RemoveHostRequest, _admin_pb2.RemoveHostResponse]  # type: ignore[assignment]
     """Forget a host that will not come back."""
+    CheckProvider: _aio.UnaryUnaryMultiCallable[_admin_pb2.CheckProviderRequest, _admin_pb2.CheckProviderResponse]  # type: ignore[assignment]
+    """Try a provider executable and its pools' extra specs; nothing is created."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -198,5 +202,13 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RemoveHostResponse, _abc.Awaitable[_admin_pb2.RemoveHostResponse]]:
         """Forget a host that will not come back."""
+
+    @_abc_1.abstractmethod
+    def CheckProvider(
+        self,
+        request: _admin_pb2.CheckProviderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.CheckProviderResponse, _abc.Awaitable[_admin_pb2.CheckProviderResponse]]:
+        """Try a provider executable and its pools' extra specs; nothing is created."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
