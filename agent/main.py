@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-from agent import config, daemon, enrol
+from agent import config, daemon
 from agent.config import AgentConfig
 from hostler import __version__, logs
 from hostler.errors import ConfigError, HostlerError
@@ -67,6 +67,8 @@ def _arguments() -> argparse.Namespace:
 
 
 def _enrol(settings: AgentConfig, asked: argparse.Namespace) -> None:
+    from agent import enrol  # noqa: PLC0415 - what it needs is done once, and would be held for ever
+
     given = asyncio.run(enrol.enrol(settings, asked.coordinator, asked.token, asked.ca_pin))
     calls = settings.coordinator.address or given.agents_address
     sys.stdout.write(

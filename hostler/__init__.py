@@ -1,5 +1,4 @@
 """What coordinator, agent and admin client share: errors, configuration files, logging. No product logic."""
 
-from importlib.metadata import version
-
-__version__ = version("hostler")
+__version__ = "0.1.0"
+"""The packages' too. Not asked of their metadata: to read that costs a process 2 MiB."""

@@ -17,6 +17,7 @@ import structlog
 
 from providers.images.errors import ChecksumWrong, FetchFailed, FetchRefused, FetchStopped, ImageTooLarge
 from providers.images.request import BrokenOff, Requests, Response
+from providers.images.shelf import discard
 from providers.images.values import ImageSource
 
 CHUNK_BYTES: Final = 1 << 18
@@ -236,12 +237,6 @@ class Downloader:
     def _check_size(self, size: int) -> None:
         if size > self._largest_bytes:
             raise ImageTooLarge(f"the file has {size} bytes or more, and this host takes {self._largest_bytes}")
-
-
-def discard(path: Path) -> None:
-    """Remove a part file and what is known of it."""
-    path.unlink(missing_ok=True)
-    path.with_suffix(".part.json").unlink(missing_ok=True)
 
 
 def _take_up(response: Response, url: str, part: _Part) -> int:

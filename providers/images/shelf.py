@@ -20,7 +20,6 @@ import msgspec
 import structlog
 
 from hostler.images import ImageFormat
-from providers.images.download import discard
 from providers.images.lru import Kept
 from providers.images.values import BaseFile, ImageSource
 
@@ -172,6 +171,12 @@ class Shelf:
             os.fsync(directory)
         finally:
             os.close(directory)
+
+
+def discard(part: Path) -> None:
+    """Remove a part file and what is known of it."""
+    part.unlink(missing_ok=True)
+    part.with_suffix(".part.json").unlink(missing_ok=True)
 
 
 def _digest(path: Path) -> str:

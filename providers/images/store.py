@@ -12,20 +12,22 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 import structlog
 
 from hostler.images import FETCH_LIMIT, Compression, ImageFormat, ImageState
 from providers.contract import ProviderError
-from providers.images.download import Downloader
 from providers.images.errors import FetchFailed, FetchStopped, ImageTooLarge, NoSpace
 from providers.images.lru import to_drop
-from providers.images.request import Requests
 from providers.images.shelf import Shelf
 from providers.images.unpack import unpack
 from providers.images.values import BaseFile, ImageSource, ImageStatus
+
+if TYPE_CHECKING:
+    from providers.images.download import Downloader
+    from providers.images.request import Requests
 
 _AT_ONCE: Final = 2
 _STALL_SECONDS: Final = 30.0
@@ -98,17 +100,13 @@ class _Fetch:
 class ImageStore:
     """`on_change` is told, on the event loop, of every change and now and then of progress."""
 
-    def __init__(self, directory: Path, room: Room, finish: Finish, *, requests: Requests | None = None) -> None:
+    def __init__(self, directory: Path, room: Room, finish: Finish, *, requests: "Requests | None" = None) -> None:
         self._shelf = Shelf(directory)
         self._room = room
         self._finish = finish
-        self._requests = requests or Requests(stall_seconds=_STALL_SECONDS)
+        self._requests = requests
         self._largest_bytes = min(room.largest_bytes, room.quota_bytes)
-        self._downloader = Downloader(
-            self._requests,
-            directories=tuple(one.resolve() for one in room.directories),
-            largest_bytes=self._largest_bytes,
-        )
+        self._downloader: Downloader | None = None  # until the first fetch
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="images")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tidying = asyncio.Lock()
@@ -137,7 +135,8 @@ class ImageStore:
     async def close(self) -> None:
         """Stop fetching; what was fetched is kept for the next process."""
         self.stop.set()
-        self._requests.cut()
+        if self._requests is not None:
+            self._requests.cut()
         if self._tasks:
             await asyncio.wait(self._tasks.values(), timeout=_CLOSE_SECONDS)
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -225,7 +224,8 @@ class ImageStore:
         _log.info("fetching image", image=source.name, url=source.url, sha256=sha256)
         status = ImageStatus(sha256, ImageState.FAILED, error_code=FetchFailed.code, detail="see the agent's log")
         try:
-            base = await asyncio.get_running_loop().run_in_executor(self._threads, self._fetch, fetch)
+            self._downloader = self._downloader or self._first_downloader()
+            base = await asyncio.get_running_loop().run_in_executor(self._threads, self._fetch, fetch, self._downloader)
             status = await self._have(sha256)
         except ProviderError as error:
             _log.warning("image not fetched", image=source.name, error=str(error))
@@ -246,12 +246,21 @@ class ImageStore:
             del self._settled[forgotten]
         self.on_change(status)
 
-    def _fetch(self, fetch: _Fetch) -> BaseFile:
+    def _first_downloader(self) -> "Downloader":
+        # Only now: the standard library's client for HTTP would cost an agent 3 MiB that never fetches.
+        from providers.images.download import Downloader  # noqa: PLC0415
+        from providers.images.request import Requests  # noqa: PLC0415
+
+        self._requests = self._requests or Requests(stall_seconds=_STALL_SECONDS)
+        directories = tuple(one.resolve() for one in self._room.directories)
+        return Downloader(self._requests, directories=directories, largest_bytes=self._largest_bytes)
+
+    def _fetch(self, fetch: _Fetch, downloader: "Downloader") -> BaseFile:
         """In a thread of its own. What fails for want of room leaves nothing behind."""
         source, shelf = fetch.source, self._shelf
         part = shelf.part(source.sha256)
         try:
-            self._downloader.fetch(source, part, fetch)
+            downloader.fetch(source, part, fetch)
             base = self._make(fetch, part)
         except OSError as error:
             shelf.clear(source.sha256)

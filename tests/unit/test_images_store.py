@@ -479,7 +479,7 @@ async def test_closing_ends_a_fetch_at_once_and_keeps_what_it_has(server: ImageS
     server.hold_after = 1_000_000
     seen: list[ImageStatus] = []
     async with opened(tmp_path) as store:
-        store._requests._stall_seconds = 600
+        store._requests = Requests(stall_seconds=600)
         store.prefetch(source)
         await asyncio.to_thread(server.holding.wait, 10)
         store.on_change = seen.append
