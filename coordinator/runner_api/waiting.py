@@ -28,17 +28,22 @@ class Waiting:
         self.notify_all()
 
     async def until(self, key: str, ask: Callable[[], Awaitable[T | None]], seconds: float) -> T | None:
-        """Ask now and after each notice until there is an answer; None when there is none in time."""
+        """Ask now and after each notice until there is an answer; None when there is none in time.
+
+        Time ends the wait, never a question: what is handed out once would be taken, and given to nobody.
+        """
         event = asyncio.Event()
+        over_at = asyncio.get_running_loop().time() + seconds
         self._waiters[key].add(event)
         try:
-            async with asyncio.timeout(seconds):
-                while (answer := await ask()) is None and not self._closed:
-                    await event.wait()
-                    event.clear()
-                return answer
-        except TimeoutError:
-            return None
+            while (answer := await ask()) is None and not self._closed:
+                try:
+                    async with asyncio.timeout_at(over_at):
+                        await event.wait()
+                except TimeoutError:
+                    return None
+                event.clear()
+            return answer
         finally:
             self._waiters[key].discard(event)
             if not self._waiters[key]:

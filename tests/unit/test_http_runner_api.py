@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from coordinator.domain.changes import Phase
 from coordinator.domain.instance import Instance, RunnerStatus, Status
+from coordinator.runner_api.waiting import Waiting
 from coordinator.store.instances import PhaseFact
 from coordinator.store.schema import instances
 from coordinator.tokens import InstanceTokens
@@ -220,6 +221,21 @@ async def test_a_file_that_the_forge_did_not_give_is_not_found(site: Site) -> No
     one = await site.sample.instance()
     await site.store.instances.configure_runner(one.id, 7, {".runner": b"{}"})
     assert (await site.call("GET", "/metadata/credentials/credentials", one)).status_code == 404
+
+
+async def test_a_file_whose_taking_outlasts_the_wait_is_not_lost() -> None:
+    taking, may_be_told = asyncio.Event(), asyncio.Event()
+
+    async def take() -> bytes:
+        taking.set()
+        await may_be_told.wait()
+        return b"once"
+
+    asked = asyncio.create_task(Waiting().until("machine", take, seconds=0.0))
+    await taking.wait()
+    await asyncio.wait({asked}, timeout=0.05)
+    may_be_told.set()
+    assert await asked == b"once"
 
 
 async def test_a_machine_waits_for_a_configuration_that_comes_later(tmp_path: Path) -> None:
