@@ -113,10 +113,11 @@ class Images:
             return [to_on_host(row) for row in await connection.execute(query.order_by(host_images.c.host))]
 
     async def wanted(self) -> list[tuple[str, Image]]:
-        """Which hosts are to fetch what and have not begun."""
+        """Which hosts are to fetch what and have not begun, by host and image."""
         query = sa.select(host_images.c.host, images).join(images, images.c.sha256 == host_images.c.sha256)
         async with self._database.read() as connection:
-            rows = await connection.execute(query.where(host_images.c.state == ImageState.WANTED))
+            wanted = query.where(host_images.c.state == ImageState.WANTED)
+            rows = await connection.execute(wanted.order_by(host_images.c.host, images.c.name, images.c.arch))
             return [(row.host, to_image(row)) for row in rows]
 
     @retried

@@ -27,9 +27,9 @@ def image(sha256: str = SHA, name: str = "debian", **more: str) -> str:
 
 
 @pytest.fixture
-async def sample(tmp_path: Path) -> AsyncIterator[Sample]:
-    async with open_sample(tmp_path) as sample:
-        yield sample
+async def sample(tmp_path: Path, database_url: str) -> AsyncIterator[Sample]:
+    async with open_sample(tmp_path, database_url) as opened:
+        yield opened
 
 
 async def state(sample: Sample, sha256: str = SHA) -> dict[str, ImageState]:

@@ -127,12 +127,12 @@ async def test_streams_of_one_that_was_taken_for_dead_for_long_are_to_be_present
 # --- people ---
 
 
-async def test_what_is_said_of_a_host_outlives_a_restart_and_its_agents(tmp_path: Path) -> None:
+async def test_what_is_said_of_a_host_outlives_a_restart_and_its_agents(tmp_path: Path, database_url: str) -> None:
     deadline = None
-    async with open_sample(tmp_path) as sample:
+    async with open_sample(tmp_path, database_url) as sample:
         deadline = sample.clock() + timedelta(minutes=30)
         await sample.store.upkeep.admit("host-1", Admission.DRAINING, "new disks", deadline)
-    async with open_bare(tmp_path, kind=1) as again:
+    async with open_bare(tmp_path, database_url, kind=1) as again:
         await again.store.members.beat({})
         await again.store.hosts.present(again.host(), 1, "agent")
         (known,) = (await again.store.planning.world({})).hosts
