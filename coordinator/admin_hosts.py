@@ -1,6 +1,6 @@
 """The admin service's part about hosts: list, show, cordon, drain, uncordon, remove."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Final
@@ -31,8 +31,10 @@ _STATUS: Final = {UnknownHost: grpc.StatusCode.NOT_FOUND, HostInUse: grpc.Status
 
 
 class HostAdmin:
-    def __init__(self, store: Store, links: Links, policy: Policy) -> None:
+    def __init__(self, store: Store, links: Links, policy: Policy, cut_revoked: Callable[[], Awaitable[None]]) -> None:
+        """Args: cut_revoked: ends the streams here of hosts that have been revoked."""
         self._store = store
+        self._cut_revoked = cut_revoked
         self._links = links
         self._policy = policy
 
@@ -61,9 +63,12 @@ class HostAdmin:
 
     async def remove(self, name: str, *, force: bool, context: Context) -> pb.RemoveHostResponse:
         async with _explained(context):
-            lost = await self._store.upkeep.remove(name, force=force)
-            log.warning("host is removed", host=name, lost=lost)
-            return pb.RemoveHostResponse(lost=lost)
+            had = await self._store.upkeep.remove(name, force=force)
+        await self._cut_revoked()
+        log.warning("host is removed", host=name, lost=had.lost, enrolled=had.enrolled, invitations=had.invitations)
+        return pb.RemoveHostResponse(
+            lost=had.lost, connected=had.connected, enrolled=had.enrolled, invitations=had.invitations
+        )
 
     async def _one(self, name: str) -> tuple[pb.Host, list[Instance]]:
         record = await self._store.hosts.one(name)

@@ -141,7 +141,7 @@ class _Parts:
         self._settings = config.grpc
         self._clock = clock
         self.fleet = self._fleet(Loopback())
-        hosts = HostAdmin(store, links, config.planner.policy)
+        hosts = HostAdmin(store, links, config.planner.policy, self._revocations.cut)
         self.admin = AdminService(store, hosts, ImageAdmin(store, links), self.engine, ProviderAdmin(store, clouds))
         webhooks = Webhooks(store.catalog, store.ledger, store.controller_id, clock)
         self.public = app.public(webhooks)

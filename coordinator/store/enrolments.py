@@ -58,6 +58,16 @@ class Standing(msgspec.Struct, frozen=True):
     ended_at: datetime | None
 
 
+class Had(msgspec.Struct, frozen=True):
+    """What a host had that opened something."""
+
+    enrolments: int
+    invitations: int
+
+    def __bool__(self) -> bool:
+        return bool(self.enrolments or self.invitations)
+
+
 class Enrolments:
     def __init__(self, database: Database, clock: Callable[[], datetime], new_id: Callable[[], str]) -> None:
         self._database = database
@@ -105,17 +115,13 @@ class Enrolments:
         """
         now = self._clock()
         async with self._database.write() as connection:
-            ended = await _end(connection, host, REVOKED, now)
-            is_open = (invitations.c.host == host) & (invitations.c.ended == "") & (invitations.c.expires_at > now)
-            withdrawn = await connection.execute(
-                sa.update(invitations).where(is_open).values(ended=WITHDRAWN, ended_at=now)
-            )
-            if not ended and not withdrawn.rowcount:
+            had = await shut_out(connection, host, now)
+            if not had:
                 raise NotEnrolled(
                     f"the host '{host}' has no certificate and no open invitation",
                     hint="nothing to revoke; an agent on the coordinator's own machine needs neither",
                 )
-            return withdrawn.rowcount
+            return had.invitations
 
     async def standing(self, enrolment: str) -> Standing | None:
         """Whether certificates of this enrolment still open anything; None: it is not known (any more)."""
@@ -133,6 +139,14 @@ class Enrolments:
                 some = enrolments.c.id.in_(given[start : start + 500]) & (enrolments.c.ended == "")
                 standing.update(await connection.scalars(sa.select(enrolments.c.id).where(some)))
         return set(given) - standing
+
+
+async def shut_out(connection: AsyncConnection, host: str, now: datetime) -> Had:
+    """End a host's enrolment and its open invitations, in the caller's transaction; its stream is to be cut then."""
+    ended = await _end(connection, host, REVOKED, now)
+    is_open = (invitations.c.host == host) & (invitations.c.ended == "") & (invitations.c.expires_at > now)
+    withdrawn = await connection.execute(sa.update(invitations).where(is_open).values(ended=WITHDRAWN, ended_at=now))
+    return Had(ended, withdrawn.rowcount)
 
 
 def _check(row: sa.Row[Any] | None, host: str, now: datetime) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -14,6 +15,7 @@ from coordinator.domain.instance import Instance, RunnerStatus, Status, can
 from coordinator.domain.timeline import Entry
 from coordinator.store import changed, instance_rows, timelines
 from coordinator.store.database import Database
+from coordinator.store.enrolments import shut_out
 from coordinator.store.feed import Feed
 from coordinator.store.hosts import unknown
 from coordinator.store.lease import Lease
@@ -28,6 +30,15 @@ class HostInUse(HostlerError):
     """The host cannot be removed now."""
 
     code = "host_in_use"
+
+
+class Removed(msgspec.Struct, frozen=True):
+    """What there was of a host that was removed."""
+
+    lost: list[str]  # names of instances whose rows have ended
+    connected: bool
+    enrolled: bool  # it had a certificate that opened something
+    invitations: int  # open ones
 
 
 class Upkeep:
@@ -54,22 +65,28 @@ class Upkeep:
             changed.of(connection).hosts.add(name)
 
     @retried
-    async def remove(self, name: str, *, force: bool) -> list[str]:
-        """Forget a host; with `force` the rows of its instances end as lost. Returns the names of those.
+    async def remove(self, name: str, *, force: bool) -> Removed:
+        """Forget a host, its enrolment and its invitations; with `force` the rows of its instances end as lost.
+
+        One that was invited and has never connected may be removed as well.
 
         Raises:
-            UnknownHost: there is none of that name.
-            HostInUse: it is connected, or has instances and is not to be forced.
+            UnknownHost: there is nothing of that name.
+            HostInUse: it is connected without a certificate, or has instances and is not to be forced.
         """
         now = self._clock()
         async with self._database.write() as connection:
             here = await instance_rows.of_host(connection, name)
             row = (await connection.execute(_locked(name))).first()
+            had = await shut_out(connection, name, now)
             if row is None:
-                await unknown(connection, name)
-            if row.coordinator:
+                if not had:
+                    await unknown(connection, name)
+                return Removed([], connected=False, enrolled=bool(had.enrolments), invitations=had.invitations)
+            if row.coordinator and not had.enrolments:
                 raise HostInUse(
-                    f"host '{name}' is connected and would come back at once", hint="stop its agent first, for good"
+                    f"host '{name}' is connected without a certificate to revoke, and would come back at once",
+                    hint="stop its agent first, for good",
                 )
             count = await connection.scalar(
                 sa.select(sa.func.count()).select_from(instances).where(_ALIVE, instances.c.host == name)
@@ -77,7 +94,8 @@ class Upkeep:
             if count and not force:
                 raise HostInUse(
                     f"host '{name}' has {count} instances",
-                    hint=f"see them with `hostler host show {name}`; with --force they end as lost",
+                    hint=f"see them with `hostler host show {name}`, and drain it; with --force they end here as lost, "
+                    "and what runs there is nobody's",
                 )
             if count != len(here):
                 raise HostInUse(f"host '{name}' has got instances meanwhile", hint="cordon it, then try again")
@@ -86,7 +104,12 @@ class Upkeep:
             await connection.execute(sa.delete(hosts).where(hosts.c.name == name))
             changed.of(connection).hosts.add(name)
         self._feed.publish(entries)
-        return [instance.name for instance in here]
+        return Removed(
+            [instance.name for instance in here],
+            connected=bool(row.coordinator),
+            enrolled=bool(had.enrolments),
+            invitations=had.invitations,
+        )
 
     # --- what the planner finds ---
 

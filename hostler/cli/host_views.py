@@ -20,8 +20,8 @@ def hosts(found: Iterable[Host], now: datetime) -> RenderableType:
         row(
             shown,
             one.name,
-            _connected(one, now),
-            _takes(one, now),
+            connected(one, now),
+            takes(one, now),
             one.arch,
             str(one.instances),
             f"{used.vcpus}/{capacity.vcpus}",
@@ -38,8 +38,8 @@ def host(found: GetHostResponse, now: datetime) -> RenderableType:
     facts = Table.grid(padding=(0, 2))
     for name, value in (
         ("host", one.name),
-        ("connected", _connected(one, now)),
-        ("takes machines", _takes(one, now)),
+        ("connected", connected(one, now)),
+        ("takes machines", takes(one, now)),
         ("arch", one.arch),
         ("drivers", drivers(one)),
         *((f"{out.name} is out", out.detail) for out in one.drivers_out),
@@ -65,24 +65,33 @@ def host(found: GetHostResponse, now: datetime) -> RenderableType:
 
 def state(one: Host, now: datetime) -> RenderableType:
     left = "nothing is on it" if not one.instances else f"{one.instances} instances are on it"
-    takes = _takes(one, now)
+    takes = takes(one, now)
     said = "takes machines" if takes == "yes" else f"takes no machines: {takes}"
     return Text(clean(f"{one.name} {said}; {left}"))
 
 
 def removed(name: str, answer: RemoveHostResponse) -> RenderableType:
-    lost = f"; lost with it: {', '.join(answer.lost)}" if answer.lost else ""
-    return Text(clean(f"removed {name}{lost}"))
+    said = [f"removed {name}"]
+    if answer.connected:
+        said.append("its stream is cut")
+    said.append("its certificate is revoked" if answer.enrolled else "it had no certificate")
+    if answer.invitations:
+        said.append(f"{answer.invitations} open invitations are withdrawn")
+    if answer.lost:
+        said.append(
+            f"ended here as lost: {', '.join(answer.lost)} (what of them still runs there is to be stopped there)"
+        )
+    return Text(clean("; ".join(said)))
 
 
-def _connected(one: Host, now: datetime) -> str:
+def connected(one: Host, now: datetime) -> str:
     if one.connected:
         return "yes"
     since = f" for {age(one.disconnected_at, now)}" if one.HasField("disconnected_at") else ""
     return f"{one.presence}{since}" if one.presence else "no"
 
 
-def _takes(one: Host, now: datetime) -> str:
+def takes(one: Host, now: datetime) -> str:
     """Why it takes no machines; `yes` when nothing but its connection is in the way."""
     if one.admission not in ("", "open"):
         reason = f" ({one.admission_reason})" if one.admission_reason else ""

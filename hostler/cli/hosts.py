@@ -91,12 +91,20 @@ def remove(
     /,
     *,
     force: Annotated[
-        bool, Parameter(negative="", help="Also with instances on it: they end as lost, also those with jobs.")
+        bool,
+        Parameter(
+            negative="",
+            help="Also with instances on it: here they end as lost, also those with jobs; there they run on.",
+        ),
     ] = False,
     json: Json = False,
     coordinator: Coordinator = DEFAULT,
 ) -> None:
-    """Forget a host that will not come back. Its agent must be stopped; if it comes back, it is a new host."""
+    """Forget a host that is not to come back: its stream is cut, its certificate and open invitations are void.
+
+    An agent on the coordinator's own machine, which needs no certificate, must be stopped first. A host that is invited
+    again is a new host.
+    """
     with connected(coordinator) as admin:
         answer = admin.RemoveHost(RemoveHostRequest(name=name, force=force), timeout=TIMEOUT_SECONDS)
     show(answer, host_views.removed(name, answer), json=json)

@@ -245,6 +245,21 @@ async def test_a_revoked_host_is_cut_off_at_once_and_may_be_invited_again(tmp_pa
         await one.assert_nothing_left()
 
 
+async def test_a_removed_host_is_cut_off_and_its_certificate_and_invitations_are_void(tmp_path: Path) -> None:
+    async with enrolled_farm(tmp_path) as one:
+        mine = await one.enrol()
+        await start_agent(one)
+        invited = await one.invite()
+        async with one.admin() as admin:
+            removed = await admin.RemoveHost(admin_pb2.RemoveHostRequest(name="host-1"))
+        assert (removed.connected, removed.enrolled, removed.invitations) == (True, True, 1)
+        assert "PERMISSION_DENIED: the host 'host-1' was revoked at" in await say_hello(one, mine.ca, held(mine))
+        assert "this token was withdrawn at" in await refusal(one, invited)
+        assert not (await one.status()).hosts
+        await one.enrol()
+        await one.until_host_connected()
+
+
 async def test_a_host_enrolled_anew_leaves_its_old_certificate_worthless(tmp_path: Path) -> None:
     async with enrolled_farm(tmp_path) as one:
         old = await one.enrol()

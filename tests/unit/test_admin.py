@@ -28,7 +28,8 @@ async def sample(tmp_path: Path) -> AsyncIterator[Sample]:
 
 async def _job(sample: Sample, name: str) -> pb.Job:
     engine = MagicMock(consider=AsyncMock(), waiting_reason=MagicMock(return_value=""))
-    service = AdminService(sample.store, HostAdmin(sample.store, Links(), Policy()), MagicMock(), engine, MagicMock())
+    hosts = HostAdmin(sample.store, Links(), Policy(), AsyncMock())
+    service = AdminService(sample.store, hosts, MagicMock(), engine, MagicMock())
     context = MagicMock(abort=AsyncMock(side_effect=Aborted))
     try:
         return await service.GetJob(pb.GetJobRequest(id=name), context)

@@ -125,7 +125,7 @@ class FakeCoordinator(FakeImages):
         self.asked.append(request)
         if not request.force:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, "host 'build-1' has 2 instances")
-        return RemoveHostResponse(lost=["r-1", "r-2"])
+        return RemoveHostResponse(lost=["r-1", "r-2"], connected=True, enrolled=True, invitations=1)
 
     def CheckProvider(self, request: CheckProviderRequest, context: grpc.ServicerContext) -> CheckProviderResponse:  # noqa: N802
         verdict = "unknown" if request.name == "old" else "problem"
@@ -315,7 +315,10 @@ def test_a_host_is_removed_and_what_is_lost_with_it_told(capsys: Output) -> None
     assert run(["host", "remove", "build-1"]) == 1
     assert "has 2 instances" in capsys.readouterr().err
     assert run(["host", "remove", "build-1", "--force"]) == 0
-    assert capsys.readouterr().out == "removed build-1; lost with it: r-1, r-2\n"
+    assert " ".join(capsys.readouterr().out.split()) == (
+        "removed build-1; its stream is cut; its certificate is revoked; 1 open invitations are withdrawn; "
+        "ended here as lost: r-1, r-2 (what of them still runs there is to be stopped there)"
+    )
 
 
 def test_a_provider_with_a_problem_is_exit_1_and_one_that_tells_little_is_not(capsys: Output) -> None:

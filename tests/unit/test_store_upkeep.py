@@ -16,11 +16,12 @@ from coordinator.domain.timeline import Entry
 from coordinator.domain.world import Create, Plan, Policy
 from coordinator.store import timelines
 from coordinator.store.changed import Changes
+from coordinator.store.enrolments import InvitationUsed
 from coordinator.store.hosts import Pressure, UnknownHost
 from coordinator.store.instances import PhaseFact
 from coordinator.store.members import _let_go
 from coordinator.store.schema import coordinators
-from coordinator.store.upkeep import HostInUse
+from coordinator.store.upkeep import HostInUse, Removed
 from tests.samples.store import Sample, open_bare, open_sample
 
 
@@ -166,17 +167,40 @@ async def test_no_machine_is_committed_for_a_host_that_was_cordoned_or_removed_m
 async def test_a_host_is_removed_when_it_is_away_and_empty_or_by_force(sample: Sample) -> None:
     machine = await sample.instance()
     board = Board.of(await sample.store.planning.world({}))
-    with pytest.raises(HostInUse, match="is connected"):
+    with pytest.raises(HostInUse, match="is connected without a certificate"):
         await sample.store.upkeep.remove("host-1", force=True)
     await leave(sample)
     with pytest.raises(HostInUse, match=r"has 1 instances \(see them with `hostler host show host-1`"):
         await sample.store.upkeep.remove("host-1", force=False)
-    assert await sample.store.upkeep.remove("host-1", force=True) == [machine.name]
+    removed = await sample.store.upkeep.remove("host-1", force=True)
+    assert removed == Removed([machine.name], connected=False, enrolled=False, invitations=0)
     assert (await sample.now(machine)).status is Status.DELETED
     assert await sample.store.hosts.all() == []
     await sample.store.planning.tell(board, Changes(hosts={"host-1"}, instances={machine.id}))
     assert not board.hosts
     assert not board.instances
+
+
+async def test_with_a_host_go_its_enrolment_and_its_invitations_and_a_refusal_leaves_them(sample: Sample) -> None:
+    kept, soon = sample.store.enrolments, sample.clock() + timedelta(hours=1)
+    await kept.invite("host-1", "used", soon)
+    await kept.enrol("host-1", "used", "enrolment")
+    await kept.invite("host-1", "open", soon)
+    await kept.invite("host-2", "another's", soon)
+    machine = await sample.instance()
+    with pytest.raises(HostInUse, match="has 1 instances"):
+        await sample.store.upkeep.remove("host-1", force=False)
+    assert await kept.ended(["enrolment"]) == set()
+    sample.store.feed.take()
+    removed = await sample.store.upkeep.remove("host-1", force=True)
+    assert removed == Removed([machine.name], connected=True, enrolled=True, invitations=1)
+    assert await kept.ended(["enrolment"]) == {"enrolment"}
+    with pytest.raises(InvitationUsed, match="was withdrawn at"):
+        await kept.enrol("host-1", "open", "again")
+    with pytest.raises(UnknownHost):
+        await sample.store.upkeep.remove("host-1", force=True)
+    only_invited = await sample.store.upkeep.remove("host-2", force=False)
+    assert only_invited == Removed([], connected=False, enrolled=False, invitations=1)
 
 
 async def test_a_drained_host_is_one_that_drains_and_has_nothing_left(sample: Sample) -> None:

@@ -933,6 +933,15 @@ class RemoveHostResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LOST_FIELD_NUMBER: _builtins.int
+    CONNECTED_FIELD_NUMBER: _builtins.int
+    ENROLLED_FIELD_NUMBER: _builtins.int
+    INVITATIONS_FIELD_NUMBER: _builtins.int
+    connected: _builtins.bool
+    """its stream was cut"""
+    enrolled: _builtins.bool
+    """its certificate was revoked"""
+    invitations: _builtins.int
+    """that were open and are withdrawn"""
     @_builtins.property
     def lost(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """names of the instances that have ended with it"""
@@ -941,10 +950,13 @@ class RemoveHostResponse(_message.Message):
         self,
         *,
         lost: _abc.Iterable[_builtins.str] | None = ...,
+        connected: _builtins.bool = ...,
+        enrolled: _builtins.bool = ...,
+        invitations: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lost", b"lost"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "enrolled", b"enrolled", "invitations", b"invitations", "lost", b"lost"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

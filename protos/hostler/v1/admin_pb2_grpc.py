@@ -220,7 +220,7 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveHost(self, request, context):
-        """Forget a host that will not come back.
+        """Forget a host that is not to come back: its certificate and its invitations open nothing any more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -52,7 +52,7 @@ class AdminStub:
     """No new machines; idle runners go at once, busy ones go on until their job or the deadline ends."""
     UncordonHost: _grpc.UnaryUnaryMultiCallable[_admin_pb2.UncordonHostRequest, _admin_pb2.Host]
     RemoveHost: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RemoveHostRequest, _admin_pb2.RemoveHostResponse]
-    """Forget a host that will not come back."""
+    """Forget a host that is not to come back: its certificate and its invitations open nothing any more."""
     CheckProvider: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CheckProviderRequest, _admin_pb2.CheckProviderResponse]
     """Try a provider executable and its pools' extra specs; nothing is created."""
 
@@ -80,7 +80,7 @@ class AdminAsyncStub(AdminStub):
     """No new machines; idle runners go at once, busy ones go on until their job or the deadline ends."""
     UncordonHost: _aio.UnaryUnaryMultiCallable[_admin_pb2.UncordonHostRequest, _admin_pb2.Host]  # type: ignore[assignment]
     RemoveHost: _aio.UnaryUnaryMultiCallable[_admin_pb2.RemoveHostRequest, _admin_pb2.RemoveHostResponse]  # type: ignore[assignment]
-    """Forget a host that will not come back."""
+    """Forget a host that is not to come back: its certificate and its invitations open nothing any more."""
     CheckProvider: _aio.UnaryUnaryMultiCallable[_admin_pb2.CheckProviderRequest, _admin_pb2.CheckProviderResponse]  # type: ignore[assignment]
     """Try a provider executable and its pools' extra specs; nothing is created."""
 
@@ -201,7 +201,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.RemoveHostRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RemoveHostResponse, _abc.Awaitable[_admin_pb2.RemoveHostResponse]]:
-        """Forget a host that will not come back."""
+        """Forget a host that is not to come back: its certificate and its invitations open nothing any more."""
 
     @_abc_1.abstractmethod
     def CheckProvider(
