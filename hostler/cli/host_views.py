@@ -8,25 +8,31 @@ from rich.table import Table
 from rich.text import Text
 
 from hostler.cli.views import age, clean, drivers, instances, row, table
-from protos.hostler.v1.admin_pb2 import GetHostResponse, Host, RemoveHostResponse
+from protos.hostler.v1.admin_pb2 import FleetStatusResponse, GetHostResponse, Host, RemoveHostResponse
+
+
+def fleet(status: FleetStatusResponse, now: datetime) -> RenderableType:
+    head = Text(clean(f"coordinator {status.coordinator_version}, controller {status.controller_id}"))
+    here = instances(status.instances, now) if status.instances else "no instances"
+    return Group(head, "", hosts(status.hosts, now), "", here)
 
 
 def hosts(found: Iterable[Host], now: datetime) -> RenderableType:
-    shown = table(
-        "HOST", "CONNECTED", "TAKES MACHINES", "ARCH", "INSTANCES", "VCPUS", "MEMORY", "DISK", "AGENT", "LOAD"
-    )
+    use = ("INSTANCES", "VCPUS", "MEMORY", "DISK", "DRIVERS", "AGENT", "LOAD")
+    shown = table("HOST", "CONNECTED", "TAKES MACHINES", "ARCH", *use)
     for one in found:
         used, capacity = one.used, one.capacity
         row(
             shown,
             one.name,
-            connected(one, now),
-            takes(one, now),
+            _connected(one, now),
+            _takes(one, now),
             one.arch,
             str(one.instances),
             f"{used.vcpus}/{capacity.vcpus}",
             f"{used.memory_mib / 1024:.1f}/{capacity.memory_mib / 1024:.1f} GiB",
             f"{used.disk_gib}/{capacity.disk_gib} GiB",
+            drivers(one),
             one.agent_version,
             f"{one.load.load:.2f}" if one.HasField("load") else "",
         )
@@ -38,8 +44,8 @@ def host(found: GetHostResponse, now: datetime) -> RenderableType:
     facts = Table.grid(padding=(0, 2))
     for name, value in (
         ("host", one.name),
-        ("connected", connected(one, now)),
-        ("takes machines", takes(one, now)),
+        ("connected", _connected(one, now)),
+        ("takes machines", _takes(one, now)),
         ("arch", one.arch),
         ("drivers", drivers(one)),
         *((f"{out.name} is out", out.detail) for out in one.drivers_out),
@@ -65,7 +71,7 @@ def host(found: GetHostResponse, now: datetime) -> RenderableType:
 
 def state(one: Host, now: datetime) -> RenderableType:
     left = "nothing is on it" if not one.instances else f"{one.instances} instances are on it"
-    takes = takes(one, now)
+    takes = _takes(one, now)
     said = "takes machines" if takes == "yes" else f"takes no machines: {takes}"
     return Text(clean(f"{one.name} {said}; {left}"))
 
@@ -84,19 +90,22 @@ def removed(name: str, answer: RemoveHostResponse) -> RenderableType:
     return Text(clean("; ".join(said)))
 
 
-def connected(one: Host, now: datetime) -> str:
+def _connected(one: Host, now: datetime) -> str:
     if one.connected:
         return "yes"
     since = f" for {age(one.disconnected_at, now)}" if one.HasField("disconnected_at") else ""
     return f"{one.presence}{since}" if one.presence else "no"
 
 
-def takes(one: Host, now: datetime) -> str:
-    """Why it takes no machines; `yes` when nothing but its connection is in the way."""
+def _takes(one: Host, now: datetime) -> str:
+    """Why it takes no machines, all of it; `yes` when nothing but its connection is in the way."""
+    why = []
     if one.admission not in ("", "open"):
         reason = f" ({one.admission_reason})" if one.admission_reason else ""
-        return f"{one.admission}{reason}{_until(one, now)}"
-    return one.pressure.detail if one.HasField("pressure") else "yes"
+        why.append(f"{one.admission}{reason}{_until(one, now)}")
+    if one.HasField("pressure"):
+        why.append(one.pressure.detail)
+    return "; ".join(why) or "yes"
 
 
 def _until(one: Host, now: datetime) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 from cyclopts import App, CycloptsError, Parameter
 
 from hostler import __version__
-from hostler.cli import access, document, shape, views
+from hostler.cli import access, document, host_views, shape, views
 from hostler.cli.client import DEFAULT, TIMEOUT_SECONDS, Unreachable, connected
 from hostler.cli.hosts import host
 from hostler.cli.images import image
@@ -51,7 +51,7 @@ def fleet_status(*, json: Json = False, coordinator: Coordinator = DEFAULT) -> N
     """Show hosts, their capacity and use, and all instances."""
     with connected(coordinator) as admin:
         answer = admin.FleetStatus(FleetStatusRequest(), timeout=TIMEOUT_SECONDS)
-    show(answer, views.fleet(answer, datetime.now(UTC)), json=json)
+    show(answer, host_views.fleet(answer, datetime.now(UTC)), json=json)
 
 
 @app.command

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from protos.hostler.v1.admin_pb2 import FleetStatusResponse, Host, Instance, Job, TimelineEntry
+from protos.hostler.v1.admin_pb2 import Host, Instance, Job, TimelineEntry
 
 _COLORS = {"running": "green", "active": "green", "error": "red", "yes": "green", "no": "red"}
 
@@ -21,13 +21,6 @@ def clean(text: str, *, keep: str = "") -> str:
     return "".join(
         c if c in keep or c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text
     )
-
-
-def fleet(status: FleetStatusResponse, now: datetime) -> RenderableType:
-    head = Text(clean(f"coordinator {status.coordinator_version}, controller {status.controller_id}"))
-    hosts = _hosts(status.hosts, now) if status.hosts else "no host has connected yet"
-    here = instances(status.instances, now) if status.instances else "no instances"
-    return Group(head, "", hosts, "", here)
 
 
 def jobs(found: Iterable[Job], now: datetime) -> RenderableType:
@@ -79,25 +72,6 @@ def age(since: Timestamp, now: datetime) -> str:
     parts = [(seconds // 86400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "m"), (seconds % 60, "s")]
     first = next((index for index, (count, _) in enumerate(parts) if count), 3)
     return "".join(f"{count}{unit}" for count, unit in parts[first : first + 2])
-
-
-def _hosts(hosts: Iterable[Host], now: datetime) -> Table:
-    shown = table("HOST", "CONNECTED", "ARCH", "VCPUS", "MEMORY", "DISK", "DRIVERS", "AGENT", "LAST SEEN")
-    for host in hosts:
-        used, capacity = host.used, host.capacity
-        row(
-            shown,
-            host.name,
-            "yes" if host.connected else "no",
-            host.arch,
-            f"{used.vcpus}/{capacity.vcpus}",
-            f"{used.memory_mib / 1024:.1f}/{capacity.memory_mib / 1024:.1f} GiB",
-            f"{used.disk_gib}/{capacity.disk_gib} GiB",
-            drivers(host),
-            host.agent_version,
-            f"{age(host.last_seen, now)} ago" if host.HasField("last_seen") else "never",
-        )
-    return shown
 
 
 def drivers(host: Host) -> str:

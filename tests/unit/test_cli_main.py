@@ -211,7 +211,7 @@ def test_images_are_removed_and_prefetched(coordinator: FakeCoordinator, capsys:
 def test_no_line_is_wrapped_into_a_pipe(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "20")
     assert run(["fleet", "status"]) == 0
-    assert "HOST     CONNECTED  ARCH  VCPUS" in capsys.readouterr().out
+    assert "HOST     CONNECTED  TAKES MACHINES  ARCH  INSTANCES" in capsys.readouterr().out
 
 
 def test_the_option_wins_over_the_environment(address: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console, RenderableType
 
-from hostler.cli import views
+from hostler.cli import host_views, views
 from hostler.cli.shape import to_json
 from protos.hostler.v1.admin_pb2 import (
     FleetStatusResponse,
@@ -19,7 +19,7 @@ from protos.hostler.v1.admin_pb2 import (
     ListJobsResponse,
     TimelineEntry,
 )
-from protos.hostler.v1.fleet_pb2 import Driver, Resources
+from protos.hostler.v1.fleet_pb2 import Driver, DriverOut, Heartbeat, Pressure, Resources
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
@@ -48,11 +48,21 @@ def test_hosts_and_instances_are_shown_with_use_and_age() -> None:
                 arch="amd64",
                 capacity=Resources(vcpus=8, memory_mib=16384, disk_gib=100),
                 used=Resources(vcpus=2, memory_mib=2560, disk_gib=10),
-                drivers=[Driver(name="libvirt", acceleration="kvm"), Driver(name="lxd", acceleration="kvm")],
+                drivers=[Driver(name="libvirt", acceleration="kvm")],
+                drivers_out=[DriverOut(name="lxd", detail="its daemon is away")],
                 agent_version="0.1.0",
-                last_seen=at(3),
+                load=Heartbeat(load=0.5),
+                instances=1,
             ),
-            Host(name="build-2"),
+            Host(
+                name="b-2",
+                presence="lost",
+                disconnected_at=at(360),
+                admission="draining",
+                admission_reason="new",
+                drain_deadline=at(-9),
+                pressure=Pressure(code="disk_low", detail="1 GiB"),
+            ),
         ],
         instances=[
             Instance(
@@ -61,12 +71,12 @@ def test_hosts_and_instances_are_shown_with_use_and_age() -> None:
             Instance(name="r-2", status="error", provider="cloud-x", fault="no quota\n\x1b[2J"),
         ],
     )
-    assert shown(views.fleet(status, NOW)) == [
+    assert shown(host_views.fleet(status, NOW)) == [
         "coordinator 0.1.0, controller c-1",
         "",
-        "HOST CONNECTED ARCH VCPUS MEMORY DISK DRIVERS AGENT LAST SEEN",
-        "build-1 yes amd64 2/8 2.5/16.0 GiB 10/100 GiB libvirt (kvm), lxd (kvm) 0.1.0 3s ago",
-        "build-2 no - 0/0 0.0/0.0 GiB 0/0 GiB - - never",
+        "HOST CONNECTED TAKES MACHINES ARCH INSTANCES VCPUS MEMORY DISK DRIVERS AGENT LOAD",
+        "build-1 yes yes amd64 1 2/8 2.5/16.0 GiB 10/100 GiB libvirt (kvm), lxd (out) 0.1.0 0.50",
+        "b-2 lost for 6m0s draining (new), busy machines are stopped in 9 s; 1 GiB - 0 0/0 0.0/0.0 GiB 0/0 GiB - - -",
         "",
         "INSTANCE STATUS RUNNER HOST AGE JOB FAULT",
         "r-1 running active build-1 2m5s 7 -",
@@ -75,7 +85,7 @@ def test_hosts_and_instances_are_shown_with_use_and_age() -> None:
 
 
 def test_an_empty_fleet_says_so() -> None:
-    lines = shown(views.fleet(FleetStatusResponse(coordinator_version="[/b]"), NOW))
+    lines = shown(host_views.fleet(FleetStatusResponse(coordinator_version="[/b]"), NOW))
     assert lines == ["coordinator [/b], controller", "", "no host has connected yet", "", "no instances"]
 
 
