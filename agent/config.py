@@ -85,12 +85,16 @@ class ImagesSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quota_gib: int | None = None  # disk that they may take; by default a tenth of what there is, and 10 at least
     largest_gib: int = 64  # one of them: its file, what is unpacked of it, its disk
     file_directories: tuple[str, ...] = ()  # what file:// addresses of the catalogue may name
+    ca_file: str = ""  # authorities (PEM) of https servers that are believed besides the system's
 
     def __post_init__(self) -> None:
         check(self.quota_gib is None or self.quota_gib >= 1, "quota_gib: must be 1 or more")
         check(self.largest_gib >= 1, "largest_gib: must be 1 or more")
         for path in self.file_directories:
             check(Path(path).is_absolute(), f"file_directories: '{path}' must be an absolute path")
+        check(
+            not self.ca_file or Path(self.ca_file).is_absolute(), f"ca_file: '{self.ca_file}' must be an absolute path"
+        )
 
     def quota(self, disk_gib: int) -> int:
         """GiB of a disk of which instances and images may have `disk_gib`."""
@@ -103,12 +107,22 @@ class ImagesSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             quota_bytes=self.quota(disk_gib) << 30,
             largest_bytes=self.largest_gib << 30,
             directories=tuple(map(Path, self.file_directories)),
+            ca_file=Path(self.ca_file) if self.ca_file else None,
         )
 
     def check_files(self) -> None:
         for path in self.file_directories:
             if not Path(path).is_dir():
                 raise ConfigError(f"key 'images.file_directories': {path} is no directory")
+        if self.ca_file and not _has_certificates(Path(self.ca_file)):
+            raise ConfigError(f"key 'images.ca_file': {self.ca_file} is no file of certificates (PEM) that can be read")
+
+
+def _has_certificates(path: Path) -> bool:
+    try:
+        return b"-----BEGIN CERTIFICATE-----" in path.read_bytes()
+    except OSError:
+        return False
 
 
 class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

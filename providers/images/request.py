@@ -9,6 +9,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, urljoin, urlsplit
 
@@ -54,10 +55,14 @@ class Response:
 class Requests:
     """Makes requests until it is cut, which also ends those that wait for their server."""
 
-    def __init__(self, *, stall_seconds: float, tls: ssl.SSLContext | None = None) -> None:
-        """`stall_seconds`: how long a server may say nothing. `tls`: for tests; the system's authorities otherwise."""
+    def __init__(self, *, stall_seconds: float, ca_file: Path | None = None) -> None:
+        """
+        Args:
+            stall_seconds: how long a server may say nothing.
+            ca_file: authorities (PEM) that are believed besides the system's; read for each connection.
+        """
         self._stall_seconds = stall_seconds
-        self._tls = tls
+        self._ca_file = ca_file
         self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._cut = False
@@ -103,7 +108,10 @@ class Requests:
             return Response(connection, connection.getresponse())
         except ssl.SSLCertVerificationError as error:
             connection.close()
-            raise FetchFailed(f"{parts.hostname}: its certificate is not good: {error.verify_message}") from error
+            raise FetchFailed(
+                f"{parts.hostname}: its certificate is not good: {error.verify_message}",
+                hint="an authority of your own is named in [images] ca_file of the agent's configuration",
+            ) from error
         except (OSError, HTTPException) as error:
             connection.close()
             raise BrokenOff(f"{parts.hostname}: {error or type(error).__name__}") from error
@@ -112,8 +120,18 @@ class Requests:
         host = parts.hostname or ""
         if parts.scheme == "http":
             return HTTPConnection(host, parts.port, timeout=self._stall_seconds)
-        tls = self._tls or ssl.create_default_context()
-        return HTTPSConnection(host, parts.port, timeout=self._stall_seconds, context=tls)
+        return HTTPSConnection(host, parts.port, timeout=self._stall_seconds, context=self._tls())
+
+    def _tls(self) -> ssl.SSLContext:
+        tls = ssl.create_default_context()
+        if self._ca_file is not None:
+            try:
+                tls.load_verify_locations(self._ca_file)
+            except OSError as error:
+                raise FetchFailed(
+                    f"[images] ca_file {self._ca_file} cannot be read: {error.strerror or error}"
+                ) from error
+        return tls
 
     def _watch(self, connected: socket.socket) -> None:
         with self._lock:

@@ -46,6 +46,7 @@ class Room(msgspec.Struct, frozen=True):
     quota_bytes: int
     largest_bytes: int  # of one: the file, what is unpacked of it, and its disk as a guest sees it
     directories: tuple[Path, ...] = ()  # where files of this host may be taken from
+    ca_file: Path | None = None  # see Requests
 
 
 class Finish(Protocol):
@@ -251,7 +252,7 @@ class ImageStore:
         from providers.images.download import Downloader  # noqa: PLC0415
         from providers.images.request import Requests  # noqa: PLC0415
 
-        self._requests = self._requests or Requests(stall_seconds=_STALL_SECONDS)
+        self._requests = self._requests or Requests(stall_seconds=_STALL_SECONDS, ca_file=self._room.ca_file)
         directories = tuple(one.resolve() for one in self._room.directories)
         return Downloader(self._requests, directories=directories, largest_bytes=self._largest_bytes)
 

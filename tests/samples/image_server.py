@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import lzma
 import random
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,9 +48,10 @@ class ImageServer:
         self.asked: list[tuple[str, dict[str, str]]] = []
         self.on_answer: Callable[[], None] = lambda: None
         self.port = 0
+        self.scheme = "http"
 
     def url(self, path: str = "/image") -> str:
-        return f"http://127.0.0.1:{self.port}{path}"
+        return f"{self.scheme}://127.0.0.1:{self.port}{path}"
 
     def offer(
         self,
@@ -138,11 +140,15 @@ class _Quiet(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving() -> Iterator[ImageServer]:
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[ImageServer]:
+    """`tls`: what it shows; without, it speaks plain HTTP."""
     habits = ImageServer()
     handler = type("Handler", (_Handler,), {"habits": habits})
     server = _Quiet(("127.0.0.1", 0), handler)
     habits.port = server.server_port
+    if tls is not None:
+        habits.scheme = "https"
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:

@@ -100,6 +100,18 @@ def test_a_directory_of_images_that_is_not_there_is_named(tmp_path: Path) -> Non
         config.check_files()
 
 
+def test_authorities_of_image_servers_are_a_file_of_certificates(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    config = read(tmp_path, f"[simulated]\n[images]\nca_file = '{file}'\n")
+    with pytest.raises(ConfigError, match=r"images\.ca_file': .* is no file of certificates"):
+        config.check_files()
+    file.write_text("-----BEGIN CERTIFICATE-----\n")
+    config.check_files()
+    assert config.images.room(100).ca_file == file
+    with pytest.raises(ConfigError, match=r"ca_file: 'ca\.pem' must be an absolute path"):
+        read(tmp_path, "[simulated]\n[images]\nca_file = 'ca.pem'\n")
+
+
 @pytest.mark.parametrize(("disk_gib", "quota"), [(1000, 100), (50, 10), (8, 4), (1, 1)])
 def test_images_may_take_a_tenth_of_the_disk_where_nothing_is_said(disk_gib: int, quota: int) -> None:
     assert ImagesSection().quota(disk_gib) == quota
