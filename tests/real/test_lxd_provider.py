@@ -1,14 +1,18 @@
 """What is special to the LXD provider, with real containers. What every provider does is in tests/providers."""
 
 import asyncio
+import os
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+import requests
 
 from hostler.network import NetworkAccess
-from providers.contract import Arch, ImageUnavailable, InstanceSpec, MachineState, ProviderError
+from providers.contract import Arch, ImageUnavailable, InstanceSpec, MachineState, ProviderError, Resources
 from providers.lxd import LxdProvider, LxdSettings
 from providers.lxd.consoles import Consoles
 from providers.lxd.request import CONTAINERS, VIRTUAL_MACHINES
@@ -36,6 +40,13 @@ ls -ln {SEED}
 cat {SEED}/user-data
 ping -c 1 -W 5 "$HOSTLER_GATEWAY"
 echo done
+while :; do sleep 1; done
+"""
+# As Docker does it: a name space of users within the container's, with a /proc of its own.
+NESTS = """\
+#!/bin/sh
+unshare -U -r -m -p -f sh -c 'mount -t proc proc /proc && echo "nested as $(id -u), first is $(cat /proc/1/comm)"'
+echo "nesting ended with $?"
 while :; do sleep 1; done
 """
 # No hand is on the machine: it starts itself again.
@@ -91,6 +102,7 @@ async def open_provider(lxd_daemon: Daemon, tmp_path: Path) -> AsyncIterator[Ope
 @pytest.fixture(scope="module")
 def images(lxd_daemon: Daemon) -> None:
     lxd_daemon.import_container("shows-its-place", {"sbin/init": SHOWS_ITS_PLACE})
+    lxd_daemon.import_container("nests", {"sbin/init": NESTS})
     lxd_daemon.import_container("reboots", {"sbin/init": REBOOTS})
     lxd_daemon.import_container("talks", {"sbin/init": TALKS})
     lxd_daemon.import_container(
@@ -134,6 +146,59 @@ async def test_a_container_finds_its_seed_its_size_and_its_network(open_provider
         assert any(line.startswith("-rw-------") and line.rstrip().endswith(file) for line in said.splitlines())
     assert "# for cloud-init" in said
     assert "1 packets received" in said
+
+
+async def test_a_flavors_limits_are_the_kernels(open_provider: Opener) -> None:
+    provider = await open_provider()
+    wanted = msgspec.structs.replace(container(), resources=Resources(vcpus=2, memory_mib=96, disk_gib=1))
+    await provider.create(wanted, ignore)
+    assert _limits(wanted.name, "memory.max", "memory.limit_in_bytes") == {str(96 << 20)}
+    (processors,) = _limits(wanted.name, "cpuset.cpus")
+    assert _count(processors) == min(2, len(os.sched_getaffinity(0)))
+
+
+def _limits(name: str, *files: str) -> set[str]:
+    """What stands in the container's own control group, in whatever version the host has them."""
+    found = Path("/sys/fs/cgroup").glob(f"**/lxc.payload.hostler_{name}")
+    return {(group / file).read_text().strip() for group in found for file in files if (group / file).exists()}
+
+
+def _count(processors: str) -> int:
+    """Of a list as the kernel writes it: 0-1,3."""
+    ranges = (part.partition("-") for part in processors.split(","))
+    return sum(int(last or first) - int(first) + 1 for first, _, last in ranges)
+
+
+@pytest.mark.usefixtures("images")
+async def test_a_container_may_nest_containers(open_provider: Opener) -> None:
+    provider = await open_provider()
+    wanted = container("nests")
+    await provider.create(wanted, ignore)
+    said = await says(provider, wanted.instance_id, "nesting ended")
+    assert "nested as 0, first is sh" in said
+
+
+async def test_an_end_is_told_by_an_event_and_nobody_asks_meanwhile(
+    open_provider: Opener, lxd_daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = Ends()
+    provider = await open_provider(ends)
+    wanted = container()
+    await provider.create(wanted, ignore)
+    asked: list[str] = []
+    send = requests.Session.send
+
+    def counted(session: requests.Session, request: requests.PreparedRequest, **more: Any) -> requests.Response:
+        if threading.current_thread().name.startswith("lxd"):
+            asked.append(str(request.url))
+        return send(session, request, **more)
+
+    monkeypatch.setattr(requests.Session, "send", counted)
+    await asyncio.sleep(1.5)
+    assert asked == []
+    lxd_daemon.lxc("stop", "--force", "--project", "hostler", wanted.name)
+    assert await ends.next() == wanted.instance_id
+    assert asked != []  # only then did the provider look
 
 
 @pytest.mark.usefixtures("images")
