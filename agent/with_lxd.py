@@ -4,6 +4,8 @@ from typing import ClassVar
 
 from agent.config import AgentConfig, subnets
 from providers.contract import HostProvider
+from providers.images import qemu_img
+from providers.images.store import Finish
 from providers.isolation.rules import Network
 from providers.lxd import LxdProvider, LxdSettings
 from providers.lxd.request import TYPES
@@ -14,8 +16,9 @@ class LxdConfig(AgentConfig, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     lxd: LxdSettings
 
-    def kept_for_images(self, disk_gib: int) -> int:
-        return 0
+    @property
+    def finish_image(self) -> Finish:
+        return qemu_img.make_base
 
     @property
     def network(self) -> Network:

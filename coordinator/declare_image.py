@@ -12,7 +12,7 @@ from hostler.images import SUFFIXES, Compression, ImageFormat
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
-_FORMATS = {".qcow2": ImageFormat.QCOW2, ".raw": ImageFormat.RAW}
+_FORMATS = {".qcow2": ImageFormat.QCOW2, ".raw": ImageFormat.RAW, ".tar": ImageFormat.LXD}
 
 
 class ImageDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,6 +36,12 @@ class ImageDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             f"format: must be said, for '{self._file}' does not end in {' or '.join(_FORMATS)} (before .gz, .xz, .zst)",
         )
 
+        packed = self.compression not in (None, Compression.NONE)
+        config.check(
+            not (packed and self.disk_format is ImageFormat.LXD),
+            "compression: LXD itself unpacks its tarballs: leave it out",
+        )
+
     @property
     def digest(self) -> str:
         return self.sha256.lower()
@@ -46,6 +52,8 @@ class ImageDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def packed_by(self) -> Compression:
+        if self.disk_format is ImageFormat.LXD:
+            return Compression.NONE  # its fingerprint is that of the file as it is
         return self.compression or SUFFIXES.get(PurePosixPath(self._file).suffix, Compression.NONE)
 
     @property

@@ -10,6 +10,7 @@ class ImageFormat(StrEnum):
 
     QCOW2 = "qcow2"
     RAW = "raw"
+    LXD = "lxd"  # a unified tarball, as `lxc image export` makes it; LXD itself unpacks it
 
 
 class Compression(StrEnum):

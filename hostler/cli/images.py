@@ -64,7 +64,7 @@ def add(
     arch
         amd64 or arm64; each has an entry of its own.
     format_
-        Of the disk: qcow2 or raw; by default as the file's name says.
+        Of the disk: qcow2 or raw, or lxd for a tarball of LXD's; by default as the file's name says.
     compression
         Of the file: none, gz, xz or zstd; by default as the file's name says.
     """

@@ -287,8 +287,11 @@ class ImageStore:
         else:
             unpack(part, unpacked, source.compression, largest_bytes=largest, stopping=fetch.stopping)
         fetch.room(unpacked.stat().st_blocks * 512)
-        virtual = self._finish(unpacked, source.format, making, largest_bytes=largest, stopping=fetch.stopping)
-        return shelf.put(source, making, ImageFormat.QCOW2, virtual)
+        finish = kept_as_it_is if source.format is ImageFormat.LXD else self._finish
+        virtual = finish(unpacked, source.format, making, largest_bytes=largest, stopping=fetch.stopping)
+        return shelf.put(
+            source, making, ImageFormat.LXD if source.format is ImageFormat.LXD else ImageFormat.QCOW2, virtual
+        )
 
     # --- what is here ---
 

@@ -9,8 +9,9 @@ from typing import Final
 import libvirt
 import structlog
 
+from hostler.images import ImageFormat
 from providers.addresses import mac_address
-from providers.contract import InstanceSpec, Machine, MachineState, Phase, ProviderError, Report
+from providers.contract import ImageUnavailable, InstanceSpec, Machine, MachineState, Phase, ProviderError, Report
 from providers.isolation import Firewall, Guest, guest_of, port_name, runner_api
 from providers.libvirt import domains
 from providers.libvirt.disk import Base, Images, Overlays
@@ -175,6 +176,11 @@ def held_base(spec: InstanceSpec, folder: Folder) -> Base:
     """The catalogue's image, by a link of the machine's own."""
     if spec.base is None:
         raise ProviderError(f"{spec.name}: no image")
+    if spec.base.format is ImageFormat.LXD:
+        raise ImageUnavailable(
+            f"the image '{spec.image}' is a tarball of LXD's, and libvirt's machines boot disks",
+            hint="change the pool's provider, or its image to one in qcow2 or raw",
+        )
     folder.base.hardlink_to(spec.base.path)
     return Base(str(folder.base), spec.base.format, spec.base.virtual_bytes)
 

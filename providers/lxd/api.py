@@ -1,7 +1,7 @@
 """The calls on LXD's REST API that the provider makes, through pylxd. Blocks; errors are pylxd's own."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from ipaddress import IPv4Address
 from pathlib import PurePosixPath
@@ -51,6 +51,7 @@ class Image(msgspec.Struct, frozen=True):
     type: str
     architecture: str
     aliases: list[dict[str, str]] = []
+    properties: dict[str, str] = {}
 
     @property
     def names(self) -> list[str]:
@@ -71,6 +72,20 @@ def instance(client: Client, name: str) -> Instance | None:
 
 def images(client: Client) -> list[Image]:
     return msgspec.convert(_metadata(client.api.images.get(params={"recursion": 1})), list[Image])
+
+
+def add_image(client: Client, body: Iterable[bytes], headers: dict[str, str]) -> str:
+    """Have LXD take an image into its store; returns its fingerprint. LXD's REST API, POST /1.0/images."""
+    answer = client.api.images.post(data=body, headers=headers).json()
+    return str(client.operations.wait_for_operation(answer["operation"]).metadata["fingerprint"])
+
+
+def drop_image(client: Client, fingerprint: str) -> None:
+    """Absent already: fine. Instances made of it do not need it."""
+    try:
+        _wait(client, client.api.images[fingerprint].delete())
+    except NotFound:
+        return
 
 
 def create(client: Client, body: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 <root>/<instance id>/  seed.iso     what the guest is told, with its secret; LXD attaches it by its path
                        console.log  what it said, and console.log.0 what it said before
+<root>/<instance id>.base  a hard link to the image of the catalogue that it is made of: so that is in use
 """
 
 import shutil
@@ -38,15 +39,22 @@ class Folders:
         folder.mkdir(mode=_DIRECTORY_MODE)
         return folder
 
+    def hold(self, instance_id: str, base: Path) -> None:
+        """Machines of any kind: an image that has a second name is not dropped."""
+        link = self.of(instance_id).with_suffix(".base")
+        link.unlink(missing_ok=True)
+        link.hardlink_to(base)
+
     def remove(self, folder: Path) -> None:
         if folder.exists():
             shutil.rmtree(folder)
+        folder.with_suffix(".base").unlink(missing_ok=True)
 
     def keep_only(self, instance_ids: set[str]) -> None:
         """Remove what a crash left of instances that LXD never had."""
         for folder in self.root.iterdir():
-            if _is_uuid(folder.name) and folder.name not in instance_ids:
-                self.remove(folder)
+            if _is_uuid(folder.stem) and folder.stem not in instance_ids:
+                self.remove(folder.with_suffix(""))
 
 
 def _is_uuid(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Images are those of LXD's own store, by alias or fingerprint."""
+"""Images are those of LXD's own store, by alias or fingerprint. How those of the catalogue get there: catalogue.py."""
 
 from typing import Final
 
@@ -8,7 +8,7 @@ from providers.contract import Arch, ImageUnavailable, InstanceSpec
 from providers.lxd import api
 from providers.lxd.request import instance_type
 
-_ARCHITECTURES: Final = {Arch.AMD64: "x86_64", Arch.ARM64: "aarch64"}
+ARCHITECTURES: Final = {Arch.AMD64: "x86_64", Arch.ARM64: "aarch64"}
 
 
 def find(client: Client, spec: InstanceSpec) -> str:
@@ -17,17 +17,27 @@ def find(client: Client, spec: InstanceSpec) -> str:
     Raises:
         ImageUnavailable: there is none of that name, kind and architecture.
     """
-    wanted = instance_type(spec.driver)
+    instance_type(spec.driver)
     named = [image for image in api.images(client) if spec.image in image.names]
     if not named:
         raise ImageUnavailable(
             f"LXD has no image '{spec.image}'", hint="see `lxc image list`; name an alias or a whole fingerprint"
         )
-    right = [image for image in named if image.type == wanted and image.architecture == _ARCHITECTURES[spec.arch]]
+    return fitting(named, spec)
+
+
+def fitting(images: list[api.Image], spec: InstanceSpec) -> str:
+    """The fingerprint of the one that is of the kind and architecture that an instance needs.
+
+    Raises:
+        ImageUnavailable: none of them is.
+    """
+    wanted = instance_type(spec.driver)
+    right = [image for image in images if image.type == wanted and image.architecture == ARCHITECTURES[spec.arch]]
     if not right:
-        has = ", ".join(f"a {image.type} for {image.architecture}" for image in named)
+        has = ", ".join(f"a {image.type} for {image.architecture}" for image in images)
         raise ImageUnavailable(
-            f"LXD's image '{spec.image}' is {has}, not a {wanted} for {_ARCHITECTURES[spec.arch]}",
+            f"LXD's image '{spec.image}' is {has}, not a {wanted} for {ARCHITECTURES[spec.arch]}",
             hint="the pool's provider says which is wanted: lxd for virtual machines, lxd-container for containers",
         )
     return right[0].fingerprint

@@ -21,7 +21,7 @@ from providers.addresses import lowest_free
 from providers.contract import InstanceSpec, Machine, MachineState, Phase, ProviderError, Report
 from providers.isolation import Firewall, Guest, guest_of, port_name, runner_api
 from providers.libvirt.console import tail
-from providers.lxd import api, images, links, request, tags
+from providers.lxd import api, catalogue, images, links, request, tags
 from providers.lxd.consoles import Consoles
 from providers.lxd.folders import Folders
 from providers.lxd.settings import LxdSettings
@@ -76,6 +76,7 @@ class Machines:
         self._names: dict[str, str] = {}  # of the instances known, by id
         self._promised: dict[str, IPv4Address] = {}  # to instances that LXD may not know yet
         self._giving_addresses = threading.Lock()
+        self._adding_images = threading.Lock()
         self.unfinished: set[str] = set()  # failed creates whose traces could not be removed yet
 
     def create(self, client: Client, spec: InstanceSpec, report: Report) -> Machine:
@@ -85,7 +86,7 @@ class Machines:
         _check(spec)
         self.clear(client, spec.instance_id)
         with self._undone_on_failure(client, spec.instance_id), self._address(client, spec.instance_id) as address:
-            fingerprint = images.find(client, spec)
+            fingerprint = self._image(client, spec)
             called_at = runner_api(spec.bootstrap, spec.network)
             accepted = datetime.now(UTC)
             report(Phase.ACCEPTED)
@@ -187,6 +188,13 @@ class Machines:
 
     def _guest(self, address: IPv4Address, access: NetworkAccess, called_at: tuple[str, ...]) -> Guest:
         return guest_of(self._settings.isolated, address, access, called_at)
+
+    def _image(self, client: Client, spec: InstanceSpec) -> str:
+        if spec.base is None or spec.source is None:
+            return images.find(client, spec)
+        self._folders.hold(spec.instance_id, spec.base.path)
+        with self._adding_images:  # once, however many wait for it
+            return catalogue.ensure(client, spec, spec.source, spec.base)
 
     def _make(self, client: Client, spec: InstanceSpec, fingerprint: str, address: IPv4Address, own: tags.Tags) -> None:
         link = Link(address, self._settings.addresses, self._settings.gateway)

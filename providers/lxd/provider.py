@@ -12,7 +12,7 @@ from pylxd import Client
 from providers.contract import Driver, HypervisorUnavailable, Machine
 from providers.isolation import Firewall, Watch
 from providers.libvirt.acceleration import prove
-from providers.lxd import images, place
+from providers.lxd import catalogue, images, place
 from providers.lxd.folders import Folders
 from providers.lxd.hypervisor import Hypervisor
 from providers.lxd.machines import Machines
@@ -43,7 +43,7 @@ class LxdProvider(SteadyProvider[Client]):
     @property
     def drivers(self) -> list[Driver]:
         return [
-            Driver(name, acceleration, self._images.get(TYPES[name], ()))
+            Driver(name, acceleration, self._images.get(TYPES[name], ()), fetches=True)
             for name, acceleration in self._accelerations.items()
         ]
 
@@ -55,6 +55,7 @@ class LxdProvider(SteadyProvider[Client]):
             raise
 
     async def inventory(self) -> list[Machine]:
+        await self._hypervisor.call(catalogue.drop_what_is_gone)
         self._images = await self._hypervisor.call(images.names_by_type)
         return await super().inventory()
 

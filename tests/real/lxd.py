@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final
 
@@ -85,12 +86,7 @@ class Daemon:
         self, alias: str, files: dict[str, str], metadata: str = "", templates: dict[str, str] | None = None
     ) -> str:
         """An image of busybox and these scripts, by path; returns its fingerprint."""
-        properties = {"os": "busybox", "description": alias}
-        about = f"architecture: {os.uname().machine}\ncreation_date: 1\nproperties: {properties}\n{metadata}"
-        content = {"metadata.yaml": about.encode()}
-        content |= {f"templates/{name}": text.encode() for name, text in (templates or {}).items()}
-        content |= {f"rootfs/{path}": text.encode() for path, text in files.items()}
-        return self.import_image(alias, _tarball(content))
+        return self.import_image(alias, container_tarball(alias, files, metadata, templates))
 
     def import_machine(self, alias: str) -> str:
         """An image of an empty disk: its firmware finds nothing to boot, and the machine stays."""
@@ -116,6 +112,15 @@ class Daemon:
     def lxc(self, *arguments: str) -> None:
         """As an operator would."""
         subprocess.run(["lxc", *arguments], env=self._environment, check=True, stdin=subprocess.DEVNULL)
+
+    def aliases(self) -> set[str]:
+        return {name for image in api.images(self.client()) for name in image.names}
+
+    def address(self, name: str) -> IPv4Address:
+        found = api.instance(self.client("hostler"), name)
+        assert found is not None
+        assert found.address is not None
+        return found.address
 
     def status(self, name: str, project: str = "hostler") -> str:
         return str(self.client(project).api.instances[name].state.get().json()["metadata"]["status"])
@@ -166,6 +171,17 @@ class Daemon:
                 self._process.kill()
                 self._process.wait()
             self._process = None
+
+
+def container_tarball(
+    alias: str, files: dict[str, str], metadata: str = "", templates: dict[str, str] | None = None
+) -> bytes:
+    properties = {"os": "busybox", "description": alias}
+    about = f"architecture: {os.uname().machine}\ncreation_date: 1\nproperties: {properties}\n{metadata}"
+    content = {"metadata.yaml": about.encode()}
+    content |= {f"templates/{name}": text.encode() for name, text in (templates or {}).items()}
+    content |= {f"rootfs/{path}": text.encode() for path, text in files.items()}
+    return _tarball(content)
 
 
 @contextmanager

@@ -126,6 +126,8 @@ def _image(**more: str) -> Declaration:
         ("https://x/d.raw.xz?token=1", {}, ("raw", "xz")),
         ("http://x/d.qcow2.zst", {}, ("qcow2", "zstd")),
         ("file:///srv/images/d.img.gz", {"format": "raw"}, ("raw", "gz")),
+        ("https://x/lxd.tar.xz", {}, ("lxd", "none")),  # which LXD unpacks
+        ("https://x/lxd.tgz", {"format": "lxd", "compression": "none"}, ("lxd", "none")),
         ("https://x/download", {"format": "qcow2", "compression": "gz"}, ("qcow2", "gz")),
         ("https://x/d.qcow2.gz", {"compression": "none", "format": "qcow2"}, ("qcow2", "none")),
     ],
@@ -154,7 +156,8 @@ def test_a_digest_may_be_written_in_capitals() -> None:
         ({"url": "file:d.qcow2"}, "is no http, https or file address"),
         ({"url": "https://x/d.qcow2#a"}, "must end with the file's name"),
         ({"url": "https://x/d.img"}, "format: must be said"),
-        ({"format": "vmdk"}, "allowed: qcow2, raw"),
+        ({"format": "vmdk"}, "allowed: qcow2, raw, lxd"),
+        ({"format": "lxd", "compression": "gz"}, "compression: LXD itself unpacks its tarballs"),
         ({"compression": "bz2"}, "allowed: none, gz, xz, zstd"),
         ({"arch": "riscv64"}, "Invalid enum value 'riscv64'"),
     ],

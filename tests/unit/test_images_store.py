@@ -14,7 +14,7 @@ import pytest
 
 from hostler.images import Compression, ImageFormat, ImageState
 from providers.contract import ProviderError
-from providers.images import download
+from providers.images import download, qemu_img
 from providers.images.errors import (
     ChecksumWrong,
     FetchError,
@@ -95,6 +95,18 @@ async def test_an_image_is_fetched_unpacked_and_kept(
         assert states(store) == {source.sha256: ImageState.HAVE}
         await have(store, source)
     assert len(server.asked) == 1, "an agent that starts anew knows it"
+
+
+async def test_a_tarball_of_lxds_is_kept_as_it_is(server: ImageServer, tmp_path: Path) -> None:
+    """No disk is made of it, and its digest stays the one that LXD knows it by."""
+    source = server.offer(DISK, Compression.NONE, ImageFormat.LXD)
+    room = Room(quota_bytes=100 * MB, largest_bytes=50 * MB)
+    store = ImageStore(tmp_path / "images", room, qemu_img.make_base, requests=Requests(stall_seconds=0.5))
+    await store.open()
+    base = await have(store, source)
+    await store.close()
+    assert (base.format, base.virtual_bytes) == (ImageFormat.LXD, len(DISK))
+    assert hashlib.sha256(base.path.read_bytes()).hexdigest() == source.sha256
 
 
 async def test_creates_that_come_together_share_one_fetch(server: ImageServer, tmp_path: Path) -> None:
