@@ -44,7 +44,7 @@ low_disk_gib = 0
 low_memory_mib = 0
 cpu_overcommit = 8.0
 
-{provider_toml(farm.settings, farm.guest)}"""
+{provider_toml(farm.settings, farm.guest)}{provider_toml(farm.beside, farm.guest) if farm.beside else ""}"""
 
 
 def provider_toml(settings: LibvirtSettings | LxdSettings, guest: "Guest") -> str:

@@ -43,12 +43,16 @@ class Farm:
         jobs: int = 1,
         lock: int | None = None,
         network_allow: Sequence[str] = (),
+        beside: LxdSettings | None = None,
     ) -> None:
-        """`network_allow`: besides the forge, which is on this host and so would be closed to the machines.
+        """`beside`: a second driver of the agent.
+
+        `network_allow`: besides the forge, which is on this host and so would be closed to the machines.
 
         `lock`: a file descriptor that all parts inherit, so that what it locks is locked while any of them lives."""
         self.places = places
         self.settings = settings
+        self.beside = beside
         self.guest = guest
         self.most_runners = max(jobs, 4)
         self.address = str(settings.gateway)

@@ -34,14 +34,14 @@ def run(*command: str) -> str:
 
 
 @contextmanager
-def listeners() -> Iterator[None]:
+def listeners(gateway: str = str(SETTINGS.gateway)) -> Iterator[None]:
     """At PORT of METADATA, PRIVATE and PUBLIC, and of the host's bridge."""
     _beyond()
     inside = ("ip", "netns", "exec", _NAMESPACE)
     serving: list[subprocess.Popen[str]] = []
     try:
         run("ip", "address", "add", f"{METADATA}/32", "dev", "lo")
-        for prefix, address in (((), METADATA), ((), str(SETTINGS.gateway)), (inside, PRIVATE), (inside, PUBLIC)):
+        for prefix, address in (((), METADATA), ((), gateway), (inside, PRIVATE), (inside, PUBLIC)):
             command = [*prefix, sys.executable, "-c", _SERVER, address]
             one = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
             serving.append(one)

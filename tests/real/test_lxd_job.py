@@ -46,6 +46,10 @@ class LxdWorld(World, frozen=True):
 
 @pytest.fixture(scope="module")
 def guest_image(lxd_daemon: Daemon) -> None:
+    import_guest(lxd_daemon)
+
+
+def import_guest(lxd_daemon: Daemon) -> None:
     """The test guest as a container."""
     files = {
         "sbin/init": "#!/bin/sh\nexec /init\n",

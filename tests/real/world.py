@@ -73,9 +73,9 @@ class World(msgspec.Struct, frozen=True):
     async def queue(self, script: str, labels: tuple[str, ...] = LABELS) -> int:
         return await self.forge.queue_script(script, labels=labels)
 
-    async def queue_waiting(self, name: str) -> int:
+    async def queue_waiting(self, name: str, labels: tuple[str, ...] = LABELS) -> int:
         """A job that waits at the gate; returns when it does."""
-        job = await self.queue(f"echo gate says $({self.gate.wait(name)})")
+        job = await self.queue(f"echo gate says $({self.gate.wait(name)})", labels)
         await self.gate.reached(name)
         return job
 
