@@ -24,7 +24,7 @@ def tarball(tmp_path: Path) -> Path:
     return tarball
 
 
-@pytest.mark.parametrize("script", ["build-test-guest", "build-runner-image"])
+@pytest.mark.parametrize("script", ["build-test-guest", "build-runner-image", "fetch-boot-files"])
 def test_every_script_explains_itself(script: str) -> None:
     done = subprocess.run([IMAGES / script, "--help"], check=True, capture_output=True, text=True)
 
@@ -62,8 +62,33 @@ def test_a_runner_tarball_with_another_checksum_is_refused(tarball: Path, tmp_pa
     assert list(tmp_path.iterdir()) == [tarball]
 
 
-def test_an_architecture_nobody_has_is_refused(tmp_path: Path) -> None:
-    assert "amd64 or arm64" in refused("build-runner-image", "--arch", "riscv64", str(tmp_path / "image.qcow2"))
+@pytest.mark.parametrize("script", ["build-test-guest", "build-runner-image"])
+def test_an_architecture_nobody_has_is_refused(script: str, tmp_path: Path) -> None:
+    assert "amd64 or arm64" in refused(script, "--arch", "riscv64", str(tmp_path / "image.qcow2"))
+    assert "amd64 or arm64" in refused("fetch-boot-files", "riscv64", str(tmp_path / "files"))
+
+
+def test_a_guest_of_another_architecture_needs_that_architectures_files(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    error = refused(
+        "build-test-guest", "--arch", "arm64", "--boot-files", str(tmp_path / "empty"), str(tmp_path / "image")
+    )
+
+    assert (
+        f"there is no {tmp_path}/empty/bin/busybox; give --boot-files what packaging/images/fetch-boot-files" in error
+    )
+
+
+def test_what_is_there_already_is_not_taken_for_another_architectures_files(tmp_path: Path) -> None:
+    files = tmp_path / "files"
+    files.mkdir()
+    assert f"{files} is there, and is not what an earlier run has made for arm64" in refused(
+        "fetch-boot-files", "arm64", str(files)
+    )
+    (files / "architecture").write_text("arm64\n")
+    assert "made for amd64" in refused("fetch-boot-files", "amd64", str(files))
+    again = subprocess.run([IMAGES / "fetch-boot-files", "arm64", files], check=True, capture_output=True, text=True)
+    assert again.stdout == f"{files}\n"
 
 
 def test_the_guests_init_is_a_busybox_script() -> None:
