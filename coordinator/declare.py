@@ -1,7 +1,7 @@
 """What `hostler apply` may declare, as it arrives: parsed and checked here, stored by the catalog."""
 
 import re
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -96,6 +96,10 @@ class RepositoryDeclaration(_Declared, frozen=True):
         return f"RepositoryDeclaration({self.owner}/{self.name})"
 
 
+# A job that asks for the one must never get a machine of the other.
+_ARCH_OF_LABEL: Final = {"x64": "amd64", "x86_64": "amd64", "amd64": "amd64", "arm64": "arm64", "aarch64": "arm64"}
+
+
 class FlavorDeclaration(_Declared, frozen=True):
     name: str
     vcpus: int
@@ -144,6 +148,9 @@ class PoolDeclaration(_Declared, frozen=True):
             all(label and label == label.strip() for label in self.labels),
             "labels: none may be empty, or begin or end with a space",
         )
+        for label in self.labels:
+            meant = _ARCH_OF_LABEL.get(label.casefold(), self.arch)
+            config.check(meant == self.arch, f"labels: '{label}' promises {meant}, and the pool's arch is {self.arch}")
         for key in ("provider", "image", "flavor"):
             config.check(bool(getattr(self, key).strip()), f"{key}: must not be empty")
         config.check(1 <= self.max_runners <= 10_000, "max_runners: must be 1 to 10000")

@@ -86,6 +86,13 @@ WRONG = [
     ('["self-hosted", "linux"]', '["linux", ""]', "pool[0]", "labels: none may be empty"),
     ('["self-hosted", "linux"]', '[" linux"]', "pool[0]", "begin or end with a space"),
     ('["self-hosted", "linux"]', '"linux"', "pool[0].labels", "Expected `array`, got `str`"),
+    (
+        '["self-hosted", "linux"]',
+        '["linux", "ARM64"]',
+        "pool[0]",
+        "'ARM64' promises arm64, and the pool's arch is amd64",
+    ),
+    ('"linux"]', '"x64"]\narch = "arm64"', "pool[0]", "'x64' promises amd64, and the pool's arch is arm64"),
     ('"Octo/Widgets"', '"Octo"', "pool[0]", "repository: 'Octo' is not owner/name"),
     ('"Octo/Widgets"', '"Octo/Widgets/x"', "pool[0]", "is not owner/name"),
     ('provider = "libvirt"', 'provider = ""', "pool[0]", "provider: must not be empty"),
