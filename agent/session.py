@@ -67,7 +67,7 @@ class Session:
         self._commands = commands
         self._outbox = outbox
         self._image_news = image_news
-        self._drivers: list[str] = []
+        self._drivers: dict[str, frozenset[str]] = {}
         self._now = now
         self._heartbeat: pb.Heartbeat | None = None  # only the newest is worth sending
         self._look = asyncio.Event()  # the coordinator wants to see what is held
@@ -84,8 +84,7 @@ class Session:
             ProviderError: there is no inventory to speak of, so nothing was said.
         """
         hello = await self._hello()
-        # Who is told to use one that is out is told that, and not that there is none.
-        self._drivers = [*(driver.name for driver in hello.drivers), *(out.name for out in hello.drivers_out)]
+        self._drivers = wire.offers(hello)
         async with self._way.channel() as channel:
             call = FleetStub(channel).Session()
             try:

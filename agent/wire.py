@@ -2,7 +2,7 @@
 
 import re
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import ClassVar, Final
 
@@ -64,8 +64,20 @@ def check_instance_id(instance_id: str) -> None:
         raise CommandInvalid(f"instance id {instance_id[:80]!r} is not a UUID in its usual form")
 
 
-def spec(command: pb.CreateInstance, *, drivers: Collection[str]) -> InstanceSpec:
+def offers(hello: pb.Hello) -> dict[str, frozenset[str]]:
+    """Drivers, and the architectures of which each makes machines.
+
+    Who is told to use a driver that is out is told that, and not that there is none: so it has them all.
     """
+    usable = {driver.name: frozenset({hello.arch, *(one.arch for one in driver.emulated)}) for driver in hello.drivers}
+    return usable | {out.name: frozenset(Arch) for out in hello.drivers_out}
+
+
+def spec(command: pb.CreateInstance, *, drivers: Mapping[str, Collection[str]]) -> InstanceSpec:
+    """
+    Args:
+        drivers: as `offers` says.
+
     Raises:
         CommandInvalid: no provider could make an instance from it.
     """
@@ -79,6 +91,13 @@ def spec(command: pb.CreateInstance, *, drivers: Collection[str]) -> InstanceSpe
         raise CommandInvalid(f"name {command.name[:80]!r} is not a host name of letters, digits and '-', 63 at most")
     if command.arch not in list(Arch):
         raise CommandInvalid(f"arch {command.arch[:80]!r} is none of {', '.join(Arch)}")
+    if command.arch not in drivers[command.driver]:
+        raise CommandInvalid(
+            f"this host makes no machines of {command.arch} with {command.driver}, only of "
+            f"{' and '.join(sorted(drivers[command.driver]))}",
+            hint=f"change the pool's arch, add a host of {command.arch}, or have this one emulate it: "
+            f'[libvirt] emulate = ["{command.arch}"] in its agent.toml',
+        )
     wanted = command.resources
     if min(wanted.vcpus, wanted.memory_mib, wanted.disk_gib) < 1:
         raise CommandInvalid(
@@ -124,7 +143,13 @@ def resources_out(value: Resources) -> pb.Resources:
 
 
 def driver_out(driver: Driver) -> pb.Driver:
-    return pb.Driver(name=driver.name, acceleration=driver.acceleration, images=driver.images, fetches=driver.fetches)
+    return pb.Driver(
+        name=driver.name,
+        acceleration=driver.acceleration,
+        images=driver.images,
+        fetches=driver.fetches,
+        emulated=[pb.Emulated(arch=arch, images=images) for arch, images in driver.emulated.items()],
+    )
 
 
 def driver_is_out(name: str, reason: str) -> pb.DriverOut:

@@ -21,9 +21,12 @@ class LibvirtConfig(AgentConfig, frozen=True, forbid_unknown_fields=True, kw_onl
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        names = [image.name for image in self.image]
-        for name in names:
-            check(names.count(name) == 1, f"image: the name '{name}' is given to more than one [[image]]")
+        keys = [(image.name, image.arch) for image in self.image]
+        for name, arch in keys:
+            check(
+                keys.count((name, arch)) == 1,
+                f"image: the name '{name}' for {arch} is given to more than one [[image]]",
+            )
 
     def check_files(self) -> None:
         super().check_files()

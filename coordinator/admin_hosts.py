@@ -84,11 +84,7 @@ class HostAdmin:
             arch=host.arch,
             capacity=wire.resources(host.capacity),
             used=wire.resources(sum((instance.resources for instance in here), Resources())),
-            drivers=[
-                fleet_pb2.Driver(name=name, acceleration=info.acceleration, images=info.images, fetches=info.fetches)
-                for name, info in sorted(host.drivers.items())
-                if not info.out
-            ],
+            drivers=[wire.driver_out(name, info) for name, info in sorted(host.drivers.items()) if not info.out],
             drivers_out=[
                 fleet_pb2.DriverOut(name=name, detail=info.out)
                 for name, info in sorted(host.drivers.items())

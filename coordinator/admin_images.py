@@ -93,15 +93,19 @@ class ImageAdmin:
 
 
 def _can_have(host: HostRecord, image: Image) -> bool:
-    return host.arch == image.arch and any(driver.fetches for driver in host.drivers.values())
+    return image.arch in host.arches and any(
+        driver.fetches and (host.arch == image.arch or image.arch in driver.emulated)
+        for driver in host.drivers.values()
+    )
 
 
 def _unsuitable(name: str, host: str, record: HostRecord | None, images: list[Image]) -> HostUnsuitable:
     if record is None:
         return HostUnsuitable(f"there is no host '{host}'", hint="see `hostler fleet status`")
     arches = " and ".join(sorted(image.arch for image in images))
-    if record.arch not in {image.arch for image in images}:
-        return HostUnsuitable(f"host '{host}' is {record.arch}, and the image '{name}' is there for {arches}")
+    if not record.arches & {image.arch for image in images}:
+        own = " and ".join(sorted(record.arches))
+        return HostUnsuitable(f"host '{host}' is {own}, and the image '{name}' is there for {arches}")
     return HostUnsuitable(
         f"host '{host}' fetches no images of the catalogue", hint="its drivers do not, or its agent is too old"
     )

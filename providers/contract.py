@@ -1,6 +1,6 @@
 """The contract of every provider and the values that cross it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar, Protocol
@@ -52,6 +52,7 @@ class Driver(msgspec.Struct, frozen=True):
     acceleration: str  # kvm, tcg or none
     images: tuple[str, ...]  # what can be booted in this way without the coordinator's catalogue
     fetches: bool = False  # takes `InstanceSpec.base`: images of the catalogue
+    emulated: Mapping[Arch, tuple[str, ...]] = {}  # architectures besides the host's own, and their images as above
 
 
 class InstanceSpec(msgspec.Struct, frozen=True):

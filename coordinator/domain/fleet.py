@@ -116,7 +116,7 @@ class Host(msgspec.Struct, frozen=True):
     name: str
     arch: str
     capacity: Resources
-    drivers: dict[str, frozenset[str]]  # driver to names of the images that the host's own configuration has
+    drivers: dict[str, frozenset[str]]  # driver to images that the host's own configuration has, for its own `arch`
     connected: bool
     failures: int = 0
     cool_until: datetime | None = None
@@ -128,6 +128,11 @@ class Host(msgspec.Struct, frozen=True):
     admission_reason: str = ""  # what the person who said so gave as reason
     drain_deadline: datetime | None = None
     pressure: str = ""  # what it is short of, as its agent says, for people; empty: of nothing
+    emulated: Mapping[tuple[str, str], frozenset[str]] = {}  # driver and another architecture, to images as above
+
+    def own_images(self, driver: str, arch: str) -> frozenset[str] | None:
+        """Those of its own configuration; None: it makes no such machines."""
+        return self.drivers.get(driver) if arch == self.arch else self.emulated.get((driver, arch))
 
     @property
     def closed(self) -> str:

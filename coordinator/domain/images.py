@@ -71,7 +71,7 @@ def reach(
     Args:
         own: images of the driver by the host's own configuration.
         fetches: whether the driver takes images of the catalogue.
-        entry: what the catalogue has of that name for the host's architecture.
+        entry: what the catalogue has of that name for the machine's architecture.
         held: what the host has of the catalogue.
 
     What the catalogue has of a name goes before what hosts have of it, where they can fetch at all.

@@ -65,10 +65,24 @@ def resources(amounts: Resources) -> pb.Resources:
 
 def host_record(hello: pb.Hello, now: datetime, closed: Pressure) -> HostRecord:
     capacity = Resources(hello.capacity.vcpus, hello.capacity.memory_mib, hello.capacity.disk_gib)
-    drivers = {
-        driver.name: DriverInfo(driver.acceleration, list(driver.images), driver.fetches) for driver in hello.drivers
-    } | {out.name: DriverInfo("", [], out=out.detail or "it is out") for out in hello.drivers_out}
+    drivers = {driver.name: _driver(driver) for driver in hello.drivers}
+    drivers |= {out.name: DriverInfo("", [], out=out.detail or "it is out") for out in hello.drivers_out}
     return HostRecord(hello.host, hello.arch, capacity, drivers, hello.agent_version, now, pressure=closed)
+
+
+def _driver(told: pb.Driver) -> DriverInfo:
+    emulated = {one.arch: list(one.images) for one in told.emulated}
+    return DriverInfo(told.acceleration, list(told.images), told.fetches, emulated=emulated)
+
+
+def driver_out(name: str, info: DriverInfo) -> pb.Driver:
+    return pb.Driver(
+        name=name,
+        acceleration=info.acceleration,
+        images=info.images,
+        fetches=info.fetches,
+        emulated=[pb.Emulated(arch=arch, images=images) for arch, images in sorted(info.emulated.items())],
+    )
 
 
 def pressure(told: pb.Pressure) -> Pressure:

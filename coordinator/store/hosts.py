@@ -64,6 +64,11 @@ class HostRecord(msgspec.Struct, frozen=True):
     admission_reason: str = ""
     drain_deadline: datetime | None = None
 
+    @property
+    def arches(self) -> frozenset[str]:
+        """Those of the machines that can be made there, by any driver."""
+        return frozenset({self.arch, *(arch for info in self.drivers.values() for arch in info.emulated)})
+
 
 class Holder(msgspec.Struct, frozen=True):
     """Where the stream of a host is."""

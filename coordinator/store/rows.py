@@ -1,5 +1,6 @@
 """Between rows and the domain's values."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -34,6 +35,7 @@ class DriverInfo(msgspec.Struct, frozen=True):
     images: list[str]
     fetches: bool = False
     out: str = ""  # why it cannot be used now; empty when it can
+    emulated: Mapping[str, list[str]] = {}  # architecture to images
 
 
 Row = sa.Row[Any]
@@ -178,6 +180,9 @@ def to_host(row: Row, held: Held) -> Host:
         admission_reason=row.admission_reason,
         drain_deadline=row.drain_deadline,
         pressure=row.pressure,
+        emulated={
+            (name, arch): frozenset(images) for name, info in drivers.items() for arch, images in info.emulated.items()
+        },
     )
 
 

@@ -7,8 +7,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hostler.cli.views import age, clean, drivers, instances, row, table
+from hostler.cli.views import age, arches, clean, drivers, instances, row, table
 from protos.hostler.v1.admin_pb2 import FleetStatusResponse, GetHostResponse, Host, RemoveHostResponse
+from protos.hostler.v1.fleet_pb2 import Driver
 
 
 def fleet(status: FleetStatusResponse, now: datetime) -> RenderableType:
@@ -27,7 +28,7 @@ def hosts(found: Iterable[Host], now: datetime) -> RenderableType:
             one.name,
             _connected(one, now),
             _takes(one, now),
-            one.arch,
+            arches(one),
             str(one.instances),
             f"{used.vcpus}/{capacity.vcpus}",
             f"{used.memory_mib / 1024:.1f}/{capacity.memory_mib / 1024:.1f} GiB",
@@ -46,10 +47,10 @@ def host(found: GetHostResponse, now: datetime) -> RenderableType:
         ("host", one.name),
         ("connected", _connected(one, now)),
         ("takes machines", _takes(one, now)),
-        ("arch", one.arch),
+        ("arch", arches(one)),
         ("drivers", drivers(one)),
         *((f"{out.name} is out", out.detail) for out in one.drivers_out),
-        ("images", ", ".join(sorted({image for driver in one.drivers for image in driver.images}))),
+        ("images", ", ".join(sorted({image for driver in one.drivers for image in _images(driver)}))),
         ("vCPUs", f"{one.used.vcpus} of {one.capacity.vcpus} promised"),
         ("memory", f"{one.used.memory_mib} of {one.capacity.memory_mib} MiB promised"),
         ("disk", f"{one.used.disk_gib} of {one.capacity.disk_gib} GiB promised"),
@@ -88,6 +89,12 @@ def removed(name: str, answer: RemoveHostResponse) -> RenderableType:
             f"ended here as lost: {', '.join(answer.lost)} (what of them still runs there is to be stopped there)"
         )
     return Text(clean("; ".join(said)))
+
+
+def _images(driver: Driver) -> Iterable[str]:
+    yield from driver.images
+    for emulated in driver.emulated:
+        yield from (f"{image} ({emulated.arch})" for image in emulated.images)
 
 
 def _connected(one: Host, now: datetime) -> str:

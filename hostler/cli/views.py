@@ -74,6 +74,12 @@ def age(since: Timestamp, now: datetime) -> str:
     return "".join(f"{count}{unit}" for count, unit in parts[first : first + 2])
 
 
+def arches(host: Host) -> str:
+    """Of the machines that it makes."""
+    emulated = sorted({one.arch for driver in host.drivers for one in driver.emulated})
+    return ", ".join([host.arch, *(f"{arch} (emulated)" for arch in emulated)])
+
+
 def drivers(host: Host) -> str:
     """What it has, and how; or that it cannot be used now."""
     usable = [f"{driver.name} ({driver.acceleration})" for driver in host.drivers]

@@ -32,9 +32,10 @@ class Images:
         self._files = {(file.name, file.arch): file for file in files}
         self._known: dict[tuple[str, int, int], Base] = {}
 
-    def usable(self) -> list[str]:
+    def usable(self) -> dict[Arch, tuple[str, ...]]:
         """The names of those that are there."""
-        return sorted({file.name for file in self._files.values() if Path(file.path).is_file()})
+        there = [key for key, file in sorted(self._files.items()) if Path(file.path).is_file()]
+        return {arch: tuple(name for name, of in there if of is arch) for arch in Arch}
 
     def find(self, name: str, arch: Arch) -> Base:
         """The image of that name.

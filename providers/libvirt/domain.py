@@ -23,17 +23,17 @@ _ASKED_ONE_BY_ONE: Final = "cpu-unavailable-features"  # a name that libvirt kee
 ET.register_namespace("hostler", NAMESPACE)
 ET.register_namespace("qemu", _QEMU)
 
-_OS_ARCH: Final = {Arch.AMD64: "x86_64", Arch.ARM64: "aarch64"}
-_OS_MACHINE: Final = {Arch.AMD64: "q35", Arch.ARM64: "virt"}
+OS_ARCH: Final = {Arch.AMD64: "x86_64", Arch.ARM64: "aarch64"}
+OS_MACHINE: Final = {Arch.AMD64: "q35", Arch.ARM64: "virt"}
 # Debian's qemu-efi-aarch64; named outright, because firmware that libvirt picks itself gets its variable store outside
 # the instance's directory, where nothing would remove it.
 ARM64_FIRMWARE: Final = Path("/usr/share/AAVMF/AAVMF_CODE.fd")
-_ARM64_VARIABLES: Final = Path("/usr/share/AAVMF/AAVMF_VARS.fd")
+ARM64_VARIABLES: Final = Path("/usr/share/AAVMF/AAVMF_VARS.fd")
 
 
 def is_host_arch(arch: Arch) -> bool:
     """Only such machines can be accelerated."""
-    return platform.machine() == _OS_ARCH[arch]
+    return platform.machine() == OS_ARCH[arch]
 
 
 class Acceleration(StrEnum):
@@ -80,7 +80,7 @@ def domain_xml(plan: DomainPlan) -> str:
             element("memory", {"unit": "MiB"}, text=str(plan.resources.memory_mib)),
             element("vcpu", text=str(plan.resources.vcpus)),
             _boot(plan),
-            _features(plan.arch),
+            _features(plan.arch, plan.acceleration),
             element("cpu", {"mode": "host-passthrough" if plan.acceleration is Acceleration.KVM else "maximum"}),
             element("clock", {"offset": "utc"}),
             element("on_poweroff", text="destroy"),
@@ -109,11 +109,11 @@ def _tag_element(tag: Tag) -> ET.Element:
 
 def _boot(plan: DomainPlan) -> ET.Element:
     boot = element(
-        "os", None, element("type", {"arch": _OS_ARCH[plan.arch], "machine": _OS_MACHINE[plan.arch]}, text="hvm")
+        "os", None, element("type", {"arch": OS_ARCH[plan.arch], "machine": OS_MACHINE[plan.arch]}, text="hvm")
     )
     if plan.arch is Arch.ARM64:
         boot.append(element("loader", {"readonly": "yes", "type": "pflash"}, text=str(ARM64_FIRMWARE)))
-        boot.append(element("nvram", {"template": str(_ARM64_VARIABLES)}, text=str(plan.firmware_variables)))
+        boot.append(element("nvram", {"template": str(ARM64_VARIABLES)}, text=str(plan.firmware_variables)))
     boot.append(element("boot", {"dev": "hd"}))
     return boot
 
@@ -129,10 +129,13 @@ def _unasked(arch: Arch) -> list[ET.Element]:
     return [element(f"{{{_QEMU}}}capabilities", None, element(f"{{{_QEMU}}}del", {"capability": _ASKED_ONE_BY_ONE}))]
 
 
-def _features(arch: Arch) -> ET.Element:
+def _features(arch: Arch, acceleration: Acceleration) -> ET.Element:
     features = element("features", None, element("acpi"))
     if arch is Arch.AMD64:
         features.append(element("apic"))
+    else:
+        # Version 2, QEMU's own choice under TCG, ends at 8 processors; KVM can only do what the host's own has.
+        features.append(element("gic", {"version": "host" if acceleration is Acceleration.KVM else "3"}))
     return features
 
 

@@ -8,11 +8,12 @@ from typing import Final
 import libvirt
 import msgspec
 
-from providers.contract import Driver
+from providers.contract import Arch, Driver
 from providers.isolation import Firewall, Watch
-from providers.libvirt import console, privileges
+from providers.libvirt import console, emulation, privileges
 from providers.libvirt.acceleration import choose
 from providers.libvirt.disk import Images
+from providers.libvirt.domain import is_host_arch
 from providers.libvirt.hypervisor import Hypervisor
 from providers.libvirt.machines import Machines, guests
 from providers.libvirt.network import ensure_network
@@ -42,11 +43,13 @@ class LibvirtProvider(SteadyProvider[libvirt.virConnect]):
         self._firewall = Firewall(msgspec.structs.replace(settings.isolated, neighbours=neighbours))
         self._watch = Watch(self._firewall)
         self.acceleration = "none"
-        self.images: list[str] = []
+        self._usable: dict[Arch, tuple[str, ...]] = {}
 
     @property
     def drivers(self) -> list[Driver]:
-        return [Driver("libvirt", self.acceleration, tuple(self.images), fetches=True)]
+        own = next((names for arch, names in self._usable.items() if is_host_arch(arch)), ())
+        emulated = {arch: self._usable.get(arch, ()) for arch in self._settings.emulate}
+        return [Driver("libvirt", self.acceleration, own, fetches=True, emulated=emulated)]
 
     async def open(self, on_stopped: Callable[[str], None]) -> None:
         try:
@@ -71,11 +74,12 @@ class LibvirtProvider(SteadyProvider[libvirt.virConnect]):
         await self._hypervisor.open()
         await self._hypervisor.call(privileges.tell)
         await self._restore()
+        await self._hypervisor.call(emulation.check, self._settings.emulate)
         proof = self._store.root.parent / _PROOF_FILE
         acceleration = await self._hypervisor.thread(choose, self._settings.acceleration, proof)
         machines = Machines(self._settings, self._images, self._store, self._firewall, acceleration)
         await self._hypervisor.call(machines.adopt)
-        self.images = await self._hypervisor.thread(self._images.usable)
+        self._usable = await self._hypervisor.thread(self._images.usable)
         self.acceleration = acceleration.value
         return machines
 

@@ -24,6 +24,7 @@ class LibvirtSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     acceleration: Literal["auto", "kvm", "tcg"] = "auto"
     network: str = "hostler"
     subnet: str = "10.213.0.0/22"
+    emulate: tuple[Arch, ...] = ()  # architectures besides the host's own: many times slower, so only where it is said
 
     def __post_init__(self) -> None:
         check(

@@ -60,10 +60,12 @@ subnet = "{settings.subnet}"
 acceleration = "{settings.acceleration}"
 network = "{settings.network}"
 subnet = "{settings.subnet}"
+emulate = {[str(arch) for arch in settings.emulate]}
 
 [[image]]
 name = "{guest.image}"
 path = "{guest.path}"
+arch = "{guest.arch}"
 """
 
 
@@ -106,6 +108,7 @@ name = "{name}"
 endpoint = "forge"
 repository = "{repository}"
 provider = "{farm.guest.driver}"
+arch = "{farm.guest.arch}"
 image = "{farm.guest.image}"
 flavor = "small"
 labels = {list(labels)}

@@ -7,6 +7,8 @@ from typing import Final
 
 import msgspec
 
+from providers.contract import Arch
+
 CACHE: Final = Path(os.environ.get("HOSTLER_CACHE", "/var/cache/hostler"))
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 
@@ -20,6 +22,7 @@ class Guest(msgspec.Struct, frozen=True):
     memory_mib: int = 256
     disk_gib: int = 1
     driver: str = "libvirt"
+    arch: Arch = Arch.AMD64
 
 
 TEST_GUEST: Final = Guest("test-guest", CACHE / "test-guest.qcow2")

@@ -1,7 +1,6 @@
 """The libvirt provider against a real libvirt and real QEMU processes."""
 
 import asyncio
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from providers.contract import (
 )
 from providers.isolation.rules import port_prefix
 from providers.libvirt import ImageFile, LibvirtProvider
-from providers.libvirt.domain import ARM64_FIRMWARE
 from providers.libvirt.store import Record, Store
 from tests.demo.traces import rules
 from tests.providers.adapter import Ends, ignore
@@ -177,7 +175,7 @@ async def test_an_image_that_cannot_be_had_is_said(open_provider: Opener, tmp_pa
     )
     extra = [ImageFile(name, str(tmp_path / name)) for name in ("gone.img", "garbage.img", "overlay")]
     provider = await open_provider(extra=tuple(extra))
-    assert "gone.img" not in provider.images
+    assert "gone.img" not in provider.drivers[0].images
     for image, said in [
         ("unknown", "not configured"),
         ("gone.img", "No such file"),
@@ -208,22 +206,6 @@ async def test_a_directory_that_cannot_be_written_is_said_at_open(images: list[I
     provider = LibvirtProvider(SETTINGS, images, Path("/proc/instances"))
     with pytest.raises(ProviderError, match="/proc/instances"):
         await provider.open(lambda _: None)
-
-
-@pytest.mark.skipif(
-    not ARM64_FIRMWARE.exists() or shutil.which("qemu-system-aarch64") is None,
-    reason="qemu-system-arm and qemu-efi-aarch64 are not installed",
-)
-async def test_an_arm64_machine_reaches_its_firmware_and_leaves_nothing(open_provider: Opener, tmp_path: Path) -> None:
-    provider = await open_provider(extra=(ImageFile("arm", str(tmp_path / "halts.img"), Arch.ARM64),))
-    wanted = msgspec.structs.replace(spec("arm", memory_mib=512), arch=Arch.ARM64)
-    await provider.create(wanted, ignore)
-    async with asyncio.timeout(60):
-        while b"UEFI" not in (await provider.console(wanted.instance_id, 10000))[0]:
-            await asyncio.sleep(0.2)
-    await provider.delete(wanted.instance_id)
-    assert list((tmp_path / "instances").iterdir()) == []
-    assert processes_with(wanted.instance_id) == []
 
 
 async def test_a_guest_reads_its_seed_and_reaches_its_host(open_provider: Opener, tmp_path: Path) -> None:

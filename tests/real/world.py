@@ -13,10 +13,11 @@ import msgspec
 from aiohttp import web
 
 from providers.isolation.rules import port_prefix
+from providers.libvirt.settings import LibvirtSettings
 from providers.libvirt.store import Record
 from tests.demo.farm import LABELS, Farm
 from tests.demo.forge import Control
-from tests.demo.places import Places
+from tests.demo.places import TEST_GUEST, Guest, Places
 from tests.demo.run import bring_up_network
 from tests.real import machines
 from tests.real.conftest import ROOT, SETTINGS
@@ -139,14 +140,16 @@ def output(*command: str) -> str:
 
 
 @asynccontextmanager
-async def open_world(folder: Path) -> AsyncIterator[World]:
-    """libvirt must be up and the test guest built."""
+async def open_world(
+    folder: Path, settings: LibvirtSettings = SETTINGS, guest: Guest = TEST_GUEST
+) -> AsyncIterator[World]:
+    """libvirt must be up and the guest built. `settings`: on the tests' own network."""
     places = Places(folder)
     places.folder.mkdir(mode=0o711)
-    await asyncio.to_thread(bring_up_network, SETTINGS)
+    await asyncio.to_thread(bring_up_network, settings)
     gate = Gate()
     serving = await gate.start()
-    farm = Farm(places, SETTINGS, network_allow=[f"{SETTINGS.gateway}:{gate.port}"])
+    farm = Farm(places, settings, guest=guest, network_allow=[f"{SETTINGS.gateway}:{gate.port}"])
     try:
         await farm.start()
         async with aiohttp.ClientSession() as session:

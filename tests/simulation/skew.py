@@ -27,6 +27,7 @@ _WORD: Final = "from the future"
 # What may be missing at the other end: the last field of messages that have grown, and whole messages.
 _YOUNG: Final = {
     "Hello": {"agent_run"},
+    "Driver": {"emulated"},
     "Machine": {"phases"},
     "Heartbeat": {"disk_available_gib"},
     "InstanceEvent": {"error_code"},

@@ -10,10 +10,11 @@ from agent import daemon, host
 from agent.config import AgentConfig, ImagesSection, load
 from agent.host import Reserve, capacity
 from agent.several import Several
+from agent.with_libvirt import LibvirtConfig
 from agent.with_several import SeveralConfig
 from agent.with_simulated import SimulatedConfig
 from hostler.errors import ConfigError
-from providers.contract import HypervisorUnavailable, Resources
+from providers.contract import Arch, HypervisorUnavailable, Resources
 from providers.images import qemu_img
 from providers.libvirt.provider import LibvirtProvider
 from providers.lxd.provider import LxdProvider
@@ -73,7 +74,7 @@ def test_everything_but_the_driver_has_a_default(tmp_path: Path) -> None:
         ("[lxd]\nprofiles = ['']", "key 'lxd': profiles: '' must be letters"),
         (
             "[libvirt]\n" + 2 * "[[image]]\nname = 'a'\npath = '/a'\narch = 'amd64'\n",
-            "the name 'a' is given to more than one [[image]]",
+            "the name 'a' for amd64 is given to more than one [[image]]",
         ),
     ],
 )
@@ -88,6 +89,13 @@ def test_an_image_that_is_not_there_is_named(tmp_path: Path) -> None:
     config = read(tmp_path, "[libvirt]\n[[image]]\nname = 'a'\npath = '/nowhere/a.qcow2'\narch = 'amd64'\n")
     with pytest.raises(ConfigError, match=r"/nowhere/a\.qcow2 of image 'a' is no file"):
         config.check_files()
+
+
+def test_a_name_may_be_an_image_of_each_architecture(tmp_path: Path) -> None:
+    text = "[libvirt]\n" + "".join(f"[[image]]\nname = 'a'\npath = '/{of}'\narch = '{of}'\n" for of in Arch)
+    config = read(tmp_path, text)
+    assert isinstance(config, LibvirtConfig)
+    assert [image.arch for image in config.image] == list(Arch)
 
 
 def test_a_host_needs_no_image_of_its_own(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from protos.hostler.v1.admin_pb2 import (
     ListJobsResponse,
     TimelineEntry,
 )
-from protos.hostler.v1.fleet_pb2 import Driver, DriverOut, Heartbeat, Pressure, Resources
+from protos.hostler.v1.fleet_pb2 import Driver, DriverOut, Emulated, Heartbeat, Pressure, Resources
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
@@ -48,7 +48,9 @@ def test_hosts_and_instances_are_shown_with_use_and_age() -> None:
                 arch="amd64",
                 capacity=Resources(vcpus=8, memory_mib=16384, disk_gib=100),
                 used=Resources(vcpus=2, memory_mib=2560, disk_gib=10),
-                drivers=[Driver(name="libvirt", acceleration="kvm")],
+                drivers=[
+                    Driver(name="libvirt", acceleration="kvm", emulated=[Emulated(arch="arm64", images=["tiny"])])
+                ],
                 drivers_out=[DriverOut(name="lxd", detail="its daemon is away")],
                 agent_version="0.1.0",
                 load=Heartbeat(load=0.5),
@@ -75,7 +77,7 @@ def test_hosts_and_instances_are_shown_with_use_and_age() -> None:
         "coordinator 0.1.0, controller c-1",
         "",
         "HOST CONNECTED TAKES MACHINES ARCH INSTANCES VCPUS MEMORY DISK DRIVERS AGENT LOAD",
-        "build-1 yes yes amd64 1 2/8 2.5/16.0 GiB 10/100 GiB libvirt (kvm), lxd (out) 0.1.0 0.50",
+        "build-1 yes yes amd64, arm64 (emulated) 1 2/8 2.5/16.0 GiB 10/100 GiB libvirt (kvm), lxd (out) 0.1.0 0.50",
         "b-2 lost for 6m0s draining (new), busy machines are stopped in 9 s; 1 GiB - 0 0/0 0.0/0.0 GiB 0/0 GiB - - -",
         "",
         "INSTANCE STATUS RUNNER HOST AGE JOB FAULT",

@@ -72,6 +72,7 @@ def worlds(draw: st.DrawFn) -> World:
             drivers={"libvirt": draw(st.sampled_from([frozenset({"debian"}), frozenset({"debian", "plan9"})]))},
             connected=not draw(OFTEN_NOT),
             cool_until=draw(rest),
+            emulated=draw(st.sampled_from([{}, {}, {("libvirt", "arm64"): frozenset({"debian"})}])),
         )
         for n in range(draw(st.integers(0, 3)))
     ]
@@ -257,7 +258,7 @@ def _has_room(seen: World, able: Pool, taken: Sequence[Create], left: Mapping[st
 
 
 def _takes(seen: World, one: Host, able: Pool, taken: Sequence[Create]) -> bool:
-    if not one.connected or one.arch != able.arch or (one.cool_until is not None and one.cool_until > NOW):
+    if not one.connected or (one.cool_until is not None and one.cool_until > NOW):
         return False
     shy = {p.id for p in seen.pools if not p.share_hosts}
     here = [(i.entity_id, i.pool_id, i.resources) for i in seen.instances if i.host == one.name]
@@ -265,7 +266,14 @@ def _takes(seen: World, one: Host, able: Pool, taken: Sequence[Create]) -> bool:
     if any(entity_id != able.entity_id and shy & {pool_id, able.id} for entity_id, pool_id, _ in here):
         return False
     used = sum((resources for _, _, resources in here), able.resources)
-    return able.image in one.drivers.get(able.provider, ()) and one.capacity.holds(used)
+    return able.image in _own_images(one, able) and one.capacity.holds(used)
+
+
+def _own_images(one: Host, of: Pool) -> frozenset[str]:
+    """What the host has for the pool's provider and architecture."""
+    if one.arch == of.arch:
+        return one.drivers.get(of.provider, frozenset())
+    return one.emulated.get((of.provider, of.arch), frozenset())
 
 
 @calm
@@ -306,8 +314,7 @@ def test_a_machine_is_made_only_where_it_can_be_and_for_whom_it_may(seen: World)
             continue
         on = hosts[create.host]
         assert on.connected
-        assert on.arch == create.pool.arch
-        assert create.pool.image in on.drivers[create.pool.provider]
+        assert create.pool.image in _own_images(on, create.pool)
         assert on.cool_until is None or on.cool_until <= NOW
 
 

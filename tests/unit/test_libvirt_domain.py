@@ -90,6 +90,32 @@ def test_an_arm64_machine_keeps_its_firmware_variables_with_its_disk() -> None:
     assert root.findtext("os/nvram") == "/i/firmware.fd"
 
 
+@pytest.mark.parametrize(
+    ("acceleration", "gic", "cpu"), [(Acceleration.KVM, "host", "host-passthrough"), (Acceleration.TCG, "3", "maximum")]
+)
+def test_an_arm64_machine_has_what_its_acceleration_can_do(acceleration: Acceleration, gic: str, cpu: str) -> None:
+    root = domain(arch=Arch.ARM64, acceleration=acceleration)
+    assert (attribute(root, "features/gic", "version"), attribute(root, "cpu", "mode")) == (gic, cpu)
+
+
+def test_an_arm64_machine_has_no_part_that_only_a_pc_has() -> None:
+    arm, pc = domain(arch=Arch.ARM64), domain()
+    for path in ("features/apic", "devices/panic"):
+        assert (arm.find(path) is None, pc.find(path) is None) == (True, False)
+    for path in ("features/gic", "os/loader", "os/nvram"):
+        assert (arm.find(path) is None, pc.find(path) is None) == (False, True)
+    assert attribute(arm, "os/loader", "readonly") == "yes", "the firmware is every machine's"
+    assert arm.find("features/acpi") is not None, "power-off and reboot are told by it"
+
+
+def test_an_arm64_machine_has_the_same_devices_as_another() -> None:
+    arm, pc = domain(arch=Arch.ARM64), domain()
+    for path in ("disk", "interface", "serial", "rng", "memballoon", "controller"):
+        alike = [[ET.tostring(found).strip() for found in root.iterfind(f"devices/{path}")] for root in (arm, pc)]
+        assert alike[0] == alike[1] != []
+    assert {attribute(disk, "target", "bus") for disk in arm.iter("disk")} == {"virtio"}
+
+
 @given(owner=st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs"])))
 def test_a_tag_is_read_as_it_was_written(owner: str) -> None:
     tag = Tag(ID, 7, owner)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from providers.contract import HypervisorUnavailable, MachineState, Phase
+from providers.contract import Arch, HypervisorUnavailable, MachineState, Phase
 from providers.isolation import Firewall, Watch
 from providers.libvirt import LibvirtProvider, LibvirtSettings, domains, privileges, provider
 from providers.libvirt.domain import Acceleration
@@ -97,11 +97,11 @@ async def test_a_machine_that_powers_off_around_the_start_of_its_agent_is_seen_s
         told.append(instance_id)
         noted.set()
 
-    def usable() -> list[str]:  # asked for after adoption
+    def usable() -> dict[Arch, tuple[str, ...]]:  # asked for after adoption
         if at == "while it opens":
             libvirt.power_off(record.instance_id)
             asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result()  # the loop has heard of it
-        return []
+        return {}
 
     monkeypatch.setattr(opened._images, "usable", usable)
     if at == "before it opens":

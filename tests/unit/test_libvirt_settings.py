@@ -13,6 +13,7 @@ def test_an_empty_table_is_complete() -> None:
     settings = parse("", LibvirtSettings, "agent.toml")
     assert settings.gateway == IPv4Address("10.213.0.1")
     assert settings.bridge == "hostler0"
+    assert settings.emulate == (), "nothing is emulated that nobody asked for"
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,8 @@ def test_an_empty_table_is_complete() -> None:
         ('uri = "test:///default"', "uri"),
         ('acceleration = "fast"', "acceleration"),
         ('network = "Has Spaces"', "network"),
+        ('emulate = ["riscv64"]', "emulate"),
+        ('emulate = "arm64"', "emulate"),
         ('network = "longer-than-a-bridge"', "network"),
         ('subnet = "10.213.0.1/22"', "subnet"),
         ('subnet = "10.0.0.0/8"', "subnet"),

@@ -21,13 +21,13 @@ def _command(network: NetworkAccess) -> pb.CreateInstance:
 @pytest.mark.parametrize("policy", NetworkPolicy)
 def test_policy_and_allow_list_arrive_as_declared(policy: NetworkPolicy) -> None:
     network = NetworkAccess(policy, ("dns", "10.0.0.0/8:443"))
-    assert agents.spec(_command(network), drivers={"libvirt"}).network == network
+    assert agents.spec(_command(network), drivers={"libvirt": {"amd64"}}).network == network
 
 
 def test_a_coordinator_of_before_the_policies_means_the_default() -> None:
     command = _command(NetworkAccess(NetworkPolicy.OPEN))
     command.ClearField("network")
-    assert agents.spec(command, drivers={"libvirt"}).network == NetworkAccess(NetworkPolicy.INTERNET)
+    assert agents.spec(command, drivers={"libvirt": {"amd64"}}).network == NetworkAccess(NetworkPolicy.INTERNET)
 
 
 @pytest.mark.parametrize(
@@ -42,4 +42,4 @@ def test_what_the_agent_does_not_understand_makes_no_machine(sent: pb.NetworkAcc
     command = _command(NetworkAccess())
     command.network.CopyFrom(sent)
     with pytest.raises(agents.CommandInvalid, match=reason):
-        agents.spec(command, drivers={"libvirt"})
+        agents.spec(command, drivers={"libvirt": {"amd64"}})

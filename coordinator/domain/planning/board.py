@@ -437,25 +437,28 @@ class Board:
         return None
 
     def _places(self, kind: Kind, entry: Image | None, name: str) -> int:
-        """`entry`: the catalogue's of the kind's image; without it no host fetches, so none goes before another."""
+        """`entry`: the catalogue's of the kind's image; without it no host fetches."""
         host = self.hosts.get(name)
         if host is None or not self._admits(kind, host):
             return 0
-        if entry is None:
-            return self.free[name].times(kind.resources) if kind.image in host.drivers.get(kind.driver, ()) else 0
         places = self.free[name].times(kind.resources)
-        return ranked(places, self.reach(host, kind.driver, kind.image), kind.placement) if places else 0
+        if not places:
+            return 0
+        own = host.own_images(kind.driver, kind.arch)
+        image = reach(own, kind.driver in host.fetches, entry, kind.image, host.held, self.now)
+        return ranked(places, image, kind.placement, emulated=host.arch != kind.arch)
 
     def takes(self, kind: Kind, host: Host) -> bool:
         """Whether the host takes such machines now, where it has room."""
-        return self._admits(kind, host) and self.reach(host, kind.driver, kind.image) in REACHED
+        return self._admits(kind, host) and self.reach(host, kind.driver, kind.arch, kind.image) in REACHED
 
     def _admits(self, kind: Kind, host: Host) -> bool:
-        return not host.closed and host.arch == kind.arch and not self.resting(host.cool_until)
+        offered = host.arch == kind.arch or (kind.driver, kind.arch) in host.emulated
+        return offered and not host.closed and not self.resting(host.cool_until)
 
-    def reach(self, host: Host, driver: str, image: str) -> Reach:
+    def reach(self, host: Host, driver: str, arch: str, image: str) -> Reach:
         """Whether a machine of that image can be made there."""
-        own, entry = host.drivers.get(driver), self.images.get((image, host.arch))
+        own, entry = host.own_images(driver, arch), self.images.get((image, arch))
         return reach(own, driver in host.fetches, entry, image, host.held, self.now)
 
     def _priority(self, entity_id: str, labels: Labels) -> int:

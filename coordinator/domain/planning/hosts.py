@@ -23,20 +23,28 @@ class Kind(NamedTuple):
         return cls(pool.provider, pool.arch, pool.image, pool.resources, pool.placement)
 
 
-_BEFORE: Final = 1 << 32
+_IMAGE_THERE: Final = 1 << 32
 """More places than any host has: what is added where spreading takes the highest first, or packing the lowest."""
+_NOT_EMULATED: Final = 2 * _IMAGE_THERE
 
 
 REACHED: Final = (Reach.HERE, Reach.FETCH)
 """Of such images a host can make a machine."""
 
 
-def ranked(places: int, image: Reach, placement: Placement) -> int:
-    """A host's place in the index of a kind; 0 for none. Those that have the image go before those that fetch it."""
+def ranked(places: int, image: Reach, placement: Placement, *, emulated: bool) -> int:
+    """A host's place in the index of a kind; 0 for none.
+
+    Hosts of the architecture go before those that emulate it, and those that have the image before those that fetch it.
+    """
     if not places or image not in REACHED:
         return 0
-    sooner = (image is Reach.HERE) is (placement is Placement.SPREAD)
-    return places + _BEFORE if sooner else places
+    spread = placement is Placement.SPREAD
+    if (image is Reach.HERE) is spread:
+        places += _IMAGE_THERE
+    if emulated is not spread:
+        places += _NOT_EMULATED
+    return places
 
 
 class HostIndex:

@@ -64,12 +64,13 @@ def clock(time: datetime | None) -> str:
 
 def _refusal(board: Board, host: Host, pool: Pool, kept: Sequence[Hold]) -> str:
     free = board.free[host.name]
-    image = board.reach(host, pool.provider, pool.image)
-    told = _no_image(host, pool, board.images.get((pool.image, host.arch)))
+    image = board.reach(host, pool.provider, pool.arch, pool.image)
+    told = _no_image(host, pool, board.images.get((pool.image, pool.arch)))
+    offered = host.own_images(pool.provider, pool.arch) is not None
     checks = (
         (pool.provider in host.drivers_out, f"cannot use {pool.provider} now: {host.drivers_out.get(pool.provider)}"),
         (pool.provider not in host.drivers, f"has no provider '{pool.provider}'"),
-        (host.arch != pool.arch, f"is {host.arch}, the pool wants {pool.arch}"),
+        (not offered, f"is {host.arch}, the pool wants {pool.arch}"),
         (bool(host.closed), host.closed),
         (image in told, told.get(image, "")),
         (board.resting(host.cool_until), f"rests until {clock(host.cool_until)} after {host.failures} failures"),
@@ -85,7 +86,7 @@ def _no_image(host: Host, pool: Pool, entry: Image | None) -> dict[Reach, str]:
     """Why a host can make no machine of a pool's image."""
     name, rest = pool.image, host.held.rests.get(entry.sha256) if entry else None
     return {
-        Reach.NO_ENTRY: f"does not have the image '{name}', nor does the catalogue for {host.arch}",
+        Reach.NO_ENTRY: f"does not have the image '{name}', nor does the catalogue for {pool.arch}",
         Reach.NO_FETCHING: f"does not have the image '{name}', and cannot fetch it for {pool.provider}",
         Reach.RESTS: f"could not fetch the image '{name}' and does not try before {clock(rest)}",
     }

@@ -217,7 +217,7 @@ class Hello(_message.Message):
     host: _builtins.str
     agent_version: _builtins.str
     arch: _builtins.str
-    """amd64 or arm64"""
+    """the host's own: amd64 or arm64"""
     agent_run: _builtins.str
     """made anew by each agent process: tells its reconnection from a second agent of its name"""
     @_builtins.property
@@ -297,6 +297,7 @@ class Driver(_message.Message):
     ACCELERATION_FIELD_NUMBER: _builtins.int
     IMAGES_FIELD_NUMBER: _builtins.int
     FETCHES_FIELD_NUMBER: _builtins.int
+    EMULATED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """libvirt, lxd or simulated: what a pool names as its provider"""
     acceleration: _builtins.str
@@ -305,8 +306,10 @@ class Driver(_message.Message):
     """boots images of the coordinator's catalogue, and fetches them itself"""
     @_builtins.property
     def images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """names of the images that the host's own configuration has"""
+        """names of the images that the host's own configuration has for its own architecture"""
 
+    @_builtins.property
+    def emulated(self) -> _containers.RepeatedCompositeFieldContainer[Global___Emulated]: ...
     def __init__(
         self,
         *,
@@ -314,14 +317,43 @@ class Driver(_message.Message):
         acceleration: _builtins.str = ...,
         images: _abc.Iterable[_builtins.str] | None = ...,
         fetches: _builtins.bool = ...,
+        emulated: _abc.Iterable[Global___Emulated] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceleration", b"acceleration", "fetches", b"fetches", "images", b"images", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceleration", b"acceleration", "emulated", b"emulated", "fetches", b"fetches", "images", b"images", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Driver: _TypeAlias = Driver  # noqa: Y015
+
+@_typing.final
+class Emulated(_message.Message):
+    """Another architecture than the host's, of which it makes machines too: by QEMU's own translator, so slowly."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARCH_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    arch: _builtins.str
+    """amd64 or arm64"""
+    @_builtins.property
+    def images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """as in Driver, for that architecture"""
+
+    def __init__(
+        self,
+        *,
+        arch: _builtins.str = ...,
+        images: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arch", b"arch", "images", b"images"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Emulated: _TypeAlias = Emulated  # noqa: Y015
 
 @_typing.final
 class Resources(_message.Message):
