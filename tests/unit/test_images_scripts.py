@@ -1,6 +1,7 @@
 """What the image scripts refuse before they do anything."""
 
 import hashlib
+import platform
 import subprocess
 from pathlib import Path
 
@@ -77,6 +78,19 @@ def test_a_guest_of_another_architecture_needs_that_architectures_files(tmp_path
     assert (
         f"there is no {tmp_path}/empty/bin/busybox; give --boot-files what packaging/images/fetch-boot-files" in error
     )
+
+
+def test_a_runner_image_for_programs_that_cannot_be_run_here_is_refused_at_once(tmp_path: Path) -> None:
+    arch, cpu = ("amd64", "x86_64") if platform.machine() == "aarch64" else ("arm64", "aarch64")
+    error = refused(
+        "build-runner-image", "--arch", arch, "--runner-tarball", str(tmp_path / "none"), str(tmp_path / "image")
+    )
+
+    if Path(f"/proc/sys/fs/binfmt_misc/qemu-{cpu}").exists():
+        assert "none cannot be read" in error
+    else:
+        assert f"cannot run programs of {arch}" in error
+        assert "apt-get install qemu-user-static binfmt-support arch-test" in error
 
 
 def test_what_is_there_already_is_not_taken_for_another_architectures_files(tmp_path: Path) -> None:
