@@ -192,6 +192,28 @@ async def test_an_agents_certificate_finds_no_admin_and_no_enrolment(tmp_path: P
             assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
+async def test_an_admins_token_opens_nothing_where_agents_come_in(tmp_path: Path) -> None:
+    async with enrolled_farm(tmp_path) as one:
+        mine = await one.enrol()
+        async with one.access() as access:
+            made = await access.MakeToken(access_pb2.MakeTokenRequest(name="laptop"))
+        shown = (("authorization", f"Bearer {made.token}"),)
+        asked = admin_pb2.FleetStatusRequest()
+        ca = grpc.ssl_channel_credentials(mine.ca.encode())
+        for port, refused in ((one.clients_port, None), (one.agents_port, grpc.StatusCode.UNAVAILABLE)):
+            async with grpc.aio.secure_channel(f"127.0.0.1:{port}", ca) as channel:
+                if refused is None:
+                    assert (await AdminStub(channel).FleetStatus(asked, metadata=shown)).controller_id
+                    continue
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await AdminStub(channel).FleetStatus(asked, metadata=shown)
+                assert caught.value.code() is refused
+        async with agents_channel(one, mine.ca, held(mine)) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await AdminStub(channel).FleetStatus(asked, metadata=shown)
+            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
 async def test_without_a_certificate_or_with_one_of_another_make_there_is_no_connection(tmp_path: Path) -> None:
     async with enrolled_farm(tmp_path) as one:
         mine = await one.enrol()
