@@ -170,6 +170,13 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         """
         self.images.check_files()
 
+    def check_devices(self) -> None:
+        """Look at the devices that machines are to be given. An agent starts without those that are at fault.
+
+        Raises:
+            ConfigError: some cannot be given.
+        """
+
     @property
     def network(self) -> Network | None:
         """What the machines hang on, where they hang on any."""

@@ -122,8 +122,8 @@ class Agent:
                 await self._images.close()
                 await self._provider.close()
 
-    def _capacity(self) -> pb.Resources:
-        return wire.resources_out(capacity(self._config, _total(self._config)))
+    def _capacity(self) -> Resources:
+        return capacity(self._config, _total(self._config))
 
     def _way(self) -> Way:
         """How the coordinator is reached as things are now."""
@@ -135,7 +135,7 @@ class Agent:
     async def _usage(self) -> host.Usage:
         return await asyncio.to_thread(host.usage, self._config.instances_path)
 
-    def _session(self, capacity: pb.Resources) -> Session:
+    def _session(self, capacity: Resources) -> Session:
         async def hello() -> pb.Hello:
             self._gauge.read(await self._usage())
             inventory = await self._inventory()
@@ -144,7 +144,7 @@ class Agent:
                 host=self._config.host.name,
                 agent_version=__version__,
                 arch=host.arch(),
-                capacity=capacity,
+                capacity=wire.resources_out(msgspec.structs.replace(capacity, devices=self._provider.devices)),
                 inventory=inventory,
                 drivers=[wire.driver_out(driver) for driver in self._provider.drivers],
                 drivers_out=[wire.driver_is_out(name, reason) for name, reason in drivers_out(self._provider).items()],
@@ -177,6 +177,7 @@ async def check(config: AgentConfig, provider: HostProvider) -> bool:
         HostlerError: what is not.
     """
     config.check_files()
+    config.check_devices()
     dial.find(config.data_path, config.host.name, config.coordinator, datetime.now(UTC))
     host.arch()
     reason = why_unusable(config.data_path)

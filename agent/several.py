@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -88,6 +89,13 @@ class Several:
     @property
     def drivers(self) -> list[Driver]:
         return [driver for part in self._parts.values() if not part.out for driver in part.provider.drivers]
+
+    @property
+    def devices(self) -> dict[str, int]:
+        counts: Counter[str] = Counter()
+        for part in self._parts.values():
+            counts.update(part.provider.devices)
+        return dict(counts)
 
     @property
     def out(self) -> dict[str, str]:

@@ -135,11 +135,21 @@ def _network(command: pb.CreateInstance) -> NetworkAccess:
 
 
 def resources_in(message: pb.Resources) -> Resources:
-    return Resources(vcpus=message.vcpus, memory_mib=message.memory_mib, disk_gib=message.disk_gib)
+    return Resources(
+        vcpus=message.vcpus,
+        memory_mib=message.memory_mib,
+        disk_gib=message.disk_gib,
+        devices={one.name: one.count for one in message.devices if one.count},
+    )
 
 
 def resources_out(value: Resources) -> pb.Resources:
-    return pb.Resources(vcpus=value.vcpus, memory_mib=value.memory_mib, disk_gib=value.disk_gib)
+    return pb.Resources(
+        vcpus=value.vcpus,
+        memory_mib=value.memory_mib,
+        disk_gib=value.disk_gib,
+        devices=[pb.DeviceCount(name=name, count=count) for name, count in sorted(value.devices.items())],
+    )
 
 
 def driver_out(driver: Driver) -> pb.Driver:
@@ -149,6 +159,7 @@ def driver_out(driver: Driver) -> pb.Driver:
         images=driver.images,
         fetches=driver.fetches,
         emulated=[pb.Emulated(arch=arch, images=images) for arch, images in driver.emulated.items()],
+        passes_devices=driver.passes_devices,
     )
 
 

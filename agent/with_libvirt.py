@@ -11,6 +11,7 @@ from providers.images import qemu_img
 from providers.images.store import Finish
 from providers.isolation.rules import Network
 from providers.libvirt import ImageFile, LibvirtProvider, LibvirtSettings
+from providers.pci import DeviceKind, check_devices
 
 
 class LibvirtConfig(AgentConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -18,6 +19,7 @@ class LibvirtConfig(AgentConfig, frozen=True, forbid_unknown_fields=True, kw_onl
 
     libvirt: LibvirtSettings
     image: tuple[ImageFile, ...] = ()
+    device: tuple[DeviceKind, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -27,6 +29,9 @@ class LibvirtConfig(AgentConfig, frozen=True, forbid_unknown_fields=True, kw_onl
                 keys.count((name, arch)) == 1,
                 f"image: the name '{name}' for {arch} is given to more than one [[image]]",
             )
+        kinds = [kind.name for kind in self.device]
+        for name in kinds:
+            check(kinds.count(name) == 1, f"device: the name '{name}' is given to more than one [[device]]")
 
     def check_files(self) -> None:
         super().check_files()
@@ -35,6 +40,9 @@ class LibvirtConfig(AgentConfig, frozen=True, forbid_unknown_fields=True, kw_onl
                 raise ConfigError(
                     f"key 'image.path': {image.path} of image '{image.name}' is no file", hint="name an existing image"
                 )
+
+    def check_devices(self) -> None:
+        check_devices(self.device)
 
     @property
     def finish_image(self) -> Finish:
@@ -45,7 +53,7 @@ class LibvirtConfig(AgentConfig, frozen=True, forbid_unknown_fields=True, kw_onl
         return self.libvirt.isolated
 
     def make_provider(self, others: tuple[AgentConfig, ...] = ()) -> HostProvider:
-        return LibvirtProvider(self.libvirt, list(self.image), self.instances_path, subnets(others))
+        return LibvirtProvider(self.libvirt, list(self.image), self.instances_path, subnets(others), self.device)
 
 
 CONFIG = LibvirtConfig

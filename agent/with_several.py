@@ -26,6 +26,10 @@ class SeveralConfig(AgentConfig, frozen=True, kw_only=True):
         for part in self.parts.values():
             part.check_files()
 
+    def check_devices(self) -> None:
+        for part in self.parts.values():
+            part.check_devices()
+
     def make_provider(self, others: tuple[AgentConfig, ...] = ()) -> HostProvider:
         parts = []
         for name, config in self.parts.items():

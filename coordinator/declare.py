@@ -1,6 +1,7 @@
 """What `hostler apply` may declare, as it arrives: parsed and checked here, stored by the catalog."""
 
 import re
+from functools import partial
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -8,8 +9,9 @@ import msgspec
 
 from coordinator.declare_image import ImageDeclaration
 from coordinator.domain.fleet import Balancer, ForgeKind, Placement
-from coordinator.domain.resources import Resources
+from coordinator.domain.resources import Resources, devices
 from hostler import config
+from hostler.config import device_name
 from hostler.network import NetworkPolicy, openings
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -105,16 +107,20 @@ class FlavorDeclaration(_Declared, frozen=True):
     vcpus: int
     memory_mib: int
     disk_gib: int
+    devices: dict[str, int] = {}  # of the host, by the name that agents give them; each machine has its own
 
     def __post_init__(self) -> None:
         _name("name", self.name)
         config.check(1 <= self.vcpus <= 1024, "vcpus: must be 1 to 1024")
         config.check(64 <= self.memory_mib <= 16 * 1024 * 1024, "memory_mib: must be 64 to 16777216")
         config.check(1 <= self.disk_gib <= 65536, "disk_gib: must be 1 to 65536")
+        for name, count in self.devices.items():
+            config.check_key("devices", partial(device_name, name))
+            config.check(1 <= count <= 64, f"devices: of '{name}' 1 to 64 may be asked for, not {count}")
 
     @property
     def resources(self) -> Resources:
-        return Resources(self.vcpus, self.memory_mib, self.disk_gib)
+        return Resources(self.vcpus, self.memory_mib, self.disk_gib, devices(self.devices))
 
 
 class PoolDeclaration(_Declared, frozen=True):

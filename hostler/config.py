@@ -17,6 +17,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 _AT = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_DEVICE_NAME = re.compile(r"[a-z][a-z0-9._-]{0,39}")
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<field>[^`]*)`")
 
 
@@ -166,6 +167,18 @@ def host_name(value: str) -> None:
     """
     if _HOST_NAME.fullmatch(value) is None:
         raise ValueError(f"'{value[:80]}' is not a host name; letters, digits, '-' and '.' are allowed")
+
+
+def device_name(value: str) -> None:
+    """Check the name that agents and flavors give a kind of device.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if _DEVICE_NAME.fullmatch(value) is None:
+        raise ValueError(
+            f"'{value[:80]}' is no name of a device: 1 to 40 of a-z, 0-9, '-', '_' and '.', a letter first"
+        )
 
 
 def web_address(value: str) -> None:

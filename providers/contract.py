@@ -28,6 +28,7 @@ class Resources(msgspec.Struct, frozen=True):
     vcpus: int
     memory_mib: int
     disk_gib: int
+    devices: dict[str, int] = {}  # of the host, by the name of their kind; passed through to one machine at a time
 
 
 class Bootstrap(msgspec.Struct, frozen=True):
@@ -53,6 +54,7 @@ class Driver(msgspec.Struct, frozen=True):
     images: tuple[str, ...]  # what can be booted in this way without the coordinator's catalogue
     fetches: bool = False  # takes `InstanceSpec.base`: images of the catalogue
     emulated: Mapping[Arch, tuple[str, ...]] = {}  # architectures besides the host's own, and their images as above
+    passes_devices: bool = False  # takes `Resources.devices`
 
 
 class InstanceSpec(msgspec.Struct, frozen=True):
@@ -124,6 +126,11 @@ class HostProvider(Provider, Protocol):
         """What this host offers; known after `open`, and as new as the last inventory."""
         ...
 
+    @property
+    def devices(self) -> dict[str, int]:
+        """How many devices of each kind machines may be given; known after `open`."""
+        ...
+
     async def open(self, on_stopped: Callable[[str], None]) -> None:
         """Connect and prepare; `on_stopped(instance_id)` is called on the event loop when a machine powers off or dies.
 
@@ -151,6 +158,12 @@ class ImageUnavailable(ProviderError):
     """The image cannot be had on this host."""
 
     code = "image_unavailable"
+
+
+class DeviceUnavailable(ProviderError):
+    """No device of a kind that is asked for is free on this host."""
+
+    code = "device_unavailable"
 
 
 class HypervisorUnavailable(ProviderError):

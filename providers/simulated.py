@@ -6,6 +6,7 @@ Given a directory, its machines outlive the process as real ones do. Faults can 
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 from weakref import WeakValueDictionary
@@ -13,8 +14,9 @@ from weakref import WeakValueDictionary
 import msgspec
 import structlog
 
-from hostler.config import check
+from hostler.config import check, check_key, device_name
 from providers.contract import (
+    DeviceUnavailable,
     Driver,
     HypervisorUnavailable,
     ImageUnavailable,
@@ -38,9 +40,13 @@ class SimulatedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     images: tuple[str, ...] = ("simulated",)
     disk_seconds: Seconds = 0.05
     start_seconds: Seconds = 0.5
+    devices: dict[str, int] = {}  # that the host seems to have, by the name of their kind
 
     def __post_init__(self) -> None:
         check(bool(self.images) and all(self.images), "images: name at least one image, none of them empty")
+        for name, count in self.devices.items():
+            check_key("devices", partial(device_name, name))
+            check(0 <= count <= 64, f"devices: of '{name}' there may be 0 to 64, not {count}")
 
 
 class Faults:
@@ -62,6 +68,7 @@ class Faults:
 
 class _Record(msgspec.Struct, frozen=True):
     machine: Machine
+    devices: dict[str, int] = {}
     console: bytes = b""
 
 
@@ -99,7 +106,11 @@ class SimulatedProvider:
 
     @property
     def drivers(self) -> list[Driver]:
-        return [Driver(self._name, "none", tuple(self.images), fetches=True)]
+        return [Driver(self._name, "none", tuple(self.images), fetches=True, passes_devices=True)]
+
+    @property
+    def devices(self) -> dict[str, int]:
+        return self.settings.devices
 
     async def open(self, on_stopped: Callable[[str], None]) -> None:
         self._check_there()
@@ -184,9 +195,16 @@ class SimulatedProvider:
         others = (record.machine for record in self._records.values())
         if any(other.name == spec.name and other.instance_id != spec.instance_id for other in others):
             raise ProviderError(f"simulated: a machine '{spec.name}' already exists")
+        for name, wanted in spec.resources.devices.items():
+            held = [one for one in self._records.values() if one.machine.instance_id != spec.instance_id]
+            free = self.devices.get(name, 0) - sum(one.devices.get(name, 0) for one in held)
+            if wanted > free:
+                raise DeviceUnavailable(f"simulated: {wanted} {name} wanted, {free} free")
 
     async def _make(self, spec: InstanceSpec, report: Report) -> Machine:
-        await self._put(Machine(spec.instance_id, spec.generation, spec.name, MachineState.CREATING))
+        machine = Machine(spec.instance_id, spec.generation, spec.name, MachineState.CREATING)
+        self._records[spec.instance_id] = _Record(machine, spec.resources.devices)
+        await self._save(spec.instance_id)
         await self._reach(spec.instance_id, Phase.ACCEPTED, report)
         if spec.base is not None and self._directory is not None:
             await asyncio.to_thread(_hold, spec.base.path, self._directory / f"{spec.instance_id}.base")
@@ -229,7 +247,8 @@ class SimulatedProvider:
         report(phase)
 
     async def _put(self, machine: Machine, console: bytes = b"") -> None:
-        self._records[machine.instance_id] = _Record(machine, console)
+        held = self._records[machine.instance_id].devices
+        self._records[machine.instance_id] = _Record(machine, held, console)
         await self._save(machine.instance_id)
 
     async def _drop(self, instance_id: str) -> None:

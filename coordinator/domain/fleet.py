@@ -122,6 +122,7 @@ class Host(msgspec.Struct, frozen=True):
     cool_until: datetime | None = None
     drivers_out: dict[str, str] = {}  # drivers that cannot be used now, and why; not among `drivers`
     fetches: frozenset[str] = frozenset()  # drivers that boot images of the catalogue
+    passes: frozenset[str] = frozenset()  # drivers that pass devices of the host through to machines
     held: Held = Held()
     disconnected_at: datetime | None = None  # since when it is away while a coordinator was there to be connected to
     admission: Admission = Admission.OPEN

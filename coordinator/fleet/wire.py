@@ -11,7 +11,7 @@ from coordinator.domain.fleet import Pool
 from coordinator.domain.images import Image, Report
 from coordinator.domain.instance import Instance
 from coordinator.domain.reconcile import Seen
-from coordinator.domain.resources import Resources
+from coordinator.domain.resources import Resources, devices
 from coordinator.runner_api.scripts import Urls
 from coordinator.store.hosts import HostRecord, Pressure
 from coordinator.store.rows import DriverInfo
@@ -60,11 +60,18 @@ def timestamp(moment: datetime) -> Timestamp:
 
 
 def resources(amounts: Resources) -> pb.Resources:
-    return pb.Resources(vcpus=amounts.vcpus, memory_mib=amounts.memory_mib, disk_gib=amounts.disk_gib)
+    return pb.Resources(
+        vcpus=amounts.vcpus,
+        memory_mib=amounts.memory_mib,
+        disk_gib=amounts.disk_gib,
+        devices=[pb.DeviceCount(name=name, count=count) for name, count in amounts.devices],
+    )
 
 
 def host_record(hello: pb.Hello, now: datetime, closed: Pressure) -> HostRecord:
-    capacity = Resources(hello.capacity.vcpus, hello.capacity.memory_mib, hello.capacity.disk_gib)
+    told = hello.capacity
+    counts = devices({one.name: one.count for one in told.devices})
+    capacity = Resources(told.vcpus, told.memory_mib, told.disk_gib, counts)
     drivers = {driver.name: _driver(driver) for driver in hello.drivers}
     drivers |= {out.name: DriverInfo("", [], out=out.detail or "it is out") for out in hello.drivers_out}
     return HostRecord(hello.host, hello.arch, capacity, drivers, hello.agent_version, now, pressure=closed)
@@ -72,7 +79,7 @@ def host_record(hello: pb.Hello, now: datetime, closed: Pressure) -> HostRecord:
 
 def _driver(told: pb.Driver) -> DriverInfo:
     emulated = {one.arch: list(one.images) for one in told.emulated}
-    return DriverInfo(told.acceleration, list(told.images), told.fetches, emulated=emulated)
+    return DriverInfo(told.acceleration, list(told.images), told.fetches, told.passes_devices, emulated=emulated)
 
 
 def driver_out(name: str, info: DriverInfo) -> pb.Driver:
@@ -82,6 +89,7 @@ def driver_out(name: str, info: DriverInfo) -> pb.Driver:
         images=info.images,
         fetches=info.fetches,
         emulated=[pb.Emulated(arch=arch, images=images) for arch, images in sorted(info.emulated.items())],
+        passes_devices=info.passes_devices,
     )
 
 

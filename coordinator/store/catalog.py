@@ -264,6 +264,8 @@ class _Apply:
                 f"pool '{pool.name}': '{pool.provider}' keeps no network_policy and no network_allow",
                 hint="leave them out, and say it in the provider's own terms, in extra_specs",
             )
+        else:
+            await self._no_devices(pool)
         key = {"entity_id": await self._entity(pool), "name": pool.name}
         values: dict[str, Any] = {
             "provider": pool.provider,
@@ -288,6 +290,16 @@ class _Apply:
         changed = await self._upsert("pool", pools, key, values)
         if _MAKING & set(changed):
             await self._date((pools.c.entity_id == key["entity_id"]) & (pools.c.name == pool.name))
+
+    async def _no_devices(self, pool: PoolDeclaration) -> None:
+        """A cloud takes its flavors by name alone: who relies on one of ours for a device would get none."""
+        row = (await self._connection.execute(sa.select(flavors).where(flavors.c.name == pool.flavor))).first()
+        if row is not None and row.devices:
+            raise Clash(
+                f"pool '{pool.name}': the devices of flavor '{pool.flavor}' are those of our own hosts, "
+                f"and '{pool.provider}' has none of them",
+                hint="name a flavor of the provider's own that has what is wanted",
+            )
 
     async def _alone(self, endpoint: EndpointDeclaration) -> None:
         """A webhook names its forge by address alone, so no two endpoints may have the same."""

@@ -28,6 +28,7 @@ _TOLD: Final = (
     "vcpus",
     "memory_mib",
     "disk_gib",
+    "devices",
     "drivers",
     "agent_version",
     "last_seen",
@@ -195,7 +196,7 @@ def _record(row: Row) -> HostRecord:
     return HostRecord(
         name=row.name,
         arch=row.arch,
-        capacity=Resources(row.vcpus, row.memory_mib, row.disk_gib),
+        capacity=Resources(row.vcpus, row.memory_mib, row.disk_gib, row.devices),
         drivers=msgspec.json.decode(row.drivers, type=dict[str, DriverInfo]),
         agent_version=row.agent_version,
         last_seen=row.last_seen,

@@ -34,6 +34,7 @@ class DriverInfo(msgspec.Struct, frozen=True):
     acceleration: str
     images: list[str]
     fetches: bool = False
+    passes_devices: bool = False
     out: str = ""  # why it cannot be used now; empty when it can
     emulated: Mapping[str, list[str]] = {}  # architecture to images
 
@@ -76,7 +77,7 @@ def to_instance(row: Row) -> Instance:
         provider=row.provider,
         host=row.host,
         image=row.image,
-        resources=Resources(row.vcpus, row.memory_mib, row.disk_gib),
+        resources=Resources(row.vcpus, row.memory_mib, row.disk_gib, row.devices),
         labels=row.labels,
         status=Status(row.status),
         runner_status=RunnerStatus(row.runner_status),
@@ -124,7 +125,7 @@ def to_entity(row: Row) -> Entity:
 
 
 # A flavor is optional: a cloud knows its flavors itself.
-POOL_QUERY = sa.select(pools, flavors.c.vcpus, flavors.c.memory_mib, flavors.c.disk_gib).outerjoin(
+POOL_QUERY = sa.select(pools, flavors.c.vcpus, flavors.c.memory_mib, flavors.c.disk_gib, flavors.c.devices).outerjoin(
     flavors, flavors.c.name == pools.c.flavor
 )
 
@@ -138,7 +139,7 @@ def to_pool(row: Row) -> Pool:
         provider=row.provider,
         image=row.image,
         flavor=row.flavor,
-        resources=Resources(row.vcpus or 0, row.memory_mib or 0, row.disk_gib or 0),
+        resources=Resources(row.vcpus or 0, row.memory_mib or 0, row.disk_gib or 0, row.devices),
         arch=row.arch,
         os_type=row.os_type,
         labels=row.labels,
@@ -167,10 +168,11 @@ def to_host(row: Row, held: Held) -> Host:
     return Host(
         name=row.name,
         arch=row.arch,
-        capacity=Resources(row.vcpus, row.memory_mib, row.disk_gib),
+        capacity=Resources(row.vcpus, row.memory_mib, row.disk_gib, row.devices),
         drivers={name: frozenset(info.images) for name, info in drivers.items() if not info.out},
         drivers_out={name: info.out for name, info in drivers.items() if info.out},
         fetches=frozenset(name for name, info in drivers.items() if info.fetches),
+        passes=frozenset(name for name, info in drivers.items() if info.passes_devices),
         held=held,
         connected=row.coordinator != "",
         failures=row.failures,

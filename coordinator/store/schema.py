@@ -7,6 +7,8 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.types import TypeDecorator
 
+from coordinator.domain.resources import Devices, devices
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -35,6 +37,21 @@ class Names(TypeDecorator[frozenset[str]]):
 
     def process_result_value(self, value: Any, dialect: Any) -> frozenset[str] | None:
         return None if value is None else frozenset(msgspec.json.decode(value, type=list[str]))
+
+
+class Counts(TypeDecorator[Devices]):
+    """Devices by kind as a JSON object."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Devices | None, dialect: Any) -> str | None:
+        return None if value is None else msgspec.json.encode(dict(value)).decode()
+
+    def process_result_value(self, value: Any, dialect: Any) -> Devices | None:
+        if value is None or value == "{}":
+            return ()
+        return devices(msgspec.json.decode(value, type=dict[str, int]))
 
 
 class Plain(TypeDecorator[str]):
@@ -77,8 +94,9 @@ def _time(name: str, *, nullable: bool = False) -> sa.Column[datetime]:
     return sa.Column(name, UtcTime, nullable=nullable)
 
 
-def _resources() -> list[sa.Column[int]]:
-    return [_count("vcpus"), _count("memory_mib"), _count("disk_gib")]
+def _resources() -> list[sa.Column[Any]]:
+    counted = sa.Column("devices", Counts, nullable=False, server_default="{}")
+    return [_count("vcpus"), _count("memory_mib"), _count("disk_gib"), counted]
 
 
 # One row: who this installation is, and the keys that only it may know.

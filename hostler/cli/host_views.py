@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hostler.cli.views import age, arches, clean, drivers, instances, row, table
+from hostler.cli.views import age, arches, clean, devices, drivers, instances, row, table
 from protos.hostler.v1.admin_pb2 import FleetStatusResponse, GetHostResponse, Host, RemoveHostResponse
 from protos.hostler.v1.fleet_pb2 import Driver
 
@@ -19,9 +19,11 @@ def fleet(status: FleetStatusResponse, now: datetime) -> RenderableType:
 
 
 def hosts(found: Iterable[Host], now: datetime) -> RenderableType:
-    use = ("INSTANCES", "VCPUS", "MEMORY", "DISK", "DRIVERS", "AGENT", "LOAD")
+    listed = list(found)
+    counted = ["DEVICES"] if any(devices(one) for one in listed) else []
+    use = ("INSTANCES", "VCPUS", "MEMORY", "DISK", *counted, "DRIVERS", "AGENT", "LOAD")
     shown = table("HOST", "CONNECTED", "TAKES MACHINES", "ARCH", *use)
-    for one in found:
+    for one in listed:
         used, capacity = one.used, one.capacity
         row(
             shown,
@@ -33,6 +35,7 @@ def hosts(found: Iterable[Host], now: datetime) -> RenderableType:
             f"{used.vcpus}/{capacity.vcpus}",
             f"{used.memory_mib / 1024:.1f}/{capacity.memory_mib / 1024:.1f} GiB",
             f"{used.disk_gib}/{capacity.disk_gib} GiB",
+            *([devices(one)] if counted else []),
             drivers(one),
             one.agent_version,
             f"{one.load.load:.2f}" if one.HasField("load") else "",
@@ -54,6 +57,7 @@ def host(found: GetHostResponse, now: datetime) -> RenderableType:
         ("vCPUs", f"{one.used.vcpus} of {one.capacity.vcpus} promised"),
         ("memory", f"{one.used.memory_mib} of {one.capacity.memory_mib} MiB promised"),
         ("disk", f"{one.used.disk_gib} of {one.capacity.disk_gib} GiB promised"),
+        ("devices", devices(one)),
         ("available", _available(one)),
         ("agent", one.agent_version),
         ("last seen", f"{age(one.last_seen, now)} ago" if one.HasField("last_seen") else "never"),

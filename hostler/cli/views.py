@@ -86,6 +86,15 @@ def drivers(host: Host) -> str:
     return ", ".join([*usable, *(f"{driver.name} (out)" for driver in host.drivers_out)])
 
 
+def devices(host: Host) -> str:
+    """Of each kind how many are free, which may be fewer than none where some were taken out."""
+    used = {one.name: one.count for one in host.used.devices}
+    total = {one.name: one.count for one in host.capacity.devices}
+    return ", ".join(
+        f"{name} {total.get(name, 0) - used.get(name, 0)}/{total.get(name, 0)} free" for name in sorted({*total, *used})
+    )
+
+
 def instances(found: Iterable[Instance], now: datetime) -> Table:
     shown = table("INSTANCE", "STATUS", "RUNNER", "HOST", "AGE", "JOB", "FAULT")
     for instance in found:

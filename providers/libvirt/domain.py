@@ -4,6 +4,7 @@ Element names and defaults: libvirt's domain XML format (formatdomain).
 """
 
 import platform
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -66,6 +67,7 @@ class DomainPlan(msgspec.Struct, frozen=True):
     network: str
     port: str  # the host's side of its link
     mac: str
+    functions: tuple[str, ...] = ()  # PCI addresses of the host's devices that it is given
 
 
 def domain_xml(plan: DomainPlan) -> str:
@@ -151,10 +153,28 @@ def _devices(plan: DomainPlan) -> ET.Element:
         element("rng", {"model": "virtio"}, element("backend", {"model": "random"}, text="/dev/urandom")),
         element("memballoon", {"model": "virtio"}, element("stats", {"period": str(BALLOON_SECONDS)})),
     )
+    devices.extend(map(_passed, plan.functions))
     if plan.arch is Arch.AMD64:
         # Lets a kernel panic end the machine; the ISA model exists on x86 only.
         devices.append(element("panic", {"model": "isa"}))
     return devices
+
+
+_ADDRESS: Final = ("domain", "bus", "slot", "function")
+
+
+def _passed(function: str) -> ET.Element:
+    """`managed`: libvirt gives it to vfio-pci before the start, and back to the host's driver after the end."""
+    parts = dict(zip(_ADDRESS, re.split("[:.]", function), strict=True))
+    address = element("address", {name: f"0x{part}" for name, part in parts.items()})
+    return element("hostdev", {"mode": "subsystem", "type": "pci", "managed": "yes"}, element("source", None, address))
+
+
+def read_functions(domain: str) -> set[str]:
+    """The PCI addresses of the host's devices that a domain has, by its XML as libvirt returns it."""
+    found = parse(domain).iterfind("devices/hostdev[@type='pci']/source/address")
+    numbers = ([int(address.get(name, "0"), 16) for name in _ADDRESS] for address in found)
+    return {f"{domain_:04x}:{bus:02x}:{slot:02x}.{function:x}" for domain_, bus, slot, function in numbers}
 
 
 def _base(plan: DomainPlan) -> ET.Element:

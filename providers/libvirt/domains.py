@@ -6,7 +6,7 @@ from typing import Final
 
 import libvirt
 
-from providers.libvirt.domain import NAMESPACE, Tag, read_tag
+from providers.libvirt.domain import NAMESPACE, Tag, read_functions, read_tag
 
 # Where the system daemon keeps what QEMU said: a file per domain name, which nothing would ever remove.
 _LOGS: Final = Path("/var/log/libvirt/qemu")
@@ -59,6 +59,18 @@ def tagged(conn: libvirt.virConnect, owner: str) -> dict[str, tuple[Tag, str]]:
         read = _tag_of(domain)
         if read is not None and read.owner == owner:
             found[read.instance_id] = (read, domain.name())
+    return found
+
+
+def functions(conn: libvirt.virConnect) -> set[str]:
+    """PCI addresses that active domains have, whoever made them."""
+    found: set[str] = set()
+    for domain in conn.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+        try:
+            found |= read_functions(domain.XMLDesc())
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                raise
     return found
 
 

@@ -18,6 +18,7 @@ from providers.libvirt.disk import Base, Images, Overlays
 from providers.libvirt.domain import Acceleration, DomainPlan, Tag, domain_xml, is_host_arch
 from providers.libvirt.settings import LibvirtSettings
 from providers.libvirt.store import Folder, Record, Store
+from providers.pci import HostDevices
 from providers.seed import Link, seed_files, write_seed
 
 _NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
@@ -35,6 +36,7 @@ class Machines:
         store: Store,
         firewall: Firewall,
         acceleration: Acceleration,
+        devices: HostDevices,
     ) -> None:
         self._settings = settings
         self._images = images
@@ -42,6 +44,7 @@ class Machines:
         self._store = store
         self._firewall = firewall
         self._acceleration = acceleration
+        self._devices = devices
         self.unfinished: set[str] = set()  # failed creates whose traces could not be removed yet
 
     def create(self, conn: libvirt.virConnect, spec: InstanceSpec, report: Report) -> Machine:
@@ -53,7 +56,8 @@ class Machines:
         with self._undone_on_failure(conn, spec.instance_id):
             base = self._images.find(spec.image, spec.arch) if spec.base is None else None
             called_at = runner_api(spec.bootstrap, spec.network)
-            record = self._store.begin(spec, self._settings.addresses, called_at)
+            in_use = domains.functions(conn) if spec.resources.devices else set()
+            record = self._store.begin(spec, self._settings.addresses, called_at, self._devices, in_use)
             report(Phase.ACCEPTED)
             folder = self._store.folder(spec.instance_id)
             base = base or held_base(spec, folder)
@@ -151,6 +155,7 @@ class Machines:
             network=self._settings.network,
             port=port_name(self._settings.isolated, record.ip),
             mac=mac_address(record.ip),
+            functions=record.functions,
         )
 
     @contextmanager

@@ -1,6 +1,6 @@
 """The libvirt provider as the agent uses it; what is done to a machine is in machines.py."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Final
@@ -19,6 +19,7 @@ from providers.libvirt.machines import Machines, guests
 from providers.libvirt.network import ensure_network
 from providers.libvirt.settings import ImageFile, LibvirtSettings
 from providers.libvirt.store import Store
+from providers.pci import DeviceKind, HostDevices, usable
 from providers.steady import SteadyProvider
 
 _PROOF_FILE: Final = "kvm-proof.json"
@@ -33,10 +34,13 @@ class LibvirtProvider(SteadyProvider[libvirt.virConnect]):
         images: list[ImageFile],
         directory: Path,
         neighbours: tuple[IPv4Network, ...] = (),
+        devices: Sequence[DeviceKind] = (),
     ) -> None:
         """`neighbours`: subnets of this host's machines of other providers."""
         self._settings = settings
         self._images = Images(images)
+        self._kinds = devices
+        self._devices = HostDevices()
         self._store = Store(directory.absolute())
         self._hypervisor = Hypervisor(settings.uri, ended=self._ended, lost=self._lost, back=self._catch_up)
         super().__init__(self._hypervisor)
@@ -49,7 +53,11 @@ class LibvirtProvider(SteadyProvider[libvirt.virConnect]):
     def drivers(self) -> list[Driver]:
         own = next((names for arch, names in self._usable.items() if is_host_arch(arch)), ())
         emulated = {arch: self._usable.get(arch, ()) for arch in self._settings.emulate}
-        return [Driver("libvirt", self.acceleration, own, fetches=True, emulated=emulated)]
+        return [Driver("libvirt", self.acceleration, own, fetches=True, emulated=emulated, passes_devices=True)]
+
+    @property
+    def devices(self) -> dict[str, int]:
+        return self._devices.counts
 
     async def open(self, on_stopped: Callable[[str], None]) -> None:
         try:
@@ -77,7 +85,8 @@ class LibvirtProvider(SteadyProvider[libvirt.virConnect]):
         await self._hypervisor.call(emulation.check, self._settings.emulate)
         proof = self._store.root.parent / _PROOF_FILE
         acceleration = await self._hypervisor.thread(choose, self._settings.acceleration, proof)
-        machines = Machines(self._settings, self._images, self._store, self._firewall, acceleration)
+        self._devices = await self._hypervisor.thread(usable, self._kinds)
+        machines = Machines(self._settings, self._images, self._store, self._firewall, acceleration, self._devices)
         await self._hypervisor.call(machines.adopt)
         self._usable = await self._hypervisor.thread(self._images.usable)
         self.acceleration = acceleration.value

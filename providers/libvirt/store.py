@@ -11,6 +11,7 @@ import os
 import shutil
 import threading
 import uuid
+from collections.abc import Collection
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -22,9 +23,12 @@ import structlog
 from hostler.network import NetworkAccess
 from providers.addresses import lowest_free
 from providers.contract import Arch, InstanceSpec, Phase, ProviderError, Resources
+from providers.pci import HostDevices
 
 # QEMU's own user must get through to the disk, and nobody needs to list.
 _DIRECTORY_MODE: Final = 0o711
+
+_NO_DEVICES: Final = HostDevices()
 
 _log = structlog.get_logger(__name__)
 
@@ -42,6 +46,7 @@ class Record(msgspec.Struct, frozen=True):
     address: str
     network: NetworkAccess = NetworkAccess()
     runner_api: tuple[str, ...] = ()  # where it is called, as entries of an allow list
+    functions: tuple[str, ...] = ()  # PCI addresses of the host's devices that it has
     phases: dict[Phase, datetime] = {}
 
     @property
@@ -99,11 +104,25 @@ class Store:
             raise ProviderError(f"instance id '{instance_id}' is not a UUID in its usual form")
         return Folder(self.root / instance_id)
 
-    def begin(self, spec: InstanceSpec, subnet: IPv4Network, runner_api: tuple[str, ...] = ()) -> Record:
-        """Make the directory and record the instance as accepted, with an address of its own."""
+    def begin(
+        self,
+        spec: InstanceSpec,
+        subnet: IPv4Network,
+        runner_api: tuple[str, ...] = (),
+        devices: HostDevices = _NO_DEVICES,
+        in_use: Collection[str] = (),
+    ) -> Record:
+        """Make the directory and record the instance as accepted, with an address and devices of its own.
+
+        Args:
+            in_use: PCI addresses that somebody has, whatever the records say.
+        """
         folder = self.folder(spec.instance_id)
         with self._giving_addresses:
-            address = lowest_free(subnet, {record.ip for record in self.records()})
+            records = self.records()
+            taken = {function for record in records for function in record.functions} | set(in_use)
+            functions = devices.choose(spec.resources.devices, taken)
+            address = lowest_free(subnet, {record.ip for record in records})
             if address is None:
                 raise ProviderError(
                     f"every address of {subnet} is taken by an instance", hint="set a larger [libvirt] subnet"
@@ -119,6 +138,7 @@ class Store:
                 address=str(address),
                 network=spec.network,
                 runner_api=runner_api,
+                functions=functions,
             )
             folder.path.mkdir(mode=_DIRECTORY_MODE)
             return self.reached(record, Phase.ACCEPTED)

@@ -18,7 +18,7 @@ from ws4py.exc import WebSocketException
 
 from hostler.network import NetworkAccess
 from providers.addresses import lowest_free
-from providers.contract import InstanceSpec, Machine, MachineState, Phase, ProviderError, Report
+from providers.contract import DeviceUnavailable, InstanceSpec, Machine, MachineState, Phase, ProviderError, Report
 from providers.isolation import Firewall, Guest, guest_of, port_name, runner_api
 from providers.libvirt.console import tail
 from providers.lxd import api, catalogue, images, links, request, tags
@@ -290,6 +290,10 @@ def _check(spec: InstanceSpec) -> None:
     if not _NAME.fullmatch(spec.name):
         raise ProviderError(
             f"the name '{spec.name}' is none for LXD: 1 to 63 of letters, digits and -, beginning with a letter"
+        )
+    if spec.resources.devices:
+        raise DeviceUnavailable(
+            f"{spec.name}: machines of {spec.driver} get no devices of the host", hint="use a pool of libvirt"
         )
     if min(spec.resources.vcpus, spec.resources.memory_mib, spec.resources.disk_gib) < 1:
         raise ProviderError(f"{spec.name}: vcpus, memory_mib and disk_gib must be 1 or more: {spec.resources}")

@@ -41,6 +41,10 @@ class LxdProvider(SteadyProvider[Client]):
         self._images: dict[str, tuple[str, ...]] = {}  # by LXD's type of instance
 
     @property
+    def devices(self) -> dict[str, int]:
+        return {}
+
+    @property
     def drivers(self) -> list[Driver]:
         return [
             Driver(name, acceleration, self._images.get(TYPES[name], ()), fetches=True)

@@ -5,7 +5,7 @@ import asyncio
 import msgspec
 import pytest
 
-from providers.contract import Machine, MachineState, Phase, ProviderError
+from providers.contract import DeviceUnavailable, Machine, MachineState, Phase, ProviderError, Resources
 from tests.providers.adapter import Adapter, Ends, Offers, Provider, ignore
 
 MADE = [Phase.ACCEPTED, Phase.DISK, Phase.STARTED]
@@ -96,6 +96,16 @@ async def test_an_image_that_is_missing_is_said_and_nothing_is_left(world: Adapt
     before = world.traces()
     with pytest.raises(world.image_error, match="no-such-image"):
         await provider.create(world.spec(image="no-such-image"), ignore)
+    assert world.traces() == before
+
+
+@pytest.mark.needs(Offers.PHASES)
+async def test_a_device_that_the_host_does_not_have_is_said_and_nothing_is_left(world: Adapter) -> None:
+    provider = await world.open()
+    before = world.traces()
+    wanted = world.spec(resources=Resources(vcpus=1, memory_mib=64, disk_gib=1, devices={"no-such-device": 1}))
+    with pytest.raises(DeviceUnavailable):
+        await provider.create(wanted, ignore)
     assert world.traces() == before
 
 

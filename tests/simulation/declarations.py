@@ -32,10 +32,11 @@ def pool(
     provider: str = "simulated",
     labels: Iterable[str] = LABELS,
     max_runners: int = 100,
+    flavor: str = "small",
     more: str = "",
 ) -> str:
     return (
         f'[[pool]]\nname = "{name}"\nendpoint = "forge"\nrepository = "{REPOSITORY}"\nprovider = "{provider}"\n'
-        f'image = "simulated"\nflavor = "small"\nlabels = {json.dumps(list(labels))}\n'
+        f'image = "simulated"\nflavor = "{flavor}"\nlabels = {json.dumps(list(labels))}\n'
         f"max_runners = {max_runners}\n{more}"
     )

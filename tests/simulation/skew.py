@@ -27,12 +27,13 @@ _WORD: Final = "from the future"
 # What may be missing at the other end: the last field of messages that have grown, and whole messages.
 _YOUNG: Final = {
     "Hello": {"agent_run"},
-    "Driver": {"emulated"},
+    "Driver": {"emulated", "passes_devices"},
     "Machine": {"phases"},
     "Heartbeat": {"disk_available_gib"},
     "InstanceEvent": {"error_code"},
     "ConsoleLog": {"truncated"},
     "Welcome": {"heartbeat_seconds"},
+    "Resources": {"devices"},
     "AgentMessage": {"console_log", "inventory", "image_report"},
     "CoordinatorMessage": {"prefetch_image"},
 }

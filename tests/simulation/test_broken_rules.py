@@ -132,6 +132,16 @@ def hosts_have_no_end() -> Iterable[Patch]:
     yield put(Board, "put_host", put_host)
 
 
+def devices_have_no_end() -> Iterable[Patch]:
+    real = Board.put_host
+
+    def put_host(self: Board, host: Host) -> None:
+        plenty = msgspec.structs.replace(host.capacity, devices=(("gpu", 1000),))
+        real(self, msgspec.structs.replace(host, capacity=plenty))
+
+    yield put(Board, "put_host", put_host)
+
+
 def hosts_and_strangers_bear_everything() -> Iterable[Patch]:
     yield put(Draft, "_unsuited", lambda *_: "")
 
@@ -228,6 +238,7 @@ def the_planner_fails() -> Iterable[Patch]:
         (pools_and_quotas_have_no_end, "no limit is exceeded", "quota", Kind.CHAOS),
         (pools_have_no_end_when_plans_are_committed_either, "no limit is exceeded", "max_runners", Kind.CHAOS),
         (hosts_have_no_end, "no limit is exceeded", "a host's capacity", Kind.CHAOS),
+        (devices_have_no_end, "no limit is exceeded", "a host's devices", Kind.CHAOS),
         (hosts_and_strangers_bear_everything, "no limit is exceeded", "creates at once: host", Kind.CHAOS),
         (hosts_and_strangers_bear_everything, "no limit is exceeded", "strangers", Kind.CHAOS),
         (clouds_make_everything_at_once, "no limit is exceeded", "creates at once: cloud", Kind.CHAOS),

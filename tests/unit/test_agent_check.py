@@ -7,7 +7,11 @@ import pytest
 
 from agent import daemon, host
 from agent.config import AgentConfig
+from agent.with_libvirt import LibvirtConfig
 from agent.with_simulated import SimulatedConfig
+from hostler.errors import ConfigError
+from providers.libvirt import LibvirtSettings
+from providers.pci import DeviceKind
 from providers.simulated import SimulatedProvider, SimulatedSettings
 
 GIB = 1024**3
@@ -35,6 +39,14 @@ async def test_a_check_leaves_the_machines_of_a_live_agent_to_it(tmp_path: Path)
             pytest.fail("two agents have it")
     assert await daemon.check(config, provider)
     assert provider.times == 1
+
+
+async def test_a_check_tells_of_devices_that_machines_cannot_have(tmp_path: Path) -> None:
+    gone = DeviceKind("gpu", ("ffff:00:00.0",))
+    config = LibvirtConfig(libvirt=LibvirtSettings(), device=(gone,), data_dir=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"key 'device': device 'gpu': ffff:00:00\.0 cannot be given to machines"):
+        await daemon.check(config, Opened(tmp_path / "instances"))
+    config.check_files()  # an agent starts without it
 
 
 async def test_a_check_of_an_agent_that_never_ran_makes_nothing(tmp_path: Path) -> None:

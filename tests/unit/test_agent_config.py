@@ -76,6 +76,13 @@ def test_everything_but_the_driver_has_a_default(tmp_path: Path) -> None:
             "[libvirt]\n" + 2 * "[[image]]\nname = 'a'\npath = '/a'\narch = 'amd64'\n",
             "the name 'a' for amd64 is given to more than one [[image]]",
         ),
+        (
+            "[libvirt]\n" + 2 * "[[device]]\nname = 'gpu'\nids = ['10de:20b0']\n",
+            "the name 'gpu' is given to more than one [[device]]",
+        ),
+        ("[libvirt]\n[[device]]\nname = 'gpu'\nids = ['10de']\n", "ids: '10de' is no vendor:product"),
+        ("[lxd]\n[[device]]\nname = 'gpu'\n", "key 'device': unknown; allowed here: data_dir"),
+        ("[simulated]\ndevices = { gpu = -1 }\n", "key 'simulated': devices: of 'gpu' there may be 0 to 64, not -1"),
     ],
 )
 def test_a_wrong_key_is_named_with_what_is_allowed(tmp_path: Path, text: str, said: str) -> None:

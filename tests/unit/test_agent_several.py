@@ -248,3 +248,11 @@ async def test_a_check_says_which_driver_an_agent_would_begin_without(tmp_path: 
     with pytest.raises(DriverOut, match="there is no daemon"):
         await daemon.check(config, bench.both)
     assert not (tmp_path / "held").exists()
+
+
+async def test_devices_are_those_of_all_drivers(tmp_path: Path) -> None:
+    left, right = (
+        Part(name, SimulatedProvider(SimulatedSettings(devices=counts), directory=tmp_path / name, name=name), [name])
+        for name, counts in (("left", {"gpu": 2}), ("right", {"fpga": 1}))
+    )
+    assert Several([left, right], Records(tmp_path / "held")).devices == {"gpu": 2, "fpga": 1}

@@ -13,13 +13,14 @@ from hostler.cli.shape import to_json
 from protos.hostler.v1.admin_pb2 import (
     FleetStatusResponse,
     GetConsoleResponse,
+    GetHostResponse,
     Host,
     Instance,
     Job,
     ListJobsResponse,
     TimelineEntry,
 )
-from protos.hostler.v1.fleet_pb2 import Driver, DriverOut, Emulated, Heartbeat, Pressure, Resources
+from protos.hostler.v1.fleet_pb2 import DeviceCount, Driver, DriverOut, Emulated, Heartbeat, Pressure, Resources
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
@@ -35,6 +36,25 @@ def shown(table: RenderableType) -> list[str]:
     file = io.StringIO()
     Console(file=file, width=1000).print(table)
     return [" ".join(line.split()) for line in file.getvalue().splitlines()]
+
+
+def test_devices_are_shown_where_some_host_has_any() -> None:
+    def gpus(count: int) -> Resources:
+        return Resources(devices=[DeviceCount(name="gpu", count=count)])
+
+    hosts = [
+        Host(name="full", capacity=gpus(2), used=gpus(2)),
+        Host(name="free", capacity=gpus(2)),
+        Host(name="lost-one", capacity=gpus(1), used=gpus(2)),
+        Host(name="plain"),
+    ]
+    told = shown(host_views.hosts(hosts, NOW))
+    assert "DISK DEVICES DRIVERS" in told[0]
+    for line, devices in zip(told[1:], ["gpu 0/2 free", "gpu 2/2 free", "gpu -1/1 free", "0/0 GiB - "], strict=True):
+        assert devices in line
+    assert "DEVICES" not in shown(host_views.hosts(hosts[3:], NOW))[0]
+    (fact,) = [line for line in shown(host_views.host(GetHostResponse(host=hosts[1]), NOW)) if "devices" in line]
+    assert fact.split(maxsplit=1) == ["devices", "gpu 2/2 free"]
 
 
 def test_hosts_and_instances_are_shown_with_use_and_age() -> None:
@@ -159,7 +179,7 @@ def test_json_has_every_key_numbers_as_numbers_and_null_for_what_is_not_set() ->
         ]
     }
     host = json.loads(to_json(FleetStatusResponse(hosts=[Host(used=Resources(memory_mib=5))])))["hosts"][0]
-    assert host["used"] == {"vcpus": 0, "memory_mib": 5, "disk_gib": 0}
+    assert host["used"] == {"vcpus": 0, "memory_mib": 5, "disk_gib": 0, "devices": []}
     assert host["capacity"] is None
     assert host["last_seen"] is None
     assert json.loads(to_json(GetConsoleResponse(data=b"\xff"))) == {"data": "/w==", "truncated": False}

@@ -67,6 +67,8 @@ WRONG = [
     ("vcpus = 2", "vcpus = 2.5", "flavor[0].vcpus", "Expected `int`, got `float`"),
     ("memory_mib = 2048", 'memory_mib = "2 GiB"', "flavor[0].memory_mib", "Expected `int`, got `str`"),
     ("memory_mib = 2048", "memory_mib = 32", "flavor[0]", "memory_mib: must be 64 to 16777216"),
+    ("disk_gib = 10", "disk_gib = 10\ndevices = { GPU = 1 }", "flavor[0]", "devices: 'GPU' is no name of a device"),
+    ("disk_gib = 10", "disk_gib = 10\ndevices = { gpu = 0 }", "flavor[0]", "of 'gpu' 1 to 64 may be asked for, not 0"),
     ("disk_gib = 10", "disk_gib = 100000", "flavor[0]", "disk_gib: must be 1 to 65536"),
     ("max_runners = 3", "max_runners = 0", "pool[0]", "max_runners: must be 1 to 10000"),
     ("max_runners = 3", "max_runner = 3", "pool[0].max_runner", "allowed here: name, endpoint, repository"),

@@ -32,8 +32,19 @@ OFTEN_NOT = st.sampled_from([False, False, False, True])
 
 some_labels = st.frozensets(st.sampled_from(LABELS), min_size=1)
 entity = st.sampled_from(ENTITIES)
+GPU = (("gpu", 1),)
 amounts = st.sampled_from(
-    [Resources(1, 512, 5), SMALL, Resources(8, 16384, 100), Resources(1, 4096, 5), Resources(1, 512, 30)]
+    [
+        *(Resources(1, 512, 5), SMALL, Resources(8, 16384, 100), Resources(1, 4096, 5), Resources(1, 512, 30)),
+        *(Resources(1, 512, 5, GPU), Resources(1, 512, 5, (("fpga", 1), ("gpu", 2)))),
+    ]
+)
+capacities = st.builds(
+    Resources,
+    st.sampled_from([4, 16]),
+    st.sampled_from([4096, 32768]),
+    st.sampled_from([30, 500]),
+    st.sampled_from([(), GPU, (("fpga", 1), ("gpu", 3))]),
 )
 rest = st.sampled_from([None, NOW - timedelta(seconds=1), NOW + timedelta(seconds=30)])
 age = st.one_of(st.integers(0, 5), st.integers(1795, 1805), st.integers(0, 7200)).map(lambda s: timedelta(seconds=s))
@@ -68,7 +79,8 @@ def worlds(draw: st.DrawFn) -> World:
         host(
             f"h{n}",
             arch=draw(st.sampled_from(["amd64", "amd64", "arm64"])),
-            capacity=draw(st.sampled_from([Resources(4, 4096, 30), Resources(16, 32768, 500)])),
+            capacity=draw(capacities),
+            passes=frozenset() if draw(OFTEN_NOT) else frozenset({"libvirt"}),
             drivers={"libvirt": draw(st.sampled_from([frozenset({"debian"}), frozenset({"debian", "plan9"})]))},
             connected=not draw(OFTEN_NOT),
             cool_until=draw(rest),

@@ -4,6 +4,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import libvirt
 import msgspec
 import pytest
 from hypothesis import given
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from providers.addresses import lowest_free, mac_address
 from providers.contract import Arch, Resources
-from providers.libvirt.domain import NAMESPACE, Acceleration, DomainPlan, Tag, domain_xml, read_tag
+from providers.libvirt import domains
+from providers.libvirt.domain import NAMESPACE, Acceleration, DomainPlan, Tag, domain_xml, read_functions, read_tag
 from providers.libvirt.network import network_xml
 from providers.libvirt.settings import LibvirtSettings
 
@@ -76,6 +78,49 @@ def test_a_guest_is_cut_off_from_its_neighbours_and_from_devices_it_does_not_nee
     assert attribute(devices, "interface/port", "isolated") == "yes"
     assert attribute(devices, "controller[@type='usb']", "model") == "none"
     assert {"graphics", "video", "sound", "filesystem", "hostdev"}.isdisjoint(child.tag for child in devices)
+
+
+def test_each_function_of_a_hosts_device_is_passed_through_and_given_back() -> None:
+    root = domain(functions=("0000:65:00.0", "0000:65:00.1", "0001:0a:1f.7"))
+    passed = root.findall("devices/hostdev")
+    assert [one.attrib for one in passed] == [{"mode": "subsystem", "type": "pci", "managed": "yes"}] * 3
+    addresses = [address.attrib for address in root.iterfind("devices/hostdev/source/address")]
+    assert addresses == [
+        {"domain": "0x0000", "bus": "0x65", "slot": "0x00", "function": "0x0"},
+        {"domain": "0x0000", "bus": "0x65", "slot": "0x00", "function": "0x1"},
+        {"domain": "0x0001", "bus": "0x0a", "slot": "0x1f", "function": "0x7"},
+    ]
+
+
+def test_libvirt_takes_the_devices_by_its_schema_and_tells_what_runs_with_which() -> None:
+    """By its test driver, which needs no hardware and knows no KVM."""
+    functions = ("0000:65:00.0", "0001:0a:1f.7")
+    root = domain(functions=functions)
+    root.set("type", "test")
+    kind = root.find("os/type")
+    assert kind is not None
+    kind.attrib.clear()
+    conn = libvirt.open("test:///default")
+    try:
+        running = conn.createXML(ET.tostring(root, encoding="unicode"), libvirt.VIR_DOMAIN_START_VALIDATE)
+        assert domains.functions(conn) == set(functions)
+        running.destroy()
+        assert domains.functions(conn) == set()
+    finally:
+        conn.close()
+
+
+def test_what_a_domain_has_is_read_whoever_wrote_it() -> None:
+    functions = ("0000:65:00.0", "0001:0a:1f.7")
+    assert read_functions(domain_xml(msgspec.structs.replace(PLAN, functions=functions))) == set(functions)
+    assert read_functions(domain_xml(PLAN)) == set()
+    others = (
+        "<domain><devices><hostdev type='usb'><source><address bus='1' device='2'/></source></hostdev>"
+        "<hostdev mode='subsystem' type='pci' managed='no'><driver name='vfio'/>"
+        "<source><address bus='0x2' slot='1' function='0x3'/></source><address type='pci' bus='0x09'/></hostdev>"
+        "</devices></domain>"
+    )
+    assert read_functions(others) == {"0000:02:01.3"}
 
 
 def test_the_seed_is_read_only_and_the_overlay_is_not() -> None:

@@ -149,6 +149,27 @@ async def test_a_cloud_knows_its_flavors_itself(sample: Sample) -> None:
     assert msgspec.json.decode(pool.extra_specs) == {"zone": "b"}
 
 
+FLAVOR = '[[flavor]]\nname = "gpu"\nvcpus = 1\nmemory_mib = 64\ndisk_gib = 1\n'
+POOL = (
+    '[[pool]]\nname = "gpus"\nendpoint = "forge"\nrepository = "Octo/Widgets"\nprovider = "{}"\n'
+    'image = "debian"\nflavor = "gpu"\nlabels = ["gpu"]\n'
+)
+
+
+async def test_a_flavors_devices_are_kept_and_gone_when_they_are_left_out(sample: Sample) -> None:
+    await sample.apply(FLAVOR + "devices = { gpu = 1, fpga = 2 }\n" + POOL.format("libvirt"))
+    (pool,) = [one for one in await sample.store.catalog.pools() if one.name == "gpus"]
+    assert pool.resources.devices == (("fpga", 2), ("gpu", 1))
+    assert await sample.apply(FLAVOR) == ["flavor gpu: updated (devices)"]
+    (later,) = [one for one in await sample.store.catalog.pools() if one.name == "gpus"]
+    assert (later.resources.devices, later.generation) == ((), pool.generation + 1)
+
+
+async def test_a_cloud_is_asked_for_no_devices_of_our_hosts(sample: Sample) -> None:
+    with pytest.raises(Clash, match="devices of flavor 'gpu' are those of our own hosts, and 'cloud' has none"):
+        await sample.apply(FLAVOR + "devices = { gpu = 1 }\n" + POOL.format("cloud"))
+
+
 async def test_a_flavor_that_changes_makes_its_pools_machines_of_another_making(sample: Sample) -> None:
     pool = (
         '\n[[pool]]\nname = "{}"\nendpoint = "forge"\nrepository = "Octo/Widgets"\nprovider = "{}"\n'

@@ -17,16 +17,26 @@ from coordinator.fleet.reconciler import Reconciler
 from coordinator.fleet.service import FleetService
 from coordinator.fleet.strays import ORPHAN_GRACE, Strays
 from coordinator.store.hosts import HostRecord
+from coordinator.store.rows import DriverInfo
 from tests.samples.domain import NOW
 from tests.samples.store import Sample, open_sample
 
-HOST = HostRecord("host-1", "amd64", Resources(4, 4096, 40), {}, "1", NOW)
+GPUS = Resources(4, 4096, 40, (("fpga", 1), ("gpu", 2)))
+HOST = HostRecord("host-1", "amd64", GPUS, {"libvirt": DriverInfo("kvm", [], passes_devices=True)}, "1", NOW)
 
 
 @pytest.fixture
 async def sample(tmp_path: Path, database_url: str) -> AsyncIterator[Sample]:
     async with open_sample(tmp_path, database_url) as opened:
         yield opened
+
+
+async def test_what_devices_a_host_has_and_passes_reaches_the_planner(sample: Sample) -> None:
+    await sample.store.hosts.present(HOST, 1, "")
+    (host,) = (await sample.store.planning.world({})).hosts
+    assert (host.capacity, host.passes) == (GPUS, frozenset({"libvirt"}))
+    await sample.store.hosts.present(msgspec.structs.replace(HOST, capacity=Resources(4, 4096, 40)), 2, "")
+    assert not (await sample.store.planning.world({})).hosts[0].capacity.devices
 
 
 async def test_of_many_that_connect_at_once_new_and_known_each_is_kept_as_it_last_said(sample: Sample) -> None:

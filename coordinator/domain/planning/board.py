@@ -131,6 +131,8 @@ class Board:
             insort(self.host_names, host.name)
         if old != host:
             self.able.clear()
+        if host.capacity.devices != (old.capacity.devices if old else ()):
+            self.agenda.reopen_all()  # what refusals say of devices is not true any more
         self.hosts[host.name] = host
         self.free[host.name] = (
             self.free.get(host.name, Resources()) + host.capacity - (old.capacity if old else Resources())
@@ -150,6 +152,8 @@ class Board:
         if host is not None:
             self.host_names.remove(name)
             self.able.clear()
+            if host.capacity.devices:
+                self.agenda.reopen_all()
             self.free[name] -= host.capacity
             self.draining.discard(name)
             self.lost.discard(name)
@@ -454,7 +458,8 @@ class Board:
 
     def _admits(self, kind: Kind, host: Host) -> bool:
         offered = host.arch == kind.arch or (kind.driver, kind.arch) in host.emulated
-        return offered and not host.closed and not self.resting(host.cool_until)
+        passes = not kind.resources.devices or kind.driver in host.passes
+        return offered and passes and not host.closed and not self.resting(host.cool_until)
 
     def reach(self, host: Host, driver: str, arch: str, image: str) -> Reach:
         """Whether a machine of that image can be made there."""

@@ -11,7 +11,7 @@ from coordinator.domain.fleet import Balancer, Pool
 from coordinator.domain.planning.board import Board
 from coordinator.domain.planning.holds import Holds
 from coordinator.domain.planning.hosts import Kind
-from coordinator.domain.planning.reasons import clock, kept_for, no_agent, offered, unsuited
+from coordinator.domain.planning.reasons import clock, kept_for, no_agent, no_room, offered, unsuited
 from coordinator.domain.planning.waiting import JobClass, Place
 from coordinator.domain.world import Create, Moment, Refusal, Waits
 
@@ -256,6 +256,6 @@ class Draft:
             return NoRoom(no_agent(pool), kind)
         hold = self.holds.in_the_way_of(kind)
         if hold is not None:
-            reason = f"no host has room for it, but for host {hold.host}, which is {kept_for(hold)}"
+            reason = f"{no_room(self.board, kind)}, but for host {hold.host}, which is {kept_for(hold)}"
             return NoRoom(reason, kind, stands=False)
-        return NoRoom("no host has room for it", kind)
+        return NoRoom(no_room(self.board, kind), kind)

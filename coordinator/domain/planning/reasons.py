@@ -6,6 +6,8 @@ from datetime import datetime
 from coordinator.domain.fleet import Host, Pool
 from coordinator.domain.images import Image, Reach
 from coordinator.domain.planning.board import Board
+from coordinator.domain.planning.hosts import Kind
+from coordinator.domain.resources import Devices, Resources
 from coordinator.domain.world import Hold, Waits
 
 _REASONS_TOLD = 8
@@ -31,9 +33,40 @@ def no_host(board: Board, holds: Sequence[Hold], pool: Pool) -> str:
         by_reason.setdefault(_refusal(board, host, pool, kept.get(host.name, ())), []).append(host.name)
     if not offered(board, pool):
         return no_agent(pool)
-    told = [f"host {_some(names)} {reason}" for reason, names in by_reason.items()]
+    lacks = [no_room(board, Kind.of(pool))] if pool.resources.devices else []
+    told = lacks + [f"host {_some(names)} {reason}" for reason, names in by_reason.items()]
     more = [f"and {len(told) - _REASONS_TOLD} more reasons"] if len(told) > _REASONS_TOLD else []
     return "; ".join(told[:_REASONS_TOLD] + more)
+
+
+def no_room(board: Board, kind: Kind) -> str:
+    """In a few words; of devices, whether there are none or none free."""
+    if not kind.resources.devices:
+        return "no host has room for it"
+    able = [host for host in board.hosts.values() if _may_pass(kind, host)]
+    for word, amounts in (("any", [one.capacity for one in able]), ("a free", [board.free[one.name] for one in able])):
+        if not any(have.holds(Resources(devices=kind.resources.devices)) for have in amounts):
+            return f"no host has {_devices(word, kind.resources.devices)}"
+    return "no host has room for it"
+
+
+def _may_pass(kind: Kind, host: Host) -> bool:
+    """Also when its driver is out, and says nothing of what it can."""
+    if kind.driver in host.drivers_out:
+        return host.arch == kind.arch
+    return kind.driver in host.passes and host.own_images(kind.driver, kind.arch) is not None
+
+
+def _devices(word: str, wanted: Devices) -> str:
+    """`any gpu`, `a free gpu`, and of several `2 free gpu`."""
+    if [count for _, count in wanted] == [1]:
+        return f"{word} {wanted[0][0]}"
+    free = " free" if word == "a free" else ""
+    return " and ".join(f"{count}{free} {name}" for name, count in wanted)
+
+
+def _counts(devices: Devices) -> str:
+    return ", ".join(f"{count} {name}" for name, count in devices)
 
 
 def no_agent(pool: Pool) -> str:
@@ -67,10 +100,14 @@ def _refusal(board: Board, host: Host, pool: Pool, kept: Sequence[Hold]) -> str:
     image = board.reach(host, pool.provider, pool.arch, pool.image)
     told = _no_image(host, pool, board.images.get((pool.image, pool.arch)))
     offered = host.own_images(pool.provider, pool.arch) is not None
+    wanted = pool.resources.devices
+    lacks = wanted and (pool.provider not in host.passes or host.capacity.lacking(pool.resources))
     checks = (
         (pool.provider in host.drivers_out, f"cannot use {pool.provider} now: {host.drivers_out.get(pool.provider)}"),
         (pool.provider not in host.drivers, f"has no provider '{pool.provider}'"),
         (not offered, f"is {host.arch}, the pool wants {pool.arch}"),
+        (bool(lacks) and pool.provider not in host.passes, f"passes no devices to machines of '{pool.provider}'"),
+        (bool(lacks), f"has {_counts(host.capacity.devices) or 'no devices'}, the pool wants {_counts(wanted)}"),
         (bool(host.closed), host.closed),
         (image in told, told.get(image, "")),
         (board.resting(host.cool_until), f"rests until {clock(host.cool_until)} after {host.failures} failures"),

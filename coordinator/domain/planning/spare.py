@@ -57,7 +57,7 @@ def _in_the_way(board: Board, holds: Iterable[Hold]) -> Iterable[Retire]:
             stranger = board.minds(hold.pool, instance.entity_id, instance.pool_id)
             if not instance.is_idle or _spare(board, board.pools[instance.pool_id]) <= 0:
                 continue
-            if stranger or not lacks.holds(Resources()):
+            if stranger or lacks.eased_by(instance.resources):
                 lacks += instance.resources
                 reason = f"idle, and its host is kept for job {hold.job_id}, which has waited too long"
                 yield Retire(instance.id, reason)

@@ -298,12 +298,15 @@ class Driver(_message.Message):
     IMAGES_FIELD_NUMBER: _builtins.int
     FETCHES_FIELD_NUMBER: _builtins.int
     EMULATED_FIELD_NUMBER: _builtins.int
+    PASSES_DEVICES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """libvirt, lxd or simulated: what a pool names as its provider"""
     acceleration: _builtins.str
     """kvm or tcg, as proven on this host"""
     fetches: _builtins.bool
     """boots images of the coordinator's catalogue, and fetches them itself"""
+    passes_devices: _builtins.bool
+    """gives machines devices of the host"""
     @_builtins.property
     def images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """names of the images that the host's own configuration has for its own architecture"""
@@ -318,10 +321,11 @@ class Driver(_message.Message):
         images: _abc.Iterable[_builtins.str] | None = ...,
         fetches: _builtins.bool = ...,
         emulated: _abc.Iterable[Global___Emulated] | None = ...,
+        passes_devices: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceleration", b"acceleration", "emulated", b"emulated", "fetches", b"fetches", "images", b"images", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceleration", b"acceleration", "emulated", b"emulated", "fetches", b"fetches", "images", b"images", "name", b"name", "passes_devices", b"passes_devices"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -362,23 +366,52 @@ class Resources(_message.Message):
     VCPUS_FIELD_NUMBER: _builtins.int
     MEMORY_MIB_FIELD_NUMBER: _builtins.int
     DISK_GIB_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
     vcpus: _builtins.int
     memory_mib: _builtins.int
     disk_gib: _builtins.int
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceCount]:
+        """of the host, passed through to machines; none twice"""
+
     def __init__(
         self,
         *,
         vcpus: _builtins.int = ...,
         memory_mib: _builtins.int = ...,
         disk_gib: _builtins.int = ...,
+        devices: _abc.Iterable[Global___DeviceCount] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk_gib", b"disk_gib", "memory_mib", b"memory_mib", "vcpus", b"vcpus"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "disk_gib", b"disk_gib", "memory_mib", b"memory_mib", "vcpus", b"vcpus"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Resources: _TypeAlias = Resources  # noqa: Y015
+
+@_typing.final
+class DeviceCount(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """as the agent's configuration calls the kind: gpu, a100"""
+    count: _builtins.int
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeviceCount: _TypeAlias = DeviceCount  # noqa: Y015
 
 @_typing.final
 class Inventory(_message.Message):

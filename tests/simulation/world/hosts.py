@@ -40,6 +40,7 @@ class Machine:
         self.making: asyncio.Task[None] | None = None
         self.removing: asyncio.Task[None] | None = None
         self.guest: Guest | None = None
+        self.gpus = 0
 
     @property
     def holding(self) -> Holding:
@@ -175,13 +176,19 @@ class Host:
             host=spec.name,
             agent_version=__version__,
             arch="amd64",
-            capacity=pb.Resources(vcpus=spec.vcpus, memory_mib=spec.memory_mib, disk_gib=spec.disk_gib),
+            capacity=pb.Resources(
+                vcpus=spec.vcpus,
+                memory_mib=spec.memory_mib,
+                disk_gib=spec.disk_gib,
+                devices=[pb.DeviceCount(name="gpu", count=spec.gpus)] if spec.gpus else [],
+            ),
             drivers=[
                 pb.Driver(
                     name=DRIVER,
                     acceleration="none",
                     images=[] if self._fetching else [IMAGE],
                     fetches=self._fetching,
+                    passes_devices=True,
                 )
             ],
             images=self.images.reports() if self._fetching else [],
@@ -238,6 +245,7 @@ class Host:
             if machine is None:
                 machine = Machine(instance_id, command.name, command.generation, command.bootstrap)
                 self.machines[instance_id] = machine
+            machine.gpus = sum(one.count for one in command.resources.devices)
             machine.making = self._world.spawn(self._make(machine, command.image_source.sha256))
         elif answer is Answer.REPEAT_PHASES:
             for phase in list(self.machines[instance_id].phases):

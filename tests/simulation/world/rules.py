@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from tests.simulation.world.rows import InstanceRow
-from tests.simulation.world.scenario import CLOUD, FLAVORS, STARVES, Kind
+from tests.simulation.world.scenario import CLOUD, FLAVORS, GPUS, STARVES, Kind
 
 if TYPE_CHECKING:
     from tests.simulation.world.world import World
@@ -126,9 +126,14 @@ class Rules:
                 ("vCPU", "MiB", "GiB"), map(sum, zip(*needs, strict=True)), capacity, strict=False
             ):
                 self._within("a host's capacity", f"{spec.name} {what}", used, have)
+            self._within(
+                "a host's devices", f"{spec.name} gpu", sum(GPUS.get(row.flavor, 0) for row in here), spec.gpus
+            )
             on_host = self._world.hosts[spec.name].machines.values()
-            machines = sum(machine.removing is None and machine.id in self._known for machine in on_host)
-            self._within("a host's capacity", f"{spec.name} machines", machines, spec.vcpus)
+            known = [machine for machine in on_host if machine.removing is None and machine.id in self._known]
+            self._within("a host's capacity", f"{spec.name} machines", len(known), spec.vcpus)
+            gpus = sum(machine.gpus for machine in known)
+            self._within("a host's devices", f"{spec.name} machines' gpu", gpus, spec.gpus)
             lonely = {pool.name for pool in self._scenario.pools if not pool.share_hosts}
             if len({row.entity for row in here}) > 1 and lonely & {row.pool for row in here}:
                 shared = ", ".join(sorted(f"{row.name} of {row.entity}" for row in here))

@@ -18,7 +18,9 @@ DRIVER: Final = "simulated"
 UNIQUE: Final = "it ends with 31"
 REFUSED: Final = "it ends with 1"
 TAKEN: Final = "it makes another"
-FLAVORS: Final = {"small": (1, 1024, 10), "large": (2, 4096, 20)}
+FLAVORS: Final = {"small": (1, 1024, 10), "large": (2, 4096, 20), "gpu": (1, 1024, 10)}
+GPUS: Final = {"gpu": 1}
+"""That a flavor asks for."""
 _KINDS: Final = ("chaos", "chaos", "chaos", "calm", "chaos", "storm", "chaos", "chaos", "starving", "chaos")
 
 
@@ -87,6 +89,7 @@ class HostSpec(msgspec.Struct, frozen=True):
     vcpus: int
     memory_mib: int
     disk_gib: int = 200
+    gpus: int = 0
 
 
 class JobSpec(msgspec.Struct, frozen=True):
@@ -125,7 +128,8 @@ class Scenario(msgspec.Struct, frozen=True):
                 for name in sorted({one.credentials for one in self.repositories})
             ),
             *(
-                f'[[flavor]]\nname = "{name}"\nvcpus = {vcpus}\nmemory_mib = {memory}\ndisk_gib = {disk}'
+                f'[[flavor]]\nname = "{name}"\nvcpus = {vcpus}\nmemory_mib = {memory}\ndisk_gib = {disk}\n'
+                f"devices = {{ {f'gpu = {GPUS[name]}' if name in GPUS else ''} }}"
                 for name, (vcpus, memory, disk) in FLAVORS.items()
             ),
             *([_IMAGE_TABLE] if self.faults.image_missing else []),
@@ -192,6 +196,7 @@ def _mixed(seed: int, kind: Kind, chance: random.Random) -> Scenario:
     )
     pools = tuple(pool for one in repositories for pool in _pools(one, chance, calm=calm))
     hosts = tuple(_host(n, chance) for n in range(chance.randint(1, 3)))
+    hosts, pools = _with_devices(hosts, pools, chances("devices", seed), calm=calm)
     span = chance.choice([5.0, 60.0, 600.0])
     jobs = tuple(_job(pools, chance, span, stray=0.0 if calm else 0.05) for _ in range(chance.randint(2, 6)))
     return Scenario(
@@ -235,6 +240,22 @@ def _pools(one: Repository, chance: random.Random, *, calm: bool) -> list[PoolSp
 
 def _host(number: int, chance: random.Random) -> HostSpec:
     return HostSpec(f"host-{number}", vcpus=chance.randint(2, 6), memory_mib=chance.choice([4096, 8192, 16384]))
+
+
+def _with_devices(
+    hosts: tuple[HostSpec, ...], pools: tuple[PoolSpec, ...], chance: random.Random, *, calm: bool
+) -> tuple[tuple[HostSpec, ...], tuple[PoolSpec, ...]]:
+    """Some hosts have one or two, and machines for jobs that ask for one mostly get it; in calm, some host has one."""
+    counts = [chance.choice([0, 1, 2]) for _ in hosts]
+    if calm and not any(counts):
+        counts[0] = 1
+    asking = [one.provider == DRIVER and "gpu" in one.labels and chance.random() < 0.7 for one in pools]
+    return (
+        tuple(msgspec.structs.replace(one, gpus=count) for one, count in zip(hosts, counts, strict=True)),
+        tuple(
+            msgspec.structs.replace(one, flavor="gpu") if asks else one for one, asks in zip(pools, asking, strict=True)
+        ),
+    )
 
 
 def _job(pools: tuple[PoolSpec, ...], chance: random.Random, span: float, *, stray: float) -> JobSpec:
