@@ -13,6 +13,7 @@ from typing import Final
 
 from providers.isolation import Firewall
 from providers.libvirt.settings import LibvirtSettings
+from tests.bench import host_floor
 from tests.bench.host_agent import Driver, Holds, HostAgent, host_agent
 from tests.bench.machine import cpu_seconds
 from tests.bench.processes import ROOT
@@ -30,6 +31,7 @@ _GROWTH_MIB: Final = 1.0
 
 _NETWORK: Final = "hostler-bench"
 _SUBNET: Final = "10.218.0.0/24"
+_SETTINGS: Final = LibvirtSettings(network=_NETWORK, subnet=_SUBNET)
 
 
 async def run(folder: Path) -> list[Result]:
@@ -39,10 +41,11 @@ async def run(folder: Path) -> list[Result]:
     image.write_bytes(boot_sector("halts"))
     try:
         async with host_agent(folder, Driver("libvirt", "halts", libvirt_tables("halts", image))) as agent:
-            rest = await _at_rest("agent with libvirt", agent, 60)
+            rest = await at_rest("agent with libvirt", agent, 60)
             times = await _times(agent)
+            floor = await asyncio.to_thread(host_floor.measure, folder / "floor", image, _SETTINGS, _AT_ONCE)
             growth = await _growth("agent with libvirt", agent, _CYCLES, _on_host)
-        return [*rest, *times, *growth]
+        return [*rest, *times, *floor, *growth]
     finally:
         await asyncio.to_thread(remove_network)
 
@@ -54,7 +57,7 @@ async def run_simulated(folder: Path) -> list[Result]:
         return await _growth("agent, simulated machines", agent, _SIMULATED_CYCLES, dict)
 
 
-async def _at_rest(name: str, agent: HostAgent, most_mib: float) -> list[Result]:
+async def at_rest(name: str, agent: HostAgent, most_mib: float) -> list[Result]:
     began, cpu = time.monotonic(), cpu_seconds(agent.pid)
     await asyncio.sleep(_REST_SECONDS)
     share = (cpu_seconds(agent.pid) - cpu) / (time.monotonic() - began)
@@ -96,6 +99,7 @@ async def _growth(name: str, agent: HostAgent, cycles: int, on_host: Callable[[]
     counted |= {what: host_after[what] - host_before[what] for what in host_after}
     return [
         at_most(f"{told}, more memory", after.rss_mib - before.rss_mib, "MiB", _GROWTH_MIB),
+        shown(f"{told}, RSS", after.rss_mib, "MiB"),
         *(at_most(f"{told}, more {what}", more, what, 0) for what, more in counted.items()),
     ]
 
@@ -125,4 +129,4 @@ def libvirt_tables(image: str, path: Path) -> str:
 
 def remove_network() -> None:
     subprocess.run(["virsh", "net-destroy", _NETWORK], check=False, capture_output=True)
-    Firewall(LibvirtSettings(network=_NETWORK, subnet=_SUBNET).isolated).remove()
+    Firewall(_SETTINGS.isolated).remove()

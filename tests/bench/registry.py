@@ -7,6 +7,7 @@ from tests.bench import (
     crash,
     guest_boot,
     host,
+    host_lxd,
     http_servers,
     ingest,
     latency,
@@ -31,6 +32,7 @@ ALL: Final = (
     Benchmark("fleet", agents.run),
     Benchmark("agent-simulated", host.run_simulated),
     Benchmark("agent", host.run),
+    Benchmark("agent-lxd", host_lxd.run),
     Benchmark("guest", guest_boot.run),
     Benchmark("runner-image", runner_image.run, longest_seconds=1200),
 )
