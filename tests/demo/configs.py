@@ -42,7 +42,7 @@ address = "{farm.grpc}"
 reserved_disk_gib = 1
 low_disk_gib = 0
 low_memory_mib = 0
-cpu_overcommit = 8.0
+cpu_overcommit = {farm.cpu_overcommit}
 
 {provider_toml(farm.settings, farm.guest)}{provider_toml(farm.beside, farm.guest) if farm.beside else ""}"""
 

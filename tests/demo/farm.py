@@ -44,6 +44,7 @@ class Farm:
         lock: int | None = None,
         network_allow: Sequence[str] = (),
         beside: LxdSettings | None = None,
+        cpu_overcommit: float = 8.0,
     ) -> None:
         """`beside`: a second driver of the agent.
 
@@ -64,6 +65,7 @@ class Farm:
         )
         self.processes: dict[str, asyncio.subprocess.Process] = {}
         self.network_allow = [f"{self.address}:{self.ports.forge}", *network_allow]
+        self.cpu_overcommit = cpu_overcommit
         self._inherited = () if lock is None else (lock,)
 
     @property

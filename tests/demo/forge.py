@@ -49,6 +49,10 @@ class Control:
             told = await answer.json()
         return int(told["jobs"][0]["id"])
 
+    async def cancel(self, forge_id: int) -> None:
+        async with self._session.post(f"{self._url}/jobs/{forge_id}/cancel", headers=self._headers) as answer:
+            answer.raise_for_status()
+
     async def job(self, forge_id: int) -> dict[str, Any]:
         async with self._session.get(f"{self._url}/jobs/{forge_id}", headers=self._headers) as answer:
             answer.raise_for_status()

@@ -128,11 +128,14 @@ class World(msgspec.Struct, frozen=True):
     def emulators(self) -> dict[int, str]:
         return machines.emulators(self.instances)
 
-    def created(self) -> list[str]:
-        """The ids of machines as they were begun, by the agent's own log; begun anew is there twice."""
+    def agent_said(self) -> list[dict[str, Any]]:
+        """By the log of all agents that there were."""
         lines = self.farm.places.log("agent").read_text().splitlines()
-        events = [msgspec.json.decode(line, type=dict[str, Any]) for line in lines if line.startswith("{")]
-        return [event["instance"] for event in events if event.get("phase") == "accepted"]
+        return [msgspec.json.decode(line, type=dict[str, Any]) for line in lines if line.startswith("{")]
+
+    def created(self) -> list[str]:
+        """The ids of machines as they were begun; begun anew is there twice."""
+        return [event["instance"] for event in self.agent_said() if event.get("phase") == "accepted"]
 
 
 def output(*command: str) -> str:
@@ -141,15 +144,21 @@ def output(*command: str) -> str:
 
 @asynccontextmanager
 async def open_world(
-    folder: Path, settings: LibvirtSettings = SETTINGS, guest: Guest = TEST_GUEST
+    folder: Path,
+    settings: LibvirtSettings = SETTINGS,
+    guest: Guest = TEST_GUEST,
+    *,
+    jobs: int = 1,
+    cpu_overcommit: float = 8.0,
 ) -> AsyncIterator[World]:
-    """libvirt must be up and the guest built. `settings`: on the tests' own network."""
+    """libvirt must be up and the guest built; room for so many jobs at once. `settings`: on the tests' own network."""
     places = Places(folder)
     places.folder.mkdir(mode=0o711)
     await asyncio.to_thread(bring_up_network, settings)
     gate = Gate()
     serving = await gate.start()
-    farm = Farm(places, settings, guest=guest, network_allow=[f"{SETTINGS.gateway}:{gate.port}"])
+    allow = [f"{SETTINGS.gateway}:{gate.port}"]
+    farm = Farm(places, settings, guest=guest, jobs=jobs, network_allow=allow, cpu_overcommit=cpu_overcommit)
     try:
         await farm.start()
         async with aiohttp.ClientSession() as session:
