@@ -79,8 +79,10 @@ async def test_jobs_run_over_links_that_delay_and_lose(tmp_path: Path) -> None:
         for number, link in enumerate(one.links, start=1):
             await one.start_far_agent(link, f"host-{number}")
         await one.completed(*[one.queue() for _ in range(12)])
+        # How many packets these take, and which of two hosts, is the kernel's and the planner's affair.
+        while not all(link.lost > 5 and link.carried > 100 for link in one.links):
+            await one.completed(*[one.queue() for _ in range(4)])
         await one.assert_nothing_left()
-        assert all(link.lost > 5 and link.carried > 100 for link in one.links)
 
 
 async def test_machines_live_through_a_cut_and_what_happened_is_told_afterwards_in_order(tmp_path: Path) -> None:
