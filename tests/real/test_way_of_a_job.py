@@ -130,7 +130,7 @@ async def test_fleet_status_shows_host_capacity_and_machine_while_a_job_runs(wor
     assert [(one["id"], one["forge_job_id"], one["status"]) for one in jobs] == [
         (instance["job_id"], job, "in_progress")
     ]
-    assert re.search(rf"^demo-host +yes +amd64 +1/{host['capacity']['vcpus']} +0\.2/", table, re.MULTILINE)
+    assert re.search(rf"^demo-host +yes +yes +amd64 +1 +1/{host['capacity']['vcpus']} +0\.2/", table, re.MULTILINE)
     assert re.search(rf"^{record.name} +running +active +demo-host ", table, re.MULTILINE)
 
     world.gate.open("job")
