@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack
@@ -14,6 +15,8 @@ import aiohttp
 import structlog
 
 from coordinator import doors
+from coordinator.accounts.accounts import Accounts
+from coordinator.accounts.sessions import Sessions
 from coordinator.admin import AdminService
 from coordinator.admin_hosts import HostAdmin
 from coordinator.admin_images import ImageAdmin
@@ -41,11 +44,13 @@ from coordinator.http.webhooks import Webhooks
 from coordinator.pki.access import AccessService
 from coordinator.pki.authority import Authority
 from coordinator.pki.issuer import open_authority
+from coordinator.rest import api
 from coordinator.runner_api import scripts
 from coordinator.runner_api.routes import RunnerApi
 from coordinator.runner_api.waiting import Waiting
 from coordinator.store import keys
 from coordinator.store.alone import alone
+from coordinator.store.signing import Purpose
 from coordinator.store.store import Store, open_store
 from coordinator.tokens import InstanceTokens
 from providers.exec.provider import ExecProvider
@@ -144,7 +149,10 @@ class _Parts:
         hosts = HostAdmin(store, links, config.planner.policy, self._revocations.cut)
         self.admin = AdminService(store, hosts, ImageAdmin(store, links), self.engine, ProviderAdmin(store, clouds))
         webhooks = Webhooks(store.catalog, store.ledger, store.controller_id, clock)
-        self.public = app.public(webhooks)
+        keys_of = store.signing_keys
+        sessions = Sessions(keys_of[Purpose.ADMIN], keys_of[Purpose.METRICS], clock, _new_id)
+        accounts = Accounts(store, sessions, time.monotonic)
+        self.public = app.public(webhooks, api.router(store, accounts))
         self.for_machines = app.for_machines(RunnerApi(store, forges, tokens, where, self.waiting))
 
     def services(self, ca: Authority) -> doors.Services:

@@ -3,27 +3,29 @@
 from collections.abc import Sequence
 from typing import Final
 
-from litestar import Litestar, get
+from litestar import Litestar, Router, get
 from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
+from litestar.openapi.config import OpenAPIConfig
 
 from coordinator.http.bodies import LARGEST_BODY
 from coordinator.http.errors import ApiError, answer_api_error, answer_http_exception, answer_unexpected
 from coordinator.http.webhooks import Webhooks
+from coordinator.rest.api import document
 from coordinator.runner_api.routes import RunnerApi
 
 _LARGEST_REPORT: Final = 1024 * 1024  # of a machine: a status and a line of text
 
 
-@get("/healthz", media_type="text/plain")
+@get("/healthz", media_type="text/plain", include_in_schema=False)
 async def health() -> str:
     """For load balancers: the process answers."""
     return "ok\n"
 
 
-def public(webhooks: Webhooks) -> Litestar:
-    """What forges and load balancers call."""
-    return _application([health, *webhooks.routes()], LARGEST_BODY)
+def public(webhooks: Webhooks, api: Router) -> Litestar:
+    """What forges, load balancers and the clients of the REST API call."""
+    return _application([health, *webhooks.routes(), api], LARGEST_BODY, document())
 
 
 def for_machines(runner_api: RunnerApi) -> Litestar:
@@ -31,11 +33,13 @@ def for_machines(runner_api: RunnerApi) -> Litestar:
     return _application(runner_api.routes(), _LARGEST_REPORT)
 
 
-def _application(routes: Sequence[HTTPRouteHandler], largest_body: int) -> Litestar:
+def _application(
+    routes: Sequence[HTTPRouteHandler | Router], largest_body: int, openapi: OpenAPIConfig | None = None
+) -> Litestar:
     return Litestar(
         route_handlers=routes,
         request_max_body_size=largest_body,
-        openapi_config=None,
+        openapi_config=openapi,
         logging_config=None,
         exception_handlers={
             ApiError: answer_api_error,

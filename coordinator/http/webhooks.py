@@ -155,11 +155,11 @@ class Webhooks:
         return owner
 
     def routes(self) -> list[HTTPRouteHandler]:
-        @post("/webhooks", status_code=200)
+        @post("/webhooks", status_code=200, include_in_schema=False)
         async def webhook(request: AnyRequest) -> Response[bytes]:
             return await self.receive(request)
 
-        @post("/webhooks/{controller_id:str}", status_code=200)
+        @post("/webhooks/{controller_id:str}", status_code=200, include_in_schema=False)
         async def webhook_of_controller(request: AnyRequest, controller_id: FromPath[str]) -> Response[bytes]:
             if controller_id != self._controller_id:
                 return _taken()

@@ -1,4 +1,4 @@
-"""The access service: invitations and revocation of hosts, and tokens of the admin client."""
+"""The access service: invitations and revocation of hosts, tokens of the admin client, and the audit log."""
 
 import secrets
 from collections.abc import Awaitable, Callable
@@ -8,6 +8,8 @@ from typing import Final
 import grpc
 import structlog
 
+from coordinator.accounts.chain import Entry
+from coordinator.accounts.roles import Role
 from coordinator.fleet.wire import timestamp
 from coordinator.pki.authority import Authority
 from coordinator.store.admin_tokens import NoSuchToken, TokenNameTaken
@@ -25,6 +27,9 @@ _INVITATION: Final = timedelta(hours=1)
 _LONGEST_INVITATION: Final = timedelta(days=7)
 _TOKEN: Final = timedelta(days=90)
 _LONGEST_TOKEN: Final = timedelta(days=3650)
+_ROLES: Final = frozenset({"", *Role})
+_ENTRIES: Final = 100
+_MOST_ENTRIES: Final = 1000
 
 
 class AccessService(AccessServicer):
@@ -79,7 +84,9 @@ class AccessService(AccessServicer):
         try:
             config.check_key("name", lambda: config.host_name(request.name))
             config.check(life <= _LONGEST_TOKEN, "a token is valid for 3650 days at most")
-            await self._store.admin_tokens.keep(request.name, tickets.digest(token), expires_at)
+            config.check(request.role in _ROLES, f"role: '{request.role}' is none of viewer, operator and admin")
+            role = Role(request.role or Role.ADMIN)
+            await self._store.admin_tokens.keep(request.name, tickets.digest(token), expires_at, role)
         except ValueError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except TokenNameTaken as error:
@@ -96,7 +103,12 @@ class AccessService(AccessServicer):
         tokens = await self._store.admin_tokens.all()
         return pb.ListTokensResponse(
             tokens=[
-                pb.Token(name=one.name, made_at=timestamp(one.made_at), expires_at=timestamp(one.expires_at))
+                pb.Token(
+                    name=one.name,
+                    made_at=timestamp(one.made_at),
+                    expires_at=timestamp(one.expires_at),
+                    role=one.role.value,
+                )
                 for one in tokens
             ]
         )
@@ -108,3 +120,25 @@ class AccessService(AccessServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
         log.warning("admin token revoked", token=request.name)
         return pb.RevokeTokenResponse()
+
+    async def ListAudit(self, request: pb.ListAuditRequest, context: Context) -> pb.ListAuditResponse:
+        most = min(request.limit or _ENTRIES, _MOST_ENTRIES)
+        entries = await self._store.audit.page(request.before or None, most)
+        return pb.ListAuditResponse(entries=[_entry(entry) for entry in entries])
+
+    async def VerifyAudit(self, request: pb.VerifyAuditRequest, context: Context) -> pb.VerifyAuditResponse:
+        verdict = await self._store.audit.verify()
+        return pb.VerifyAuditResponse(entries=verdict.entries, fault=verdict.fault)
+
+
+def _entry(entry: Entry) -> pb.AuditEntry:
+    return pb.AuditEntry(
+        number=entry.number,
+        at=timestamp(entry.at),
+        actor=entry.actor,
+        via=entry.via,
+        action=entry.action,
+        target=entry.target,
+        before=entry.before,
+        after=entry.after,
+    )

@@ -51,6 +51,11 @@ class Attempts:
         if len(self._failed) > _PEERS:
             del self._failed[next(iter(self._failed))]
 
+    def forgive(self, peer: str) -> None:
+        """Take one failure back: it was counted beforehand, and was none."""
+        if times := self._failed.get(source(peer)):
+            times.pop()
+
 
 def source(peer: str) -> str:
     """What gRPC calls a peer (`ipv4:192.0.2.1:5000`, `ipv6:%5B2001:db8::1%5D:5000`) without its port.

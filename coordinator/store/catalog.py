@@ -1,18 +1,20 @@
 """Endpoints, credentials, entities, flavors and pools: declared by people, read by everything else."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from coordinator.accounts.chain import MASK
 from coordinator.declare import Declaration, EndpointDeclaration, FlavorDeclaration, PoolDeclaration
 from coordinator.declare_image import ImageDeclaration
 from coordinator.domain.fleet import Credentials, Endpoint, Entity, EntityKind, Pool
 from coordinator.domain.labels import labels
 from coordinator.store import changed, cooldowns, tried
+from coordinator.store.audit import Audit
 from coordinator.store.batch import Batcher
 from coordinator.store.database import Database
 from coordinator.store.retrying import retried
@@ -57,11 +59,17 @@ class WebhookOwner(NamedTuple):
 
 class Catalog:
     def __init__(
-        self, database: Database, sealer: Sealer, new_id: Callable[[], str], forgotten: Callable[[], None]
+        self,
+        database: Database,
+        sealer: Sealer,
+        audit: Audit,
+        new_id: Callable[[], str],
+        forgotten: Callable[[], None],
     ) -> None:
         """`forgotten` is told when anything was applied."""
         self._database = database
         self._sealer = sealer
+        self._audit = audit
         self._new_id = new_id
         self._forgotten = forgotten
         # What every webhook and every create asks for, until something is applied.
@@ -155,7 +163,8 @@ class Catalog:
         try:
             async with self._database.write() as connection:
                 changed.of(connection).catalog = True
-                return await _Apply(connection, self._sealer, self._new_id, known_providers).run(declared)
+                apply = _Apply(connection, self._sealer, self._audit, self._new_id, known_providers)
+                return await apply.run(declared)
         finally:
             self.forget()  # also when whoever asked has gone: it may be committed all the same
 
@@ -171,10 +180,16 @@ class _Apply:
     """One application of a declaration within one transaction."""
 
     def __init__(
-        self, connection: AsyncConnection, sealer: Sealer, new_id: Callable[[], str], known_providers: frozenset[str]
+        self,
+        connection: AsyncConnection,
+        sealer: Sealer,
+        audit: Audit,
+        new_id: Callable[[], str],
+        known_providers: frozenset[str],
     ) -> None:
         self._connection = connection
         self._sealer = sealer
+        self._audit = audit
         self._new_id = new_id
         self._known_providers = known_providers
         self._changes: list[str] = []
@@ -371,10 +386,14 @@ class _Apply:
         if row is None:
             await self._connection.execute(sa.insert(table).values(id=row_id, **key, **values))
             self._changes.append(f"{label}: created")
+            await self._audit.write(self._connection, "created", label, after=_told(values, values, secrets))
             return []
         if changed:
             await self._connection.execute(sa.update(table).where(table.c.id == row_id).values(**values))
             self._changes.append(f"{label}: updated ({', '.join(changed)})")
+            old = {name: getattr(row, name) for name in changed}
+            before, after = _told(old, changed, secrets), _told(values, changed, secrets)
+            await self._audit.write(self._connection, "updated", label, before=before, after=after)
         return changed
 
 
@@ -385,6 +404,14 @@ def _is_repository(endpoint_id: str, owner: str, name: str) -> sa.ColumnElement[
         sa.func.lower(entities.c.owner) == owner.lower(),
         sa.func.lower(entities.c.name) == name.lower(),
     )
+
+
+def _told(values: Mapping[Any, Any], names: Iterable[str], secrets: Mapping[str, str] | None) -> dict[str, Any]:
+    """For the audit log: what is sealed is not told, and what a provider is given is looked into."""
+    told = {name: MASK if name in (secrets or {}) else values[name] for name in names}
+    if "extra_specs" in told:
+        told["extra_specs"] = msgspec.json.decode(told["extra_specs"])
+    return {name: sorted(value) if isinstance(value, frozenset) else value for name, value in told.items()}
 
 
 def _priorities(by_label: dict[str, int]) -> str:

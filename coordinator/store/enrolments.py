@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coordinator.store import changed
+from coordinator.store.audit import Audit
 from coordinator.store.database import Database
 from coordinator.store.retrying import retried
 from coordinator.store.schema import enrolments, invitations
@@ -69,8 +70,11 @@ class Had(msgspec.Struct, frozen=True):
 
 
 class Enrolments:
-    def __init__(self, database: Database, clock: Callable[[], datetime], new_id: Callable[[], str]) -> None:
+    def __init__(
+        self, database: Database, audit: Audit, clock: Callable[[], datetime], new_id: Callable[[], str]
+    ) -> None:
         self._database = database
+        self._audit = audit
         self._clock = clock
         self._new_id = new_id
 
@@ -82,6 +86,7 @@ class Enrolments:
             await _forget_the_old(connection, now - _REMEMBERED)
             values = {"id": self._new_id(), "host": host, "token_hash": token_hash, "expires_at": expires_at}
             await connection.execute(sa.insert(invitations).values(**values))
+            await self._audit.write(connection, "invited", f"host {host}", after={"expires_at": expires_at})
             standing = sa.select(sa.func.count()).select_from(enrolments).where(_stands(host))
             return bool((await connection.execute(standing)).scalar_one())
 
@@ -121,6 +126,7 @@ class Enrolments:
                     f"the host '{host}' has no certificate and no open invitation",
                     hint="nothing to revoke; an agent on the coordinator's own machine needs neither",
                 )
+            await self._audit.write(connection, "revoked", f"host {host}")
             return had.invitations
 
     async def standing(self, enrolment: str) -> Standing | None:

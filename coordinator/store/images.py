@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from coordinator.domain import images as domain
 from coordinator.domain.images import Held, Image, OnHost, Report, held
 from coordinator.store import changed
+from coordinator.store.audit import Audit
 from coordinator.store.batch import Batcher
 from coordinator.store.database import Database
 from coordinator.store.retrying import retried
@@ -41,8 +42,11 @@ class _Presented(NamedTuple):
 
 
 class Images:
-    def __init__(self, database: Database, clock: Callable[[], datetime], chance: Callable[[], float]) -> None:
+    def __init__(
+        self, database: Database, audit: Audit, clock: Callable[[], datetime], chance: Callable[[], float]
+    ) -> None:
         self._database = database
+        self._audit = audit
         self._clock = clock
         self._chance = chance
         self._catalogue: dict[tuple[str, str], Image] | None = None  # what every create asks for
@@ -102,6 +106,8 @@ class Images:
                 )
             changed.of(connection).catalog = True
             await connection.execute(sa.delete(images).where(images.c.name == name, images.c.arch.in_(arches)))
+            for image in found:
+                await self._audit.write(connection, "removed", f"image {name}/{image.arch}")
             return found
 
     # --- on the hosts ---

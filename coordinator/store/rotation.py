@@ -13,7 +13,15 @@ from coordinator.store import keys
 from coordinator.store.alone import alone
 from coordinator.store.database import Database, DatabaseUnusable
 from coordinator.store.keys import KeyPlace
-from coordinator.store.schema import authority, controller, coordinators, credentials, entities, instances
+from coordinator.store.schema import (
+    authority,
+    controller,
+    coordinators,
+    credentials,
+    entities,
+    instances,
+    signing_keys,
+)
 from coordinator.store.sealing import Sealer
 from hostler.errors import HostlerError
 
@@ -23,6 +31,7 @@ SEALED: Final[tuple[tuple[sa.Column[bytes], str], ...]] = (
     (entities.c.webhook_secret, "entity"),
     (instances.c.runner_files, "instance"),
     (authority.c.key, "authority"),
+    (signing_keys.c.key, "signing_key"),
 )
 """Every sealed column, and what its rows' secrets are said to belong to: that word and the row's id."""
 

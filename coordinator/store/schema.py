@@ -383,4 +383,55 @@ admin_tokens = sa.Table(
     sa.Column("token_hash", sa.String(64), nullable=False, unique=True),
     _time("made_at"),
     _time("expires_at"),
+    sa.Column("role", Plain, nullable=False, server_default="admin"),
+)
+
+users = sa.Table(
+    "users",
+    metadata,
+    _id(),
+    sa.Column("username", Plain, nullable=False, unique=True),
+    _text("email"),
+    _text("full_name"),
+    _text("password_hash"),  # argon2id, with its parameters
+    _text("role"),
+    sa.Column("enabled", sa.Boolean, nullable=False),
+    _count("generation"),  # sessions of an older one are over
+    _time("created_at"),
+    _time("changed_at"),
+)
+
+# One for each purpose; instances' is in `controller`.
+signing_keys = sa.Table(
+    "signing_keys",
+    metadata,
+    _id(),
+    sa.Column("purpose", Plain, nullable=False, unique=True),
+    sa.Column("key", sa.LargeBinary, nullable=False),  # sealed
+    _time("created_at"),
+)
+
+# Append-only; accounts/chain.py says what `mac` covers.
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    _time("at"),
+    _text("actor"),
+    _text("via"),
+    _text("action"),
+    _text("target"),
+    _text("before"),
+    _text("after"),
+    sa.Column("mac", sa.String(64), nullable=False),
+)
+
+# One row, locked by whoever appends.
+audit_head = sa.Table(
+    "audit_head",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("last", sa.String(64), nullable=False),
+    sa.Column("mac", sa.String(64), nullable=False),
 )

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from coordinator.store import signing
 from coordinator.store.admin_tokens import AdminTokens
+from coordinator.store.audit import Audit
 from coordinator.store.authority import AuthorityRow
 from coordinator.store.catalog import Catalog
 from coordinator.store.changed import Changes
@@ -29,9 +31,11 @@ from coordinator.store.retention import Retention
 from coordinator.store.rolls import Rolls
 from coordinator.store.schema import controller
 from coordinator.store.sealing import Sealer
+from coordinator.store.signing import Purpose
 from coordinator.store.telling import Told
 from coordinator.store.timelines import Notes
 from coordinator.store.upkeep import Upkeep
+from coordinator.store.users import Users
 from hostler.errors import HostlerError
 
 
@@ -61,18 +65,21 @@ class Store:
         self.ledger = Ledger(database, self.feed, self.notes, clock, new_id)
         self.instances = Instances(database, sealer, self.feed, self.lease, clock, chance)
         self.planning = Planning(database, self.feed, self.lease, clock, new_id)
-        self.images = Images(database, clock, chance)
-        self.catalog = Catalog(database, sealer, new_id, self.images.forget)
+        self.audit = Audit(database, clock)
+        self.images = Images(database, self.audit, clock, chance)
+        self.catalog = Catalog(database, sealer, self.audit, new_id, self.images.forget)
         self.hosts = Hosts(database, self.me, clock)
-        self.upkeep = Upkeep(database, self.feed, self.lease, clock)
+        self.upkeep = Upkeep(database, self.audit, self.feed, self.lease, clock)
         self.authority = AuthorityRow(database, sealer, clock, new_id)
-        self.enrolments = Enrolments(database, clock, new_id)
-        self.admin_tokens = AdminTokens(database, clock, new_id)
+        self.enrolments = Enrolments(database, self.audit, clock, new_id)
+        self.admin_tokens = AdminTokens(database, self.audit, clock, new_id)
+        self.users = Users(database, self.audit, clock, new_id)
         self.history = History(database)
         self.rolls = Rolls(database)
         self.retention = Retention(database, clock)
         self.controller_id = ""
         self.instance_token_key = b""
+        self.signing_keys: dict[Purpose, bytes] = {}
 
     def now(self) -> datetime:
         return self._clock()
@@ -91,6 +98,8 @@ class Store:
             else:
                 self.controller_id = row.id
                 self.instance_token_key = self._sealer.open(row.instance_token_key, f"controller:{row.id}")
+            self.signing_keys = await signing.load_or_make(connection, self._sealer, self._new_id, self._clock())
+            self.audit.key = self.signing_keys[Purpose.AUDIT]
 
     def listener(self, hear: Callable[[Told], None], missed: Callable[[], None]) -> Listener:
         """What hears the other coordinators on this PostgreSQL."""

@@ -14,6 +14,7 @@ from coordinator.domain.fleet import Admission
 from coordinator.domain.instance import Instance, RunnerStatus, Status, can
 from coordinator.domain.timeline import Entry
 from coordinator.store import changed, instance_rows, timelines
+from coordinator.store.audit import Audit
 from coordinator.store.database import Database
 from coordinator.store.enrolments import shut_out
 from coordinator.store.feed import Feed
@@ -42,8 +43,11 @@ class Removed(msgspec.Struct, frozen=True):
 
 
 class Upkeep:
-    def __init__(self, database: Database, feed: Feed, lease: Lease, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, database: Database, audit: Audit, feed: Feed, lease: Lease, clock: Callable[[], datetime]
+    ) -> None:
         self._database = database
+        self._audit = audit
         self._feed = feed
         self._lease = lease
         self._clock = clock
@@ -62,6 +66,7 @@ class Upkeep:
             found = await connection.execute(sa.update(hosts).where(hosts.c.name == name).values(said))
             if not found.rowcount:
                 await unknown(connection, name)
+            await self._audit.write(connection, f"admission {admission}", f"host {name}", after={"reason": reason})
             changed.of(connection).hosts.add(name)
 
     @retried
@@ -102,6 +107,7 @@ class Upkeep:
             entries = await _end(connection, here, now, f"its host {name} was removed")
             await connection.execute(sa.delete(host_images).where(host_images.c.host == name))
             await connection.execute(sa.delete(hosts).where(hosts.c.name == name))
+            await self._audit.write(connection, "removed", f"host {name}", before={"instances": len(here)})
             changed.of(connection).hosts.add(name)
         self._feed.publish(entries)
         return Removed(

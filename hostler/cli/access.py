@@ -3,7 +3,7 @@
 import shlex
 import sys
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 from rich.table import Table
@@ -79,9 +79,10 @@ def token_make(
     /,
     *,
     days: Annotated[int, Parameter(help="How long it is good.")] = 90,
+    role: Annotated[Literal["viewer", "operator", "admin"], Parameter(help="What it may do.")] = "admin",
     coordinator: Coordinator = DEFAULT,
 ) -> None:
-    """Make a token and print it: it is shown this once. Whoever has it may do all that this client can.
+    """Make a token and print it: it is shown this once. It is good for this client and for the REST API.
 
     Parameters
     ----------
@@ -89,7 +90,9 @@ def token_make(
         Whose or what it is for.
     """
     with channel(coordinator) as to:
-        answer = AccessStub(to).MakeToken(MakeTokenRequest(name=name, valid_days=days), timeout=TIMEOUT_SECONDS)
+        answer = AccessStub(to).MakeToken(
+            MakeTokenRequest(name=name, valid_days=days, role=role), timeout=TIMEOUT_SECONDS
+        )
     where = answer.clients_address
     told = f"use it elsewhere with --coordinator {where} --token-file FILE --ca-pin {answer.ca_pin}"
     nowhere = "no other machine can use it yet: set [grpc] agents_bind, clients_bind and public_names"
@@ -120,11 +123,14 @@ def token_revoke(name: Name, /, *, coordinator: Coordinator = DEFAULT) -> None:
 
 
 def _tokens(answer: ListTokensResponse, now: datetime) -> Table:
-    table = Table("NAME", "MADE", "EXPIRES", box=None, pad_edge=False)
+    table = Table("NAME", "ROLE", "MADE", "EXPIRES", box=None, pad_edge=False)
     for one in answer.tokens:
         expires = one.expires_at.ToDatetime(tzinfo=UTC)
         over = " (expired)" if expires <= now else ""
         table.add_row(
-            views.clean(one.name), f"{one.made_at.ToDatetime():%Y-%m-%d %H:%M}", f"{expires:%Y-%m-%d %H:%M}{over}"
+            views.clean(one.name),
+            views.clean(one.role),
+            f"{one.made_at.ToDatetime():%Y-%m-%d %H:%M}",
+            f"{expires:%Y-%m-%d %H:%M}{over}",
         )
     return table

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 from cyclopts import App, CycloptsError, Parameter
 
 from hostler import __version__
-from hostler.cli import access, document, host_views, shape, views
+from hostler.cli import access, audit, document, host_views, shape, views
 from hostler.cli.client import DEFAULT, TIMEOUT_SECONDS, Unreachable, connected
 from hostler.cli.hosts import host
 from hostler.cli.images import image
@@ -42,7 +42,7 @@ fleet = App(name="fleet", help="Hosts and what runs on them.")
 job = App(name="job", help="Jobs and their way through the fleet.")
 instance = App(name="instance", help="Single instances.")
 access.add_host_commands(host)
-for group in (fleet, host, image, provider, job, instance, access.token):
+for group in (fleet, host, image, provider, job, instance, access.token, audit.audit):
     app.command(group)
 
 

@@ -12,18 +12,22 @@ import httpx
 import msgspec
 from litestar import Litestar
 
+from coordinator.accounts.accounts import Accounts
+from coordinator.accounts.sessions import Sessions
 from coordinator.domain.fleet import Entity
 from coordinator.domain.instance import Instance
 from coordinator.forges.contract import ForgeUnavailable
 from coordinator.forges.forges import Forges
 from coordinator.http import app
 from coordinator.http.webhooks import Webhooks
+from coordinator.rest import api
 from coordinator.runner_api import scripts
 from coordinator.runner_api.routes import RunnerApi
 from coordinator.runner_api.waiting import Waiting
+from coordinator.store.signing import Purpose
 from coordinator.tokens import InstanceTokens
 from providers.exec.spec import Tool
-from tests.samples.store import WEBHOOK_SECRET, Sample, open_sample
+from tests.samples.store import WEBHOOK_SECRET, Ids, Sample, open_sample
 
 PUBLIC_URL = "http://coordinator.example:9997"
 
@@ -87,7 +91,11 @@ class Site:
             self.store, self.forges, self.tokens, self.where, self.waiting, configuration_seconds
         )
         self.webhooks = Webhooks(self.store.catalog, self.store.ledger, self.store.controller_id, clock=sample.clock)
-        self.app: Litestar = app.public(self.webhooks)
+        self.monotonic = 0.0
+        keys = self.store.signing_keys
+        sessions = Sessions(keys[Purpose.ADMIN], keys[Purpose.METRICS], sample.clock, Ids(77))
+        self.accounts = Accounts(self.store, sessions, lambda: self.monotonic)
+        self.app: Litestar = app.public(self.webhooks, api.router(self.store, self.accounts))
         self.for_machines: Litestar = app.for_machines(self.runner_api)
         self.client: httpx.AsyncClient  # of forges
         self.machine: httpx.AsyncClient

@@ -24,7 +24,7 @@ from coordinator.store.store import Store, open_store
 from tests.samples.store import FORGE_TOKEN, WEBHOOK_SECRET, Clock, Ids, open_sample
 
 FILES = {".runner": b"settings"}
-SECRETS = 4  # of the controller, the credentials, the repository and one instance
+SECRETS = 7  # of the controller, three signing keys, the credentials, the repository and one instance
 
 
 @asynccontextmanager

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eprotos/hostler/v1/access.proto\x12\nhostler.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"O\n\x0c\x45nrolRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x0b\n\x03\x63sr\x18\x03 \x01(\x0c\x12\x15\n\ragent_version\x18\x04 \x01(\t\"\x1b\n\x0cRenewRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\"j\n\x0b\x43\x65rtificate\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0c\x12\n\n\x02\x63\x61\x18\x03 \x01(\x0c\x12\x14\n\x0clife_seconds\x18\x04 \x01(\x04\x12\x16\n\x0e\x61gents_address\x18\x05 \x01(\t\"8\n\x11InviteHostRequest\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x15\n\rvalid_seconds\x18\x02 \x01(\r\"\x86\x01\n\nInvitation\x12\r\n\x05token\x18\x01 \x01(\t\x12\x17\n\x0f\x63lients_address\x18\x02 \x01(\t\x12\x0e\n\x06\x63\x61_pin\x18\x03 \x01(\t\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08replaces\x18\x05 \x01(\x08\"!\n\x11RevokeHostRequest\x12\x0c\n\x04host\x18\x01 \x01(\t\")\n\x12RevokeHostResponse\x12\x13\n\x0binvitations\x18\x01 \x01(\r\"4\n\x10MakeTokenRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nvalid_days\x18\x02 \x01(\r\"s\n\tMadeToken\x12\r\n\x05token\x18\x01 \x01(\t\x12\x17\n\x0f\x63lients_address\x18\x02 \x01(\t\x12\x0e\n\x06\x63\x61_pin\x18\x03 \x01(\t\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x13\n\x11ListTokensRequest\"7\n\x12ListTokensResponse\x12!\n\x06tokens\x18\x01 \x03(\x0b\x32\x11.hostler.v1.Token\"r\n\x05Token\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x07made_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\"\n\x12RevokeTokenRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13RevokeTokenResponse2G\n\tEnrolment\x12:\n\x05\x45nrol\x12\x18.hostler.v1.EnrolRequest\x1a\x17.hostler.v1.Certificate2E\n\x07Renewal\x12:\n\x05Renew\x12\x18.hostler.v1.RenewRequest\x1a\x17.hostler.v1.Certificate2\xf9\x02\n\x06\x41\x63\x63\x65ss\x12\x43\n\nInviteHost\x12\x1d.hostler.v1.InviteHostRequest\x1a\x16.hostler.v1.Invitation\x12K\n\nRevokeHost\x12\x1d.hostler.v1.RevokeHostRequest\x1a\x1e.hostler.v1.RevokeHostResponse\x12@\n\tMakeToken\x12\x1c.hostler.v1.MakeTokenRequest\x1a\x15.hostler.v1.MadeToken\x12K\n\nListTokens\x12\x1d.hostler.v1.ListTokensRequest\x1a\x1e.hostler.v1.ListTokensResponse\x12N\n\x0bRevokeToken\x12\x1e.hostler.v1.RevokeTokenRequest\x1a\x1f.hostler.v1.RevokeTokenResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eprotos/hostler/v1/access.proto\x12\nhostler.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"O\n\x0c\x45nrolRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x0b\n\x03\x63sr\x18\x03 \x01(\x0c\x12\x15\n\ragent_version\x18\x04 \x01(\t\"\x1b\n\x0cRenewRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\"j\n\x0b\x43\x65rtificate\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0c\x12\n\n\x02\x63\x61\x18\x03 \x01(\x0c\x12\x14\n\x0clife_seconds\x18\x04 \x01(\x04\x12\x16\n\x0e\x61gents_address\x18\x05 \x01(\t\"8\n\x11InviteHostRequest\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x15\n\rvalid_seconds\x18\x02 \x01(\r\"\x86\x01\n\nInvitation\x12\r\n\x05token\x18\x01 \x01(\t\x12\x17\n\x0f\x63lients_address\x18\x02 \x01(\t\x12\x0e\n\x06\x63\x61_pin\x18\x03 \x01(\t\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08replaces\x18\x05 \x01(\x08\"!\n\x11RevokeHostRequest\x12\x0c\n\x04host\x18\x01 \x01(\t\")\n\x12RevokeHostResponse\x12\x13\n\x0binvitations\x18\x01 \x01(\r\"B\n\x10MakeTokenRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nvalid_days\x18\x02 \x01(\r\x12\x0c\n\x04role\x18\x03 \x01(\t\"s\n\tMadeToken\x12\r\n\x05token\x18\x01 \x01(\t\x12\x17\n\x0f\x63lients_address\x18\x02 \x01(\t\x12\x0e\n\x06\x63\x61_pin\x18\x03 \x01(\t\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x13\n\x11ListTokensRequest\"7\n\x12ListTokensResponse\x12!\n\x06tokens\x18\x01 \x03(\x0b\x32\x11.hostler.v1.Token\"\x80\x01\n\x05Token\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x07made_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04role\x18\x04 \x01(\t\"\x9f\x01\n\nAuditEntry\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0b\n\x03via\x18\x04 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x05 \x01(\t\x12\x0e\n\x06target\x18\x06 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x07 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x08 \x01(\t\"1\n\x10ListAuditRequest\x12\x0e\n\x06\x62\x65\x66ore\x18\x01 \x01(\x04\x12\r\n\x05limit\x18\x02 \x01(\r\"<\n\x11ListAuditResponse\x12\'\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x16.hostler.v1.AuditEntry\"\x14\n\x12VerifyAuditRequest\"5\n\x13VerifyAuditResponse\x12\x0f\n\x07\x65ntries\x18\x01 \x01(\x04\x12\r\n\x05\x66\x61ult\x18\x02 \x01(\t\"\"\n\x12RevokeTokenRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13RevokeTokenResponse2G\n\tEnrolment\x12:\n\x05\x45nrol\x12\x18.hostler.v1.EnrolRequest\x1a\x17.hostler.v1.Certificate2E\n\x07Renewal\x12:\n\x05Renew\x12\x18.hostler.v1.RenewRequest\x1a\x17.hostler.v1.Certificate2\x93\x04\n\x06\x41\x63\x63\x65ss\x12\x43\n\nInviteHost\x12\x1d.hostler.v1.InviteHostRequest\x1a\x16.hostler.v1.Invitation\x12K\n\nRevokeHost\x12\x1d.hostler.v1.RevokeHostRequest\x1a\x1e.hostler.v1.RevokeHostResponse\x12@\n\tMakeToken\x12\x1c.hostler.v1.MakeTokenRequest\x1a\x15.hostler.v1.MadeToken\x12K\n\nListTokens\x12\x1d.hostler.v1.ListTokensRequest\x1a\x1e.hostler.v1.ListTokensResponse\x12N\n\x0bRevokeToken\x12\x1e.hostler.v1.RevokeTokenRequest\x1a\x1f.hostler.v1.RevokeTokenResponse\x12H\n\tListAudit\x12\x1c.hostler.v1.ListAuditRequest\x1a\x1d.hostler.v1.ListAuditResponse\x12N\n\x0bVerifyAudit\x12\x1e.hostler.v1.VerifyAuditRequest\x1a\x1f.hostler.v1.VerifyAuditResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,23 +47,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REVOKEHOSTRESPONSE']._serialized_start=527
   _globals['_REVOKEHOSTRESPONSE']._serialized_end=568
   _globals['_MAKETOKENREQUEST']._serialized_start=570
-  _globals['_MAKETOKENREQUEST']._serialized_end=622
-  _globals['_MADETOKEN']._serialized_start=624
-  _globals['_MADETOKEN']._serialized_end=739
-  _globals['_LISTTOKENSREQUEST']._serialized_start=741
-  _globals['_LISTTOKENSREQUEST']._serialized_end=760
-  _globals['_LISTTOKENSRESPONSE']._serialized_start=762
-  _globals['_LISTTOKENSRESPONSE']._serialized_end=817
-  _globals['_TOKEN']._serialized_start=819
-  _globals['_TOKEN']._serialized_end=933
-  _globals['_REVOKETOKENREQUEST']._serialized_start=935
-  _globals['_REVOKETOKENREQUEST']._serialized_end=969
-  _globals['_REVOKETOKENRESPONSE']._serialized_start=971
-  _globals['_REVOKETOKENRESPONSE']._serialized_end=992
-  _globals['_ENROLMENT']._serialized_start=994
-  _globals['_ENROLMENT']._serialized_end=1065
-  _globals['_RENEWAL']._serialized_start=1067
-  _globals['_RENEWAL']._serialized_end=1136
-  _globals['_ACCESS']._serialized_start=1139
-  _globals['_ACCESS']._serialized_end=1516
+  _globals['_MAKETOKENREQUEST']._serialized_end=636
+  _globals['_MADETOKEN']._serialized_start=638
+  _globals['_MADETOKEN']._serialized_end=753
+  _globals['_LISTTOKENSREQUEST']._serialized_start=755
+  _globals['_LISTTOKENSREQUEST']._serialized_end=774
+  _globals['_LISTTOKENSRESPONSE']._serialized_start=776
+  _globals['_LISTTOKENSRESPONSE']._serialized_end=831
+  _globals['_TOKEN']._serialized_start=834
+  _globals['_TOKEN']._serialized_end=962
+  _globals['_AUDITENTRY']._serialized_start=965
+  _globals['_AUDITENTRY']._serialized_end=1124
+  _globals['_LISTAUDITREQUEST']._serialized_start=1126
+  _globals['_LISTAUDITREQUEST']._serialized_end=1175
+  _globals['_LISTAUDITRESPONSE']._serialized_start=1177
+  _globals['_LISTAUDITRESPONSE']._serialized_end=1237
+  _globals['_VERIFYAUDITREQUEST']._serialized_start=1239
+  _globals['_VERIFYAUDITREQUEST']._serialized_end=1259
+  _globals['_VERIFYAUDITRESPONSE']._serialized_start=1261
+  _globals['_VERIFYAUDITRESPONSE']._serialized_end=1314
+  _globals['_REVOKETOKENREQUEST']._serialized_start=1316
+  _globals['_REVOKETOKENREQUEST']._serialized_end=1350
+  _globals['_REVOKETOKENRESPONSE']._serialized_start=1352
+  _globals['_REVOKETOKENRESPONSE']._serialized_end=1373
+  _globals['_ENROLMENT']._serialized_start=1375
+  _globals['_ENROLMENT']._serialized_end=1446
+  _globals['_RENEWAL']._serialized_start=1448
+  _globals['_RENEWAL']._serialized_end=1517
+  _globals['_ACCESS']._serialized_start=1520
+  _globals['_ACCESS']._serialized_end=2051
 # @@protoc_insertion_point(module_scope)

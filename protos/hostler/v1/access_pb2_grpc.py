@@ -210,6 +210,16 @@ class AccessStub:
                 request_serializer=protos_dot_hostler_dot_v1_dot_access__pb2.RevokeTokenRequest.SerializeToString,
                 response_deserializer=protos_dot_hostler_dot_v1_dot_access__pb2.RevokeTokenResponse.FromString,
                 _registered_method=True)
+        self.ListAudit = channel.unary_unary(
+                '/hostler.v1.Access/ListAudit',
+                request_serializer=protos_dot_hostler_dot_v1_dot_access__pb2.ListAuditRequest.SerializeToString,
+                response_deserializer=protos_dot_hostler_dot_v1_dot_access__pb2.ListAuditResponse.FromString,
+                _registered_method=True)
+        self.VerifyAudit = channel.unary_unary(
+                '/hostler.v1.Access/VerifyAudit',
+                request_serializer=protos_dot_hostler_dot_v1_dot_access__pb2.VerifyAuditRequest.SerializeToString,
+                response_deserializer=protos_dot_hostler_dot_v1_dot_access__pb2.VerifyAuditResponse.FromString,
+                _registered_method=True)
 
 
 class AccessServicer:
@@ -247,6 +257,18 @@ class AccessServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAudit(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyAudit(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccessServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -274,6 +296,16 @@ def add_AccessServicer_to_server(servicer, server):
                     servicer.RevokeToken,
                     request_deserializer=protos_dot_hostler_dot_v1_dot_access__pb2.RevokeTokenRequest.FromString,
                     response_serializer=protos_dot_hostler_dot_v1_dot_access__pb2.RevokeTokenResponse.SerializeToString,
+            ),
+            'ListAudit': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAudit,
+                    request_deserializer=protos_dot_hostler_dot_v1_dot_access__pb2.ListAuditRequest.FromString,
+                    response_serializer=protos_dot_hostler_dot_v1_dot_access__pb2.ListAuditResponse.SerializeToString,
+            ),
+            'VerifyAudit': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyAudit,
+                    request_deserializer=protos_dot_hostler_dot_v1_dot_access__pb2.VerifyAuditRequest.FromString,
+                    response_serializer=protos_dot_hostler_dot_v1_dot_access__pb2.VerifyAuditResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -412,6 +444,60 @@ class Access:
             '/hostler.v1.Access/RevokeToken',
             protos_dot_hostler_dot_v1_dot_access__pb2.RevokeTokenRequest.SerializeToString,
             protos_dot_hostler_dot_v1_dot_access__pb2.RevokeTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostler.v1.Access/ListAudit',
+            protos_dot_hostler_dot_v1_dot_access__pb2.ListAuditRequest.SerializeToString,
+            protos_dot_hostler_dot_v1_dot_access__pb2.ListAuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostler.v1.Access/VerifyAudit',
+            protos_dot_hostler_dot_v1_dot_access__pb2.VerifyAuditRequest.SerializeToString,
+            protos_dot_hostler_dot_v1_dot_access__pb2.VerifyAuditResponse.FromString,
             options,
             channel_credentials,
             insecure,

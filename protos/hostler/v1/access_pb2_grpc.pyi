@@ -95,6 +95,8 @@ class AccessStub:
     MakeToken: _grpc.UnaryUnaryMultiCallable[_access_pb2.MakeTokenRequest, _access_pb2.MadeToken]
     ListTokens: _grpc.UnaryUnaryMultiCallable[_access_pb2.ListTokensRequest, _access_pb2.ListTokensResponse]
     RevokeToken: _grpc.UnaryUnaryMultiCallable[_access_pb2.RevokeTokenRequest, _access_pb2.RevokeTokenResponse]
+    ListAudit: _grpc.UnaryUnaryMultiCallable[_access_pb2.ListAuditRequest, _access_pb2.ListAuditResponse]
+    VerifyAudit: _grpc.UnaryUnaryMultiCallable[_access_pb2.VerifyAuditRequest, _access_pb2.VerifyAuditResponse]
 
 @_typing.type_check_only
 class AccessAsyncStub(AccessStub):
@@ -107,6 +109,8 @@ class AccessAsyncStub(AccessStub):
     MakeToken: _aio.UnaryUnaryMultiCallable[_access_pb2.MakeTokenRequest, _access_pb2.MadeToken]  # type: ignore[assignment]
     ListTokens: _aio.UnaryUnaryMultiCallable[_access_pb2.ListTokensRequest, _access_pb2.ListTokensResponse]  # type: ignore[assignment]
     RevokeToken: _aio.UnaryUnaryMultiCallable[_access_pb2.RevokeTokenRequest, _access_pb2.RevokeTokenResponse]  # type: ignore[assignment]
+    ListAudit: _aio.UnaryUnaryMultiCallable[_access_pb2.ListAuditRequest, _access_pb2.ListAuditResponse]  # type: ignore[assignment]
+    VerifyAudit: _aio.UnaryUnaryMultiCallable[_access_pb2.VerifyAuditRequest, _access_pb2.VerifyAuditResponse]  # type: ignore[assignment]
 
 class AccessServicer(metaclass=_abc_1.ABCMeta):
     """What the admin client asks for."""
@@ -146,5 +150,19 @@ class AccessServicer(metaclass=_abc_1.ABCMeta):
         request: _access_pb2.RevokeTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_pb2.RevokeTokenResponse, _abc.Awaitable[_access_pb2.RevokeTokenResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListAudit(
+        self,
+        request: _access_pb2.ListAuditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_pb2.ListAuditResponse, _abc.Awaitable[_access_pb2.ListAuditResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def VerifyAudit(
+        self,
+        request: _access_pb2.VerifyAuditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_pb2.VerifyAuditResponse, _abc.Awaitable[_access_pb2.VerifyAuditResponse]]: ...
 
 def add_AccessServicer_to_server(servicer: AccessServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
