@@ -45,6 +45,7 @@ from coordinator.pki.access import AccessService
 from coordinator.pki.authority import Authority
 from coordinator.pki.issuer import open_authority
 from coordinator.rest import api
+from coordinator.rest.fleet import Where
 from coordinator.runner_api import scripts
 from coordinator.runner_api.routes import RunnerApi
 from coordinator.runner_api.waiting import Waiting
@@ -152,7 +153,8 @@ class _Parts:
         keys_of = store.signing_keys
         sessions = Sessions(keys_of[Purpose.ADMIN], keys_of[Purpose.METRICS], clock, _new_id)
         accounts = Accounts(store, sessions, time.monotonic)
-        self.public = app.public(webhooks, api.router(store, accounts))
+        said = Where(config.http.public_url, where.metadata, where.callback, tuple(clouds))
+        self.public = app.public(webhooks, api.router(store, accounts, said))
         self.for_machines = app.for_machines(RunnerApi(store, forges, tokens, where, self.waiting))
 
     def services(self, ca: Authority) -> doors.Services:

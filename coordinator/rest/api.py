@@ -9,7 +9,9 @@ from litestar.openapi.plugins import JsonRenderPlugin
 
 from coordinator.accounts.accounts import Accounts
 from coordinator.rest import accounts as account_routes
+from coordinator.rest import fleet
 from coordinator.rest.errors import answer_hostler_error
+from coordinator.rest.fleet import Where
 from coordinator.rest.guard import guard
 from coordinator.store.store import Store
 from hostler import __version__
@@ -19,15 +21,14 @@ BASE: Final = "/api/v1"
 _LARGEST_BODY: Final = 1024 * 1024
 
 
-def router(store: Store, accounts: Accounts) -> Router:
-    handlers: list[HTTPRouteHandler] = account_routes.routes(store, accounts)
+def router(store: Store, accounts: Accounts, where: Where) -> Router:
+    handlers: list[HTTPRouteHandler] = [*account_routes.routes(store, accounts), *fleet.routes(store, where)]
     return Router(
         BASE,
         route_handlers=handlers,
         guards=[guard(accounts)],
         exception_handlers={HostlerError: answer_hostler_error},
         request_max_body_size=_LARGEST_BODY,
-        include_in_schema=True,
     )
 
 

@@ -44,6 +44,10 @@ class History:
         async with self._database.read() as connection:
             return await timelines.of(connection, job.id, job.instance_id)
 
+    async def of_instance(self, instance_id: str) -> list[Entry]:
+        async with self._database.read() as connection:
+            return await timelines.of_instance(connection, instance_id)
+
     async def instance(self, name_or_id: str) -> Instance | None:
         mine = (instances.c.id == name_or_id) | (instances.c.name == name_or_id)
         async with self._database.read() as connection:

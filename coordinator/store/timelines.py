@@ -33,6 +33,13 @@ async def of(connection: AsyncConnection, job_id: str, instance_id: str) -> list
     return [Entry(Step(r.step), r.at, r.job_id, r.instance_id, r.detail) for r in rows]
 
 
+async def of_instance(connection: AsyncConnection, instance_id: str) -> list[Entry]:
+    """The entries of an instance, by time."""
+    mine = timeline.c.instance_id == instance_id
+    rows = await connection.execute(sa.select(timeline).where(mine).order_by(timeline.c.at, timeline.c.id))
+    return [Entry(Step(r.step), r.at, r.job_id, r.instance_id, r.detail) for r in rows]
+
+
 class Notes:
     """Entries that are known only after a commit, like the commit's own end: told at once, written a moment later.
 

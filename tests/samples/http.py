@@ -21,6 +21,7 @@ from coordinator.forges.forges import Forges
 from coordinator.http import app
 from coordinator.http.webhooks import Webhooks
 from coordinator.rest import api
+from coordinator.rest.fleet import Where
 from coordinator.runner_api import scripts
 from coordinator.runner_api.routes import RunnerApi
 from coordinator.runner_api.waiting import Waiting
@@ -95,7 +96,8 @@ class Site:
         keys = self.store.signing_keys
         sessions = Sessions(keys[Purpose.ADMIN], keys[Purpose.METRICS], sample.clock, Ids(77))
         self.accounts = Accounts(self.store, sessions, lambda: self.monotonic)
-        self.app: Litestar = app.public(self.webhooks, api.router(self.store, self.accounts))
+        said = Where(PUBLIC_URL, self.where.metadata, self.where.callback, ("cloud",))
+        self.app: Litestar = app.public(self.webhooks, api.router(self.store, self.accounts, said))
         self.for_machines: Litestar = app.for_machines(self.runner_api)
         self.client: httpx.AsyncClient  # of forges
         self.machine: httpx.AsyncClient

@@ -1,0 +1,232 @@
+"""The bodies of what a fleet is made of, field for field as GARM's clients know them. `None` is left out.
+
+Additions of ours are marked; clients of GARM pass them over.
+"""
+
+import base64
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from coordinator.domain.fleet import Endpoint, Entity, Pool
+from coordinator.domain.instance import Instance
+from coordinator.domain.job import Job, JobStatus
+from coordinator.domain.timeline import Entry
+
+
+class ControllerInfo(msgspec.Struct, frozen=True):
+    controller_id: str
+    hostname: str
+    metadata_url: str
+    callback_url: str
+    webhook_url: str
+    controller_webhook_url: str
+    minimum_job_age_backoff: int
+    version: str
+
+
+class ProviderBody(msgspec.Struct, frozen=True):
+    name: str
+    type: str
+    description: str
+
+
+class ForgeEndpoint(msgspec.Struct, frozen=True):
+    name: str
+    description: str
+    base_url: str
+    api_base_url: str
+    endpoint_type: str
+
+
+class PoolManagerStatus(msgspec.Struct, frozen=True):
+    running: bool
+
+
+class Repository(msgspec.Struct, frozen=True):
+    id: str
+    owner: str
+    name: str
+    credentials_name: str
+    pool_balancing_type: str
+    pool_manager_status: PoolManagerStatus
+    endpoint: ForgeEndpoint
+    pool: list["PoolBody"]
+    agent_mode: bool = False
+
+
+class Tag(msgspec.Struct, frozen=True):
+    id: str
+    name: str
+
+
+class PoolBody(msgspec.Struct, frozen=True, rename={"runner_group": "github-runner-group"}):
+    id: str
+    provider_name: str
+    image: str
+    flavor: str
+    os_type: str
+    os_arch: str
+    tags: list[Tag]
+    enabled: bool
+    max_runners: int
+    min_idle_runners: int
+    runner_prefix: str
+    runner_group: str
+    runner_bootstrap_timeout: int  # minutes
+    priority: int
+    generation: int
+    extra_specs: dict[str, Any]
+    repo_id: str
+    repo_name: str
+    endpoint: ForgeEndpoint
+    instances: list["InstanceBody"]
+    name: str  # an addition
+
+
+class StatusMessage(msgspec.Struct, frozen=True):
+    created_at: datetime
+    message: str
+    event_type: str
+    event_level: str
+
+
+class InstanceBody(msgspec.Struct, frozen=True, rename={"runner_group": "github-runner-group"}):
+    id: str
+    name: str
+    pool_id: str
+    provider_name: str
+    provider_id: str
+    agent_id: int
+    os_type: str
+    os_arch: str
+    status: str
+    runner_status: str
+    runner_group: str
+    generation: int  # its pool's when it was made
+    created_at: datetime
+    updated_at: datetime
+    status_messages: list[StatusMessage]
+    host: str  # an addition; empty: it is in a cloud
+    provider_fault: str | msgspec.UnsetType = msgspec.UNSET  # base64, as Go writes bytes
+
+
+class JobBody(msgspec.Struct, frozen=True):
+    id: int
+    workflow_job_id: int
+    run_id: int
+    action: str
+    status: str
+    conclusion: str
+    name: str
+    labels: list[str]
+    runner_name: str
+    repository_owner: str
+    repository_name: str
+    repo_id: str
+    workflow_run_url: str
+    created_at: datetime
+    updated_at: datetime
+    job_id: str  # an addition: what `hostler job explain` takes
+    completed_at: datetime | msgspec.UnsetType = msgspec.UNSET
+
+
+def endpoint_body(endpoint: Endpoint) -> ForgeEndpoint:
+    return ForgeEndpoint(
+        name=endpoint.name,
+        description="",
+        base_url=endpoint.base_url,
+        api_base_url=endpoint.api_base_url,
+        endpoint_type=endpoint.kind.value,
+    )
+
+
+def repository_body(entity: Entity, credentials_name: str, endpoint: Endpoint, pools: list[PoolBody]) -> Repository:
+    return Repository(
+        id=entity.id,
+        owner=entity.owner,
+        name=entity.name,
+        credentials_name=credentials_name,
+        pool_balancing_type=entity.balancer.value,
+        pool_manager_status=PoolManagerStatus(running=True),
+        endpoint=endpoint_body(endpoint),
+        pool=pools,
+    )
+
+
+def pool_body(pool: Pool, entity: Entity, endpoint: Endpoint, instances: list[InstanceBody]) -> PoolBody:
+    return PoolBody(
+        id=pool.id,
+        provider_name=pool.provider,
+        image=pool.image,
+        flavor=pool.flavor,
+        os_type=pool.os_type,
+        os_arch=pool.arch,
+        tags=[Tag(label, label) for label in sorted(pool.labels)],
+        enabled=pool.enabled,
+        max_runners=pool.max_runners,
+        min_idle_runners=pool.min_idle,
+        runner_prefix=pool.runner_prefix,
+        runner_group=pool.runner_group,
+        runner_bootstrap_timeout=int(pool.bootstrap_timeout.total_seconds()) // 60,
+        priority=pool.priority,
+        generation=pool.generation,
+        extra_specs=msgspec.json.decode(pool.extra_specs),
+        repo_id=entity.id,
+        repo_name=entity.full_name,
+        endpoint=endpoint_body(endpoint),
+        instances=instances,
+        name=pool.name,
+    )
+
+
+def instance_body(instance: Instance, pool: Pool, timeline: list[Entry] | None = None) -> InstanceBody:
+    return InstanceBody(
+        id=instance.id,
+        name=instance.name,
+        pool_id=instance.pool_id,
+        provider_name=instance.provider,
+        provider_id=instance.provider_id,
+        agent_id=instance.forge_runner_id,
+        os_type=pool.os_type,
+        os_arch=pool.arch,
+        status=instance.status.value,
+        runner_status=instance.runner_status.value,
+        runner_group=pool.runner_group,
+        generation=instance.pool_generation,
+        created_at=instance.created_at,
+        updated_at=instance.changed_at,
+        status_messages=[_message(entry) for entry in timeline or []],
+        host=instance.host,
+        provider_fault=base64.b64encode(instance.fault.encode()).decode() if instance.fault else msgspec.UNSET,
+    )
+
+
+def job_body(job: Job, entities: Mapping[str, Entity]) -> JobBody:
+    entity = entities[job.entity_id]
+    return JobBody(
+        id=job.key.forge_job_id,
+        workflow_job_id=job.key.forge_job_id,
+        run_id=job.run_id,
+        action=job.status.value,
+        status=job.status.value,
+        conclusion=job.conclusion,
+        name=job.name,
+        labels=sorted(job.labels),
+        runner_name=job.runner_name,
+        repository_owner=entity.owner,
+        repository_name=entity.name,
+        repo_id=entity.id,
+        workflow_run_url=job.html_url,
+        created_at=job.queued_at,
+        updated_at=job.changed_at,
+        job_id=job.id,
+        completed_at=job.changed_at if job.status is JobStatus.COMPLETED else msgspec.UNSET,
+    )
+
+
+def _message(entry: Entry) -> StatusMessage:
+    text = f"{entry.step.value}: {entry.detail}" if entry.detail else entry.step.value
+    return StatusMessage(entry.at, text, "status", "info")
