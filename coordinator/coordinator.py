@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from coordinator.cluster.cluster import Cluster
 from coordinator.config import CoordinatorConfig
 from coordinator.engine import housekeeping
 from coordinator.engine.budgets import Budgets
+from coordinator.engine.circuits import Circuits
 from coordinator.engine.claims import Claims
 from coordinator.engine.cloud import CloudExecutor
 from coordinator.engine.engine import Engine
@@ -126,12 +128,18 @@ class _Parts:
         forges = Forges(store.catalog, session, clock)
         self.waiting = Waiting()
         calls = Path(config.data_dir) / "calls"
-        clouds = {settings.name: ExecProvider(settings, store.controller_id, calls) for settings in config.provider}
+        circuits = Circuits(clock, random.random)
+        clouds = {
+            settings.name: ExecProvider(
+                settings, store.controller_id, calls, watched=partial(circuits.watched, settings.name)
+            )
+            for settings in config.provider
+        }
         self.links = links = Links()
         self._revocations = Revocations(store.enrolments.ended, links)
         self.cluster = Cluster(store, links, self.waiting, self._revocations)
         local = LocalExecutor(store, links, tokens, where, clock)
-        cloud = CloudExecutor(store, forges, clouds, tokens, where, clock)
+        cloud = CloudExecutor(store, forges, clouds, tokens, where, clock, circuits)
         budgets = Budgets()
         registrar = Registrar(store, forges, self.waiting, budgets, clock, random.random)
         self.engine = Engine(store, links, local, cloud, registrar, budgets, config.planner.policy, clock)

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import msgspec
 
+from coordinator.domain.circuit import Circuit
 from coordinator.domain.fleet import Entity, Host, Pool
 from coordinator.domain.images import Image
 from coordinator.domain.instance import Instance
@@ -33,10 +34,14 @@ class Budget(msgspec.Struct, frozen=True):
 
 
 class Moment(msgspec.Struct, frozen=True):
-    """What changes by itself: the time, and what the forges' rate limits leave. Credentials not named have no limit."""
+    """What changes by itself: the time, what the forges' rate limits leave, and how providers do.
+
+    Credentials not named have no limit, providers not named are called as usual.
+    """
 
     now: datetime
     budgets: Mapping[str, Budget] = {}
+    circuits: Mapping[str, Circuit] = {}
 
 
 class World(msgspec.Struct, frozen=True):

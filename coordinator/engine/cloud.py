@@ -14,6 +14,7 @@ from coordinator.domain.changes import Phase, Step
 from coordinator.domain.fleet import Pool
 from coordinator.domain.instance import COMING, Instance, RunnerStatus, Status
 from coordinator.domain.timeline import Entry
+from coordinator.engine.circuits import Circuits
 from coordinator.forges.contract import ForgeError
 from coordinator.forges.forges import Forges
 from coordinator.runner_api import scripts
@@ -43,6 +44,7 @@ class CloudExecutor:
         tokens: InstanceTokens,
         where: Urls,
         clock: Callable[[], datetime],
+        circuits: Circuits,
     ) -> None:
         self._store = store
         self._forges = forges
@@ -50,6 +52,7 @@ class CloudExecutor:
         self._tokens = tokens
         self._where = where
         self._clock = clock
+        self.circuits = circuits
         self._making: dict[str, asyncio.Event] = {}
 
     def capacities(self) -> dict[str, int]:
@@ -113,6 +116,7 @@ class CloudExecutor:
         ended: datetime | None = None
         wait = _FIRST_LOOK
         while True:
+            await self.circuits.passage(instance.provider)
             is_making = cloud.is_making(instance.name)  # asked first: what is made at the very end is listed then
             listed = await cloud.list(pool.id, _extra_specs(pool) or None)
             made = next((one for one in listed if one.name == instance.name and one.status != "error"), None)
@@ -189,6 +193,7 @@ class CloudExecutor:
             on=ProviderError, attempts=None, timeout=None, wait_initial=1.0, wait_max=_LONGEST_WAIT
         ):
             with attempt:
+                await self.circuits.passage(instance.provider)
                 try:
                     await cloud.delete(instance.provider_id or instance.name, pool.id, _extra_specs(pool) or None)
                 except ProviderError as error:

@@ -94,7 +94,7 @@ class Lead:
 
     def _moment(self) -> Moment:
         now = self._clock()
-        return Moment(now, self._budgets.now(now))
+        return Moment(now, self._budgets.now(now), self._cloud.circuits.not_closed())
 
     def _act_on(self, instance: Instance) -> None:
         pool = self.board.pools[instance.pool_id]

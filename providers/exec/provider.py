@@ -5,7 +5,7 @@ import errno
 import os
 import signal
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -54,11 +54,22 @@ class ExecProvider:
     whoever cancels a create deletes the instance by name later.
     """
 
-    def __init__(self, settings: ExecSettings, controller_id: str, calls: Path | None = None) -> None:
-        """`calls`: a directory of this machine in which it is noted which instances are being made."""
+    def __init__(
+        self,
+        settings: ExecSettings,
+        controller_id: str,
+        calls: Path | None = None,
+        watched: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """
+        Args:
+            calls: a directory of this machine in which it is noted which instances are being made.
+            watched: entered around each call, and left by whatever it raises.
+        """
         self.settings = settings
         self._claims = claims.Claims(calls)
         self._controller_id = controller_id
+        self._watched = watched
         self._slots = asyncio.Semaphore(settings.max_concurrent)
 
     async def create(self, spec: CloudSpec, *, clean_up: bool = True) -> CloudInstance:
@@ -125,8 +136,7 @@ class ExecProvider:
 
     async def ask_itself(self, command: Command, pool_id: str, extra_specs: ExtraSpecs = None) -> bytes:
         """What the executable prints about itself, or its opinion of a pool. Many offer none of these commands."""
-        stdout, _ = await self._call(_about(command, "", pool_id, extra_specs))
-        return stdout
+        return await self._call(_about(command, "", pool_id, extra_specs))
 
     async def _delete(self, instance: str, pool_id: str, extra_specs: ExtraSpecs, *, secrets: set[str]) -> None:
         try:
@@ -150,14 +160,21 @@ class ExecProvider:
         secrets: set[str] | None = None,
         claim: str = "",
     ) -> T:
-        stdout, mask = await self._call(call, stdin=stdin, secrets=secrets, claim=claim)
-        try:
-            return read(stdout)
-        except ValueError as error:
-            printed = _shortened(mask(stdout.decode(errors="replace")))
-            raise ProviderAnswerInvalid(f"{self._named(call)}: {mask(str(error))}; it printed: {printed}") from None
+        with self._watched():
+            stdout, mask = await self._run(call, stdin=stdin, secrets=secrets, claim=claim)
+            try:
+                return read(stdout)
+            except ValueError as error:
+                printed = _shortened(mask(stdout.decode(errors="replace")))
+                raise ProviderAnswerInvalid(f"{self._named(call)}: {mask(str(error))}; it printed: {printed}") from None
 
-    async def _call(
+    async def _call(self, call: Call, *, secrets: set[str] | None = None) -> bytes:
+        """A call whose answer is nothing, or not JSON; returns standard output."""
+        with self._watched():
+            stdout, _ = await self._run(call, secrets=secrets)
+            return stdout
+
+    async def _run(
         self, call: Call, *, stdin: bytes = b"", secrets: set[str] | None = None, claim: str = ""
     ) -> tuple[bytes, Mask]:
         """Returns standard output, and the mask for whoever wants to quote it. `claim`: the instance that it makes."""

@@ -1,11 +1,14 @@
 """Cloud pools: instances made and destroyed by a provider executable, through all its failures."""
 
+import asyncio
+import subprocess
 from datetime import timedelta
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from coordinator.domain.circuit import PATIENCE
 from tests.simulation.farm import FILE_CLOUD, REPOSITORY, Farm, farm, pool
 
 ON_CLOUD = pool("clouds", provider="cloud")
@@ -201,4 +204,64 @@ async def test_a_job_whose_machine_was_begun_by_a_provider_that_is_gone_is_free_
         go.touch()
         one.config = with_cloud
         await one.start_coordinator()
+        await one.assert_nothing_left()
+
+
+async def test_a_machine_that_comes_after_its_create_was_given_up_is_found_and_destroyed(tmp_path: Path) -> None:
+    async with farm(tmp_path, cloud="cloud", patrol_seconds=1, coordinated=False) as one:
+        (settings,) = one.config.provider
+        brief = msgspec.structs.replace(settings, timeout_seconds=1)
+        one.config = msgspec.structs.replace(one.config, provider=[brief])
+        await one.start_coordinator()
+        await one.declare(ON_CLOUD)
+        # The request reaches the cloud, which is slow; the executable ignores SIGTERM and waits for it beyond its time.
+        asked = tmp_path / "asked"
+        one.executable(
+            f"""#!/bin/bash
+trap '' TERM
+if [ "$GARM_COMMAND" = CreateInstance ] && [ ! -e {asked} ]; then
+  cat > {asked}.new; env | grep ^GARM_ > {tmp_path}/variables; mv {asked}.new {asked}
+  while :; do sleep 0.05; done
+fi
+exec {FILE_CLOUD}
+"""
+        )
+        job = one.queue()
+        await one.until_true(asked.exists)
+        late = msgspec.json.decode(asked.read_bytes())["name"]
+        # Its instance is deleted, found to be absent, and forgotten; another one does the job.
+        await one.until_true(lambda: any(late in call for call in one.cloud.calls("DeleteInstance")))
+        await one.until(lambda status: all(instance.name != late for instance in status.instances))
+        await one.completed(job)
+        one.guests.may_boot.clear()
+        variables = dict(line.split("=", 1) for line in (tmp_path / "variables").read_text().splitlines())
+        await asyncio.to_thread(_come_round, asked.read_bytes(), variables)
+        assert late in one.cloud.machines()
+        for _ in range(20):  # the second look at it is what counts
+            await one.advance(timedelta(minutes=2))
+            await asyncio.sleep(1)
+            if late not in one.cloud.machines():
+                break
+        await one.assert_nothing_left()
+
+
+def _come_round(bootstrap: bytes, variables: dict[str, str]) -> None:
+    subprocess.run([FILE_CLOUD], input=bootstrap, env=variables, check=True, capture_output=True)
+
+
+async def test_a_cloud_that_fails_at_everything_is_left_alone_and_then_tried(tmp_path: Path) -> None:
+    async with farm(tmp_path, cloud="cloud") as one:
+        await one.declare(ON_CLOUD, pool("others", provider="cloud", labels=["other"]))
+        calls = tmp_path / "calls"
+        one.executable(f"#!/bin/sh\necho >> {calls}\necho no route to the cloud >&2\nexit 1\n")
+        jobs = [one.queue(), one.queue()]
+        await one.until_true(lambda: calls.exists() and len(calls.read_text()) >= PATIENCE)
+        late = one.queue(["other"])
+        # A pool of the same cloud that has made nothing wrong itself waits as well.
+        told = await one.until_waiting(late, "times in a row and is left alone until")
+        assert "no route to the cloud" in told
+        assert len(calls.read_text()) < 2 * PATIENCE  # creates and deletes under way leave it alone as well
+        one.executable(FILE_CLOUD.read_text())
+        await one.advance(timedelta(minutes=6))
+        await one.completed(*jobs, late)
         await one.assert_nothing_left()

@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from coordinator.domain.instance import RunnerStatus, Status
+from coordinator.engine.circuits import Circuits
 from coordinator.engine.cloud import CloudExecutor
 from coordinator.runner_api import scripts
 from coordinator.store.schema import instances
@@ -45,7 +46,9 @@ async def test_what_becomes_of_an_instance_without_its_provider(
         values = {"status": status, "runner_status": runner_status, "host": ""}
         await connection.execute(sa.update(instances).where(instances.c.id == made.id).values(**values))
     tokens = InstanceTokens(sample.store.instance_token_key, sample.clock)
-    cloud = CloudExecutor(sample.store, MagicMock(), {}, tokens, scripts.urls("http://c.example"), sample.clock)
+    circuits = Circuits(sample.clock, lambda: 0.5)
+    where = scripts.urls("http://c.example")
+    cloud = CloudExecutor(sample.store, MagicMock(), {}, tokens, where, sample.clock, circuits)
     await cloud.miss(await sample.now(made))
     now = await sample.now(made)
     assert (now.status, now.fault) == (becomes, fault)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from coordinator.domain.circuit import Circuit, State
 from coordinator.domain.fleet import Balancer, Pool
 from coordinator.domain.planning.board import Board
 from coordinator.domain.planning.holds import Holds
@@ -49,7 +50,7 @@ class Draft:
         self.board = board
         self.creates: list[Create] = []
         self.holds = Holds(board)
-        self.retry_at: datetime | None = None  # when a budget lets more through
+        self.retry_at: datetime | None = None  # when a budget lets more through, or a provider may be called again
         self.unfinished = False
         self._most = most
         self._moment = moment
@@ -243,9 +244,24 @@ class Draft:
 
     def _in_cloud(self, pool: Pool) -> str | NoRoom:
         making, limit = self.board.making[pool.provider], self.board.clouds[pool.provider]
+        circuit = self._moment.circuits.get(pool.provider)
+        broken = self._left_alone(pool.provider, circuit, making) if circuit is not None else None
+        if broken is not None:
+            return broken
         if making < limit:
             return ""
         return NoRoom(f"provider {pool.provider} is making {making}, its limit", pool.provider)
+
+    def _left_alone(self, provider: str, circuit: Circuit, making: int) -> NoRoom | None:
+        state = circuit.state(self._moment.now)
+        if state is State.OPEN and circuit.open_until is not None:
+            self.retry_at = min(self.retry_at or circuit.open_until, circuit.open_until)
+            until = clock(circuit.open_until)
+            failed = f"has failed {circuit.failures} times in a row and is left alone until {until}"
+            return NoRoom(f"provider {provider} {failed}; the last: {circuit.fault}", stands=False)
+        if state is State.TRIED and making:
+            return NoRoom(f"provider {provider} is tried with one machine; before: {circuit.fault}", stands=False)
+        return None
 
     def _unsuited(self, host: str, pool: Pool) -> str:
         """Why a host with room for it does not take this pool's machine now; empty when it does."""
