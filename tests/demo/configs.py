@@ -100,16 +100,24 @@ disk_gib = {guest.disk_gib}
 
 
 def pool_toml(
-    farm: "Farm", repository: str, name: str, labels: Sequence[str], policy: str, allow: Sequence[str]
+    farm: "Farm",
+    repository: str,
+    name: str,
+    labels: Sequence[str],
+    policy: str,
+    allow: Sequence[str],
+    guest: "Guest | None" = None,
 ) -> str:
+    """`guest`: the farm's, unless another is named."""
+    guest = guest or farm.guest
     return f"""\
 [[pool]]
 name = "{name}"
 endpoint = "forge"
 repository = "{repository}"
-provider = "{farm.guest.driver}"
-arch = "{farm.guest.arch}"
-image = "{farm.guest.image}"
+provider = "{guest.driver}"
+arch = "{guest.arch}"
+image = "{guest.image}"
 flavor = "small"
 labels = {list(labels)}
 max_runners = {farm.most_runners}

@@ -58,10 +58,10 @@ class Farm:
         self.most_runners = max(jobs, 4)
         self.address = str(settings.gateway)
         self.ports = Ports(
-            forge=_free_port(self.address),
-            runner_api=_free_port(self.address),
-            http=_free_port("127.0.0.1"),
-            grpc=_free_port("127.0.0.1"),
+            forge=free_port(self.address),
+            runner_api=free_port(self.address),
+            http=free_port("127.0.0.1"),
+            grpc=free_port("127.0.0.1"),
         )
         self.processes: dict[str, asyncio.subprocess.Process] = {}
         self.network_allow = [f"{self.address}:{self.ports.forge}", *network_allow]
@@ -195,7 +195,7 @@ def _split(address: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _free_port(address: str) -> int:
+def free_port(address: str) -> int:
     with socket.socket() as probe:
         probe.bind((address, 0))
         return int(probe.getsockname()[1])

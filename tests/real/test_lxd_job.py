@@ -27,7 +27,7 @@ USERS: Final = {
 }
 
 
-class LxdWorld(World, frozen=True):
+class LxdWorld(World, frozen=True, kw_only=True):
     lxd: Daemon
 
     async def gone(self) -> None:
@@ -70,7 +70,7 @@ async def world(lxd_daemon: Daemon, guest_image: None, tmp_path: Path) -> AsyncI
     try:
         await farm.start()
         async with aiohttp.ClientSession() as session:
-            one = LxdWorld(farm, gate, Control(session, farm.state()), lxd_daemon)
+            one = LxdWorld(farm, gate, Control(session, farm.state()), lxd=lxd_daemon)
             await one.connected()
             yield one
     finally:

@@ -28,8 +28,9 @@ PATIENCE_SECONDS: Final = 120.0
 class Gate:
     """Holds jobs until the test lets them go: each asks for its own page, and is answered when the test says what."""
 
-    def __init__(self, address: IPv4Address = SETTINGS.gateway) -> None:
+    def __init__(self, address: IPv4Address = SETTINGS.gateway, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self.address = address
+        self._patience_seconds = patience_seconds
         self.port = 0
         self._asked: dict[str, asyncio.Event] = {}
         self._answers: dict[str, asyncio.Future[str]] = {}
@@ -48,7 +49,7 @@ class Gate:
         return f"wget -q -O - http://{self.address}:{self.port}/{name}"
 
     async def reached(self, name: str) -> None:
-        await asyncio.wait_for(self._asked.setdefault(name, asyncio.Event()).wait(), PATIENCE_SECONDS)
+        await asyncio.wait_for(self._asked.setdefault(name, asyncio.Event()).wait(), self._patience_seconds)
 
     def open(self, name: str, answer: str = "go") -> None:
         self._answer_of(name).set_result(answer)
@@ -66,6 +67,7 @@ class World(msgspec.Struct, frozen=True):
     farm: Farm
     gate: Gate
     forge: Control
+    patience_seconds: float = PATIENCE_SECONDS
 
     @property
     def instances(self) -> Path:
@@ -81,7 +83,7 @@ class World(msgspec.Struct, frozen=True):
         return job
 
     async def ended(self, job: int) -> dict[str, Any]:
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(self.patience_seconds):
             while (told := await self.forge.job(job))["status"] != "completed":
                 await asyncio.sleep(0.1)
         return told
@@ -94,7 +96,7 @@ class World(msgspec.Struct, frozen=True):
         return str(told["log"])
 
     async def gone(self) -> None:
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(self.patience_seconds):
             while (await self.status())["instances"] or machines.domains() or list(self.instances.iterdir()):
                 await asyncio.sleep(0.1)
         assert self.emulators() == {}
@@ -118,7 +120,7 @@ class World(msgspec.Struct, frozen=True):
         return [entry["step"] for entry in told["timeline"]]
 
     async def connected(self) -> None:
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(self.patience_seconds):
             while not any(host["connected"] for host in (await self.status())["hosts"]):
                 await asyncio.sleep(0.1)
 
