@@ -1,9 +1,10 @@
 """Passwords: how strong they must be, and their argon2id hashes, made in a thread and one at a time."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, TypeVar, TypeVarTuple
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -15,6 +16,10 @@ _HASHER: Final = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=
 _STRONG: Final = 4  # zxcvbn's best score, which GARM asks for
 _LONGEST: Final = 72  # what zxcvbn looks at in reasonable time
 _MAY_WAIT: Final = 16
+
+
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
 
 
 class PasswordWeak(HostlerError):
@@ -34,6 +39,8 @@ class Passwords:
     def __init__(self) -> None:
         self._turn = asyncio.Semaphore(1)
         self._here = 0
+        # One thread, always the same: each would keep the memory of the hashes that were made in it.
+        self._thread = ThreadPoolExecutor(1, "passwords")
         self._decoy = ""
 
     async def hashed(self, password: str, about: list[str]) -> str:
@@ -46,8 +53,8 @@ class Passwords:
             PasswordWeak: see there.
         """
         async with self._turn_of_mine():
-            await asyncio.to_thread(_check_strength, password, about)
-            return await asyncio.to_thread(_HASHER.hash, password)
+            await self._apart(_check_strength, password, about)
+            return await self._apart(_HASHER.hash, password)
 
     async def fits(self, password: str, kept: str | None) -> bool:
         """Whether it is the password of a hash. With no hash the answer is no, and takes as long.
@@ -57,9 +64,12 @@ class Passwords:
         """
         async with self._turn_of_mine():
             if kept is None and not self._decoy:
-                self._decoy = await asyncio.to_thread(_HASHER.hash, "a password of nobody")
-            right = await asyncio.to_thread(_verify, kept or self._decoy, password)
+                self._decoy = await self._apart(_HASHER.hash, "a password of nobody")
+            right = await self._apart(_verify, kept or self._decoy, password)
         return right and kept is not None
+
+    async def _apart(self, work: Callable[[*Ts], R], *args: *Ts) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args))
 
     @asynccontextmanager
     async def _turn_of_mine(self) -> AsyncIterator[None]:
