@@ -82,6 +82,13 @@ class Entity(msgspec.Struct, frozen=True):
         return f"{self.owner}/{self.name}"
 
 
+class Flavor(msgspec.Struct, frozen=True):
+    """A size of machine by its name; of a cloud, which knows its flavors itself, the name alone."""
+
+    name: str
+    resources: Resources = Resources()
+
+
 class Pool(msgspec.Struct, frozen=True):
     id: str
     name: str
@@ -90,8 +97,7 @@ class Pool(msgspec.Struct, frozen=True):
         str  # a driver of agents (libvirt, lxd, lxd-container, simulated) or the name of a configured cloud provider
     )
     image: str
-    flavor: str
-    resources: Resources  # of the flavor; zero for a cloud, which knows its flavors itself
+    flavor: Flavor
     arch: str
     os_type: str
     labels: Labels
@@ -110,6 +116,11 @@ class Pool(msgspec.Struct, frozen=True):
     failures: int = 0  # machines in a row that came to nothing
     cool_until: datetime | None = None
     fault: str = ""  # why the last one came to nothing
+
+    @property
+    def resources(self) -> Resources:
+        """What one of its machines takes of a host."""
+        return self.flavor.resources
 
 
 class Host(msgspec.Struct, frozen=True):

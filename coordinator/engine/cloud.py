@@ -153,7 +153,7 @@ class CloudExecutor:
             github_runner_group=pool.runner_group,
             arch=Arch(pool.arch),
             os_type="windows" if pool.os_type == "windows" else "linux",
-            flavor=pool.flavor,
+            flavor=pool.flavor.name,
             image=pool.image,
             pool_id=pool.id,
         )

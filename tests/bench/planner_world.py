@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from coordinator.domain.fleet import Host, Pool
+from coordinator.domain.fleet import Flavor, Host, Pool
 from coordinator.domain.instance import Instance, RunnerStatus, Status
 from coordinator.domain.job import Job, JobKey, JobStatus
 from coordinator.domain.resources import Resources
@@ -83,8 +83,7 @@ def _pool(number: int) -> Pool:
         entity_id=f"entity-{repository}",
         provider=_DRIVER,
         image=f"image-{repository % _IMAGES}",
-        flavor="",
-        resources=_FLAVORS[number % len(_FLAVORS)],
+        flavor=Flavor("", _FLAVORS[number % len(_FLAVORS)]),
         arch=_arch(number),
         os_type="linux",
         labels=frozenset({"self-hosted", "linux", _arch(number), f"kind-{kind}"}),

@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 from hypothesis import HealthCheck, settings
 
-from coordinator.domain.fleet import Host, Pool
+from coordinator.domain.fleet import Flavor, Host, Pool
 from coordinator.domain.images import Image
 from coordinator.domain.instance import Instance, RunnerStatus, Status
 from coordinator.domain.job import Job, JobEvent, JobKey, JobStatus
@@ -60,8 +60,7 @@ def pool(name: str = "small", **more: Any) -> Pool:
         "entity_id": REPOSITORY,
         "provider": "libvirt",
         "image": "debian",
-        "flavor": "small",
-        "resources": SMALL,
+        "flavor": Flavor("small", more.pop("resources", SMALL)),
         "arch": "amd64",
         "os_type": "linux",
         "labels": labels(["linux"]),

@@ -7,7 +7,7 @@ from unittest import mock
 import msgspec
 import pytest
 
-from coordinator.domain.fleet import Entity, EntityKind, Pool
+from coordinator.domain.fleet import Entity, EntityKind, Flavor, Pool
 from coordinator.domain.instance import RunnerStatus, Status
 from coordinator.domain.planner import plan_on, why_waiting
 from coordinator.domain.planning import reasons
@@ -37,7 +37,8 @@ def placed(board: Board) -> list[str]:
     return [create.for_job for create in plan_on(board, Moment(NOW)).creates]
 
 
-in_clouds = tuple(msgspec.structs.replace(one, provider="cloud", resources=Resources()) for one in (mine, theirs))
+by_name = Flavor("of the cloud")
+in_clouds = tuple(msgspec.structs.replace(one, provider="cloud", flavor=by_name) for one in (mine, theirs))
 lonely = msgspec.structs.replace(theirs, share_hosts=False)
 wide = host(capacity=Resources(8, 65536, 1000))
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.domain.fleet import Entity, EntityKind, Host, Pool
+from coordinator.domain.fleet import Entity, EntityKind, Flavor, Host, Pool
 from coordinator.domain.instance import Instance, RunnerStatus, Status
 from coordinator.domain.job import Job
 from coordinator.domain.planner import plan_on, why_waiting
@@ -81,7 +81,7 @@ class Life:
 
 
 hosts_of_four = (host(capacity=FOUR),)
-lonely = msgspec.structs.replace(big, share_hosts=False, resources=NARROW)
+lonely = msgspec.structs.replace(big, share_hosts=False, flavor=Flavor("other", NARROW))
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_others_get_the_room_that_is_left_beside_what_is_kept() -> None:
 @pytest.mark.parametrize(
     ("pools", "hosts", "entities"),
     [
-        ((small, msgspec.structs.replace(big, resources=Resources(5, 1024, 10))), hosts_of_four, ()),
+        ((small, msgspec.structs.replace(big, flavor=Flavor("other", Resources(5, 1024, 10)))), hosts_of_four, ()),
         ((small, msgspec.structs.replace(big, arch="arm64")), hosts_of_four, ()),
         ((small, msgspec.structs.replace(big, image="plan9")), hosts_of_four, ()),
         ((small, msgspec.structs.replace(big, max_runners=0)), hosts_of_four, ()),
@@ -242,7 +242,7 @@ def test_whatever_ends_when_the_bound_holds(seed: int, data: st.DataObject) -> N
     kinds = [
         msgspec.structs.replace(
             one,
-            resources=data.draw(sizes),
+            flavor=Flavor("drawn", data.draw(sizes)),
             share_hosts=data.draw(st.booleans()),
             max_runners=data.draw(st.sampled_from([1, 3, 1000])),
             provider=data.draw(st.sampled_from(["libvirt", "libvirt", "libvirt", "cloud"])),

@@ -145,7 +145,7 @@ async def test_a_cloud_knows_its_flavors_itself(sample: Sample) -> None:
     )
     assert await sample.apply(document) == ["pool cloudy: created"]
     pool = next(pool for pool in await sample.store.catalog.pools() if pool.name == "cloudy")
-    assert (pool.flavor, pool.labels, pool.resources.vcpus) == ("m9.huge", frozenset({"gpu"}), 0)
+    assert (pool.flavor.name, pool.labels, pool.resources.vcpus) == ("m9.huge", frozenset({"gpu"}), 0)
     assert msgspec.json.decode(pool.extra_specs) == {"zone": "b"}
 
 
