@@ -301,3 +301,10 @@ def test_a_board_told_of_changes_plans_as_one_made_of_the_end(
 def test_planning_leaves_the_board_as_it_was(seen: World) -> None:
     board = Board.of(seen)
     assert plan_on(board, Moment(NOW)) == plan_on(board, Moment(NOW))
+
+
+def test_a_runner_is_not_replaced_for_a_generation_that_its_pool_has_no_more() -> None:
+    """As after a backup is restored."""
+    board = Board.of(told(world((), (idle(1),), (pool(generation=1, min_idle=1),), (BIG,))))
+    board.put_pool(pool(generation=0, min_idle=1))
+    assert plan_on(board, Moment(NOW)).retires == ()

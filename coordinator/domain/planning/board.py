@@ -429,6 +429,8 @@ class Board:
         pool = self.pools.get(instance.pool_id)
         if pool is not None and instance.is_idle and instance.pool_generation < pool.generation:
             self.outdated.add(instance.id)
+        else:
+            self.outdated.discard(instance.id)
 
     def _deadline(self, instance: Instance) -> datetime | None:
         """When time alone makes this instance one to look at."""
