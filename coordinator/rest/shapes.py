@@ -161,7 +161,7 @@ def pool_body(pool: Pool, entity: Entity, endpoint: Endpoint, instances: list[In
         id=pool.id,
         provider_name=pool.provider,
         image=pool.image,
-        flavor=pool.flavor,
+        flavor=pool.flavor.name,
         os_type=pool.os_type,
         os_arch=pool.arch,
         tags=[Tag(label, label) for label in sorted(pool.labels)],
