@@ -48,8 +48,10 @@ def name(conn: libvirt.virConnect, instance_id: str) -> str:
 def remove_logs(domain_name: str) -> None:
     """What libvirt logged of a domain that is gone. An agent without root's rights leaves it to the operator."""
     with contextlib.suppress(OSError):
-        for log in [_LOGS / f"{domain_name}.log", *_LOGS.glob(f"{domain_name}.log.*")]:
-            log.unlink(missing_ok=True)
+        # Not by glob(): each pattern would be compiled, and kept by the library for as long as it has room.
+        for log in _LOGS.iterdir():
+            if log.name == f"{domain_name}.log" or log.name.startswith(f"{domain_name}.log."):
+                log.unlink(missing_ok=True)
 
 
 def tagged(conn: libvirt.virConnect, owner: str) -> dict[str, tuple[Tag, str]]:

@@ -374,12 +374,14 @@ def _template() -> "tempfile.TemporaryDirectory[str]":
     made = tempfile.TemporaryDirectory(dir=str(_MEMORY) if _MEMORY.is_dir() else None)
     directory = Path(made.name)
 
+    numbers = itertools.count()
+
     async def make() -> None:
         store = await open_store(
             f"sqlite:///{directory}/hostler.db",
             directory,
             clock=lambda: datetime.fromisoformat("2030-01-01T00:00:00+00:00"),
-            new_id=lambda: "00000000-0000-4000-8000-000000000000",
+            new_id=lambda: f"00000000-0000-4000-8000-{next(numbers):012}",
             chance=lambda: 0.0,
         )
         await store.close()
