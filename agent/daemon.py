@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from agent import dial, host, link, wire
+from agent import dial, host, link, memory, wire
 from agent.backoff import Backoff
 from agent.config import AgentConfig
 from agent.dial import Way
@@ -88,6 +88,7 @@ class Agent:
             create_grace_seconds=create_grace_seconds,
             images=self._images,
             refusal=self._gauge.refusal,
+            released=memory.give_back,
         )
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -44,14 +44,17 @@ class Keeper:
         create_grace_seconds: float = 30.0,
         images: ImageStore | None = None,
         refusal: Callable[[], HostlerError | None] = lambda: None,
+        released: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
             create_grace_seconds: how long a delete lets a create that is under way come to its own end.
             images: those of the catalogue; without it only the provider's own can be booted.
             refusal: why the host makes no new machine now.
+            released: called when a machine is gone.
         """
         self._refusal = refusal
+        self._released = released
         self._provider = provider
         self._outbox = outbox
         self._endings = endings
@@ -310,6 +313,7 @@ class Keeper:
         generation, slot.removal = slot.removal or slot.generation, None
         _log.info("deleted", instance=slot.instance_id, name=slot.name)
         self._outbox.add_event(slot.instance_id, generation, Phase.DELETED, self._now())
+        self._released()
 
     async def _wait_for_retry(self, slot: Slot, attempt: int) -> None:
         try:

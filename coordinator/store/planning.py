@@ -42,10 +42,12 @@ class Planning:
     async def world(self, clouds: Mapping[str, int], policy: Policy | None = None) -> World:
         """A consistent snapshot. `clouds`: configured providers, and how many instances each may make at once."""
         async with self._database.read() as connection:
+            alive = await instance_rows.alive(connection)
+            # After the instances, and not before: on PostgreSQL each statement sees what is committed when it begins.
             job_rows = await connection.execute(sa.select(jobs).where(jobs.c.status == JobStatus.QUEUED))
             return World(
                 jobs=tuple(to_job(row) for row in job_rows),
-                instances=tuple(await instance_rows.alive(connection)),
+                instances=tuple(alive),
                 pools=tuple(to_pool(row) for row in await connection.execute(POOL_QUERY)),
                 hosts=tuple(await _hosts(connection)),
                 images=tuple(await images.catalogue(connection)),
@@ -74,7 +76,10 @@ class Planning:
             alive: list[Instance] = []
             for part in in_parts(sorted(changes.instances)):
                 alive += await instance_rows.by_ids(connection, part, lock=False)
-            for part in in_parts(sorted(changes.jobs)):
+            # What is read is newer than what was told: a runner may have a job that waits by what is known. Another
+            # machine would be made for it, or for one that is alike.
+            taken = {one.job_id for one in alive if board.waits(one.job_id)}
+            for part in in_parts(sorted(changes.jobs | taken)):
                 found = [to_job(row) for row in await connection.execute(sa.select(jobs).where(jobs.c.id.in_(part)))]
                 _put_jobs(board, found)
                 for job_id in set(part) - {job.id for job in found}:

@@ -166,5 +166,6 @@ async def test_check_names_file_key_and_what_is_allowed(tmp_path: Path) -> None:
     _, errors = await process.communicate()
     assert process.returncode == 2
     assert errors.decode() == (
-        f"hostler-agent: {config}: key 'simulated.image': unknown; allowed here: images, disk_seconds, start_seconds, devices\n"
+        f"hostler-agent: {config}: key 'simulated.image': unknown; "
+        "allowed here: images, disk_seconds, start_seconds, devices\n"
     )

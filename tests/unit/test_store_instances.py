@@ -270,3 +270,18 @@ async def test_configurations_that_arrive_together_are_each_kept_for_their_own_a
     for number, machine in enumerate(machines):
         assert (await sample.now(machine)).forge_runner_id == 100 + number
         assert await sample.store.instances.take_runner_file(machine.id, ".runner") == b"of %d" % number
+
+
+async def test_a_job_that_a_runner_has_taken_waits_no_more_when_only_its_machine_is_told_of(sample: Sample) -> None:
+    """Else a machine is made for the job that is alike, and has one."""
+    taker, other = await sample.instance(1), await sample.instance(2)
+    for machine in (taker, other):
+        await _reach(sample, machine, Phase.ACCEPTED, Phase.DISK, Phase.STARTED)
+    board = Board.of(await sample.store.planning.world({}))
+    assert len(board.waiting) == 2
+    await _say(sample, taker, RunnerStatus.IDLE)
+    await sample.store.ledger.record(sample.event(JobStatus.IN_PROGRESS, 1, runner_name=taker.name))
+    await sample.store.planning.tell(board, Changes(instances={taker.id}))
+    assert board.waits(other.for_job)
+    assert not board.waits(taker.for_job)
+    assert plan_on(board, Moment(sample.clock())).creates == ()

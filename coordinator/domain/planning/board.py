@@ -169,6 +169,10 @@ class Board:
             return
         self._demand_changed(self.waiting.put(job, self._priority(job.entity_id, job.labels)))
 
+    def waits(self, job_id: str) -> bool:
+        """Whether the job is known as one that is queued."""
+        return job_id in self.waiting or job_id in self.held
+
     def drop_job(self, job_id: str) -> None:
         self.held.pop(job_id, None)
         entity_id = self.waiting.drop(job_id)
