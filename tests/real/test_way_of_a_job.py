@@ -120,7 +120,7 @@ async def test_fleet_status_shows_host_capacity_and_machine_while_a_job_runs(wor
     assert (host["name"], host["connected"], host["arch"]) == ("demo-host", True, "amd64")
     assert host["capacity"]["vcpus"] == 8 * len(os.sched_getaffinity(0))
     assert host["capacity"]["memory_mib"] > 1024
-    assert host["used"] == {"vcpus": 1, "memory_mib": 256, "disk_gib": 1}
+    assert host["used"] == {"vcpus": 1, "memory_mib": 256, "disk_gib": 1, "devices": []}
     (driver,) = host["drivers"]
     assert (driver["name"], driver["acceleration"], driver["images"]) == ("libvirt", "tcg", ["test-guest"])
     (instance,) = status["instances"]
@@ -135,7 +135,7 @@ async def test_fleet_status_shows_host_capacity_and_machine_while_a_job_runs(wor
 
     world.gate.open("job")
     await world.succeeded(job)
-    assert (await world.status())["hosts"][0]["used"] == {"vcpus": 0, "memory_mib": 0, "disk_gib": 0}
+    assert (await world.status())["hosts"][0]["used"] == {"vcpus": 0, "memory_mib": 0, "disk_gib": 0, "devices": []}
 
 
 async def test_a_machine_cannot_reach_its_neighbour(world: World) -> None:
