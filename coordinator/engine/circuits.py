@@ -15,7 +15,8 @@ from providers.exec.errors import InstanceExists, InstanceNotFound, RequestInval
 
 log = structlog.get_logger()
 
-_LOOK_SECONDS: Final = 0.5
+_LEAST_SECONDS: Final = 0.001
+"""So that two clocks which differ by less do not spin."""
 
 
 class Circuits:
@@ -24,6 +25,7 @@ class Circuits:
         self._chance = chance
         self._circuits: dict[str, Circuit] = {}
         self._trying: set[str] = set()
+        self._news = asyncio.Event()  # another one for each change
 
     def not_closed(self) -> Mapping[str, Circuit]:
         """Those that the planner must know of."""
@@ -32,13 +34,26 @@ class Circuits:
     async def passage(self, name: str) -> None:
         """Wait until the provider may be called. Whoever is let through must call at once, under `watched`."""
         while True:
-            state = self._circuits.get(name, CLOSED).state(self._clock())
+            now, circuit = self._clock(), self._circuits.get(name, CLOSED)
+            state = circuit.state(now)
             if state is State.CLOSED:
                 return
             if state is State.TRIED and name not in self._trying:
                 self._trying.add(name)
                 return
-            await asyncio.sleep(_LOOK_SECONDS)
+            opens = circuit.open_until if state is State.OPEN else None
+            await self._until_news((opens - now).total_seconds() if opens is not None else None)
+
+    async def _until_news(self, at_most_seconds: float | None) -> None:
+        try:
+            async with asyncio.timeout(None if at_most_seconds is None else max(at_most_seconds, _LEAST_SECONDS)):
+                await self._news.wait()
+        except TimeoutError:
+            return
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
 
     @contextmanager
     def watched(self, name: str) -> Iterator[None]:
@@ -57,6 +72,7 @@ class Circuits:
             self._succeeded(name)
         finally:
             self._trying.discard(name)
+            self._tell()
 
     def _succeeded(self, name: str) -> None:
         before = self._circuits.pop(name, CLOSED)
