@@ -29,6 +29,10 @@ def _name(key: str, value: str) -> None:
     config.check(ok, f"{key}: '{value}' must be 1 to 100 of letters, digits, '.', '_' and '-'")
 
 
+def _description(value: str) -> None:
+    config.check(len(value) <= 1000, "description: must have at most 1000 characters")
+
+
 def _url(key: str, value: str) -> None:
     config.check_key(key, lambda: config.web_address(value))
     config.check(not value.endswith("/"), f"{key}: '{value}' must not end with a slash")
@@ -40,6 +44,8 @@ class EndpointDeclaration(_Declared, frozen=True):
     api_base_url: str = "https://api.github.com"
     kind: ForgeKind = ForgeKind.GITHUB
     registrations_per_minute: int | None = None  # of runners, by one credential; 0: no limit
+    upload_base_url: str = ""  # kept for clients that ask for it; nothing is uploaded
+    description: str = ""
 
     @property
     def registration_limit(self) -> int:
@@ -55,6 +61,9 @@ class EndpointDeclaration(_Declared, frozen=True):
         # Webhooks name their forge by the host alone.
         config.check(not urlsplit(self.base_url).path, f"base_url: '{self.base_url}' must end with the host")
         _url("api_base_url", self.api_base_url)
+        if self.upload_base_url:
+            _url("upload_base_url", self.upload_base_url)
+        _description(self.description)
         per_minute = self.registrations_per_minute
         config.check(per_minute is None or 0 <= per_minute <= 100_000, "registrations_per_minute: must be 0 to 100000")
 
@@ -63,9 +72,11 @@ class CredentialsDeclaration(_Declared, frozen=True):
     name: str
     endpoint: str
     token: str
+    description: str = ""
 
     def __post_init__(self) -> None:
         _name("name", self.name)
+        _description(self.description)
         ok = self.token.isascii() and self.token.isprintable() and " " not in self.token
         config.check(bool(self.token) and ok, "token: must not be empty, nor hold spaces or line breaks")
 

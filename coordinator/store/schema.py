@@ -94,6 +94,11 @@ def _time(name: str, *, nullable: bool = False) -> sa.Column[datetime]:
     return sa.Column(name, UtcTime, nullable=nullable)
 
 
+def _made() -> list[sa.Column[Any]]:
+    """When a declared object was first declared, and last changed."""
+    return [sa.Column(name, UtcTime, nullable=False, server_default="0") for name in ("created_at", "changed_at")]
+
+
 def _resources() -> list[sa.Column[Any]]:
     counted = sa.Column("devices", Counts, nullable=False, server_default="{}")
     return [_count("vcpus"), _count("memory_mib"), _count("disk_gib"), counted]
@@ -118,6 +123,9 @@ endpoints = sa.Table(
     _text("api_base_url"),
     # How many runners one credential may register there; 0: as many as it likes.
     sa.Column("registrations_per_minute", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("upload_base_url", Plain, nullable=False, server_default=""),
+    sa.Column("description", Plain, nullable=False, server_default=""),
+    *_made(),
 )
 
 credentials = sa.Table(
@@ -127,6 +135,10 @@ credentials = sa.Table(
     sa.Column("name", Plain, nullable=False, unique=True),
     _ref("endpoint_id", "endpoints"),
     sa.Column("token", sa.LargeBinary, nullable=False),  # sealed
+    sa.Column("number", sa.Integer, nullable=False, server_default="0"),  # what clients of the REST API call them by
+    sa.Column("description", Plain, nullable=False, server_default=""),
+    *_made(),
+    sa.Index(None, "number", unique=True),
 )
 
 entities = sa.Table(
@@ -144,6 +156,7 @@ entities = sa.Table(
     sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
     sa.Column("label_priorities", Plain, nullable=False, server_default="{}"),  # JSON: label to priority
     sa.Column("balancer", Plain, nullable=False, server_default="roundrobin"),
+    *_made(),
     sa.UniqueConstraint("endpoint_id", "kind", "owner", "name"),
 )
 
@@ -177,6 +190,7 @@ pools = sa.Table(
     sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
     _time("cool_until", nullable=True),
     sa.Column("fault", Plain, nullable=False, server_default=""),
+    *_made(),
     sa.UniqueConstraint("entity_id", "name"),
 )
 

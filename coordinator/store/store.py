@@ -36,6 +36,7 @@ from coordinator.store.telling import Told
 from coordinator.store.timelines import Notes
 from coordinator.store.upkeep import Upkeep
 from coordinator.store.users import Users
+from coordinator.store.writing import Tools
 from hostler.errors import HostlerError
 
 
@@ -67,7 +68,8 @@ class Store:
         self.planning = Planning(database, self.feed, self.lease, clock, new_id)
         self.audit = Audit(database, clock)
         self.images = Images(database, self.audit, clock, chance)
-        self.catalog = Catalog(database, sealer, self.audit, new_id, self.images.forget)
+        tools = Tools(sealer, self.audit, new_id, clock)
+        self.catalog = Catalog(database, tools, self.images.forget)
         self.hosts = Hosts(database, self.me, clock)
         self.upkeep = Upkeep(database, self.audit, self.feed, self.lease, clock)
         self.authority = AuthorityRow(database, sealer, clock, new_id)

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 
 from coordinator.accounts.roles import Actor, Role, acting
 from coordinator.domain.fleet import Admission
-from coordinator.store.catalog import UnknownReference
 from coordinator.store.schema import audit, audit_head
+from coordinator.store.writing import UnknownReference
 from tests.samples.domain import NOW
 from tests.samples.store import DOCUMENT, FORGE_TOKEN, WEBHOOK_SECRET, Sample, open_sample
 

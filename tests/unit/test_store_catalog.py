@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from coordinator.store.catalog import Clash, UnknownReference
+from coordinator.store.writing import Clash, UnknownReference
 from hostler.errors import HostlerError
 from hostler.network import NetworkAccess, NetworkPolicy
 from tests.samples.store import DOCUMENT, FORGE_TOKEN, WEBHOOK_SECRET, Sample, open_sample

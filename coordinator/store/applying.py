@@ -1,0 +1,220 @@
+"""What is declared, object by object: which rules it must keep, and which columns it becomes."""
+
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+
+from coordinator.declare import (
+    CredentialsDeclaration,
+    Declaration,
+    EndpointDeclaration,
+    FlavorDeclaration,
+    PoolDeclaration,
+    RepositoryDeclaration,
+)
+from coordinator.declare_image import ImageDeclaration
+from coordinator.domain.fleet import EntityKind
+from coordinator.domain.labels import labels
+from coordinator.store.migrate import only_one_at_a_time
+from coordinator.store.schema import credentials, endpoints, entities, flavors, images, pools
+from coordinator.store.writing import Clash, Writing
+
+
+class Application:
+    """One application of declarations within one transaction.
+
+    Methods that take a `row_id` change the object of that id, its name as well, and return its id.
+    """
+
+    def __init__(self, writing: Writing, known_providers: frozenset[str]) -> None:
+        self._writing = writing
+        self._connection = writing.connection
+        self._known_providers = known_providers
+
+    async def run(self, declared: Declaration) -> list[str]:
+        """All of it; a line for each object that changed."""
+        for endpoint in declared.endpoint:
+            await self.endpoint(endpoint)
+        for secret in declared.credentials:
+            await self.credentials(secret)
+        for flavor in declared.flavor:
+            await self._make_anew_of(flavor)
+        for image in declared.image:
+            await self._image(image)
+        for repository in declared.repository:
+            await self.repository(repository)
+        for pool in declared.pool:
+            await self.pool(pool)
+        await self._writing.try_anew()
+        return self._writing.changes
+
+    async def endpoint(self, endpoint: EndpointDeclaration, row_id: str = "") -> str:
+        await self._alone(endpoint)
+        values: dict[str, Any] = {
+            "kind": endpoint.kind,
+            "base_url": endpoint.base_url,
+            "api_base_url": endpoint.api_base_url,
+            "registrations_per_minute": endpoint.registration_limit,
+            "upload_base_url": endpoint.upload_base_url,
+            "description": endpoint.description,
+        }
+        row_id, _ = await self._writing.upsert("endpoint", endpoints, {"name": endpoint.name}, values, row_id=row_id)
+        return row_id
+
+    async def credentials(self, secret: CredentialsDeclaration, row_id: str = "") -> str:
+        key = {"name": secret.name}
+        endpoint_id = await self._endpoint(secret.endpoint)
+        await self._stays(secret.name, endpoint_id)
+        values: dict[str, Any] = {"endpoint_id": endpoint_id, "description": secret.description}
+        token = {"token": secret.token}
+        query = sa.select(credentials.c.id).where(credentials.c.name == secret.name)
+        if not row_id and (await self._connection.execute(query)).first() is None:
+            values["number"] = await self._next_number()
+        row_id, _ = await self._writing.upsert("credentials", credentials, key, values, token, row_id=row_id)
+        return row_id
+
+    async def _next_number(self) -> int:
+        await only_one_at_a_time(self._connection)
+        highest = await self._connection.scalar(sa.select(sa.func.max(credentials.c.number)))
+        return (highest or 0) + 1
+
+    async def repository(self, repository: RepositoryDeclaration, row_id: str = "") -> str:
+        endpoint_id = await self._endpoint(repository.endpoint)
+        owner, name = await self._spelled(endpoint_id, repository.owner, repository.name)
+        key = {"endpoint_id": endpoint_id, "kind": EntityKind.REPOSITORY.value, "owner": owner, "name": name}
+        values = {
+            "credentials_id": await self._credentials(repository.credentials, endpoint_id),
+            "weight": repository.weight,
+            "quota": repository.quota,
+            "priority": repository.priority,
+            "label_priorities": _priorities(repository.label_priorities),
+            "balancer": repository.balancer.value,
+        }
+        secret = {"webhook_secret": repository.webhook_secret}
+        row_id, _ = await self._writing.upsert("repository", entities, key, values, secret, row_id=row_id)
+        return row_id
+
+    async def _make_anew_of(self, flavor: FlavorDeclaration) -> None:
+        resources = msgspec.structs.asdict(flavor.resources)
+        _, changed = await self._writing.upsert("flavor", flavors, {"name": flavor.name}, resources)
+        if changed:
+            ours = pools.c.provider.not_in(self._known_providers)  # a cloud's flavors are its own
+            await self._writing.date((pools.c.flavor == flavor.name) & ours)
+
+    async def _image(self, image: ImageDeclaration) -> None:
+        values = {
+            "url": image.url,
+            "sha256": image.digest,
+            "format": image.disk_format.value,
+            "compression": image.packed_by.value,
+        }
+        key = {"name": image.name, "arch": image.arch}
+        _, changed = await self._writing.upsert("image", images, key, values)
+        if set(changed) - {"url"}:
+            await self._writing.date((pools.c.image == image.name) & (pools.c.arch == image.arch))
+
+    async def pool(self, pool: PoolDeclaration, row_id: str = "") -> str:
+        if pool.provider not in self._known_providers:
+            await self._flavor(pool.flavor, pool.name)
+        elif pool.says_network:
+            raise Clash(
+                f"pool '{pool.name}': '{pool.provider}' keeps no network_policy and no network_allow",
+                hint="leave them out, and say it in the provider's own terms, in extra_specs",
+            )
+        else:
+            await self._no_devices(pool)
+        key = {"entity_id": await self._entity(pool), "name": pool.name}
+        values: dict[str, Any] = {
+            "provider": pool.provider,
+            "image": pool.image,
+            "flavor": pool.flavor,
+            "arch": pool.arch,
+            "os_type": pool.os_type,
+            "labels": labels(pool.labels),
+            "max_runners": pool.max_runners,
+            "enabled": pool.enabled,
+            "priority": pool.priority,
+            "runner_prefix": pool.runner_prefix,
+            "runner_group": pool.runner_group,
+            "bootstrap_timeout_seconds": pool.bootstrap_timeout_minutes * 60,
+            "extra_specs": msgspec.json.encode(pool.extra_specs).decode(),
+            "min_idle": pool.min_idle_runners,
+            "placement": pool.placement.value,
+            "share_hosts": pool.share_hosts,
+            "network_policy": pool.network_policy.value,
+            "network_allow": msgspec.json.encode(pool.network_allow).decode(),
+        }
+        row_id, changed = await self._writing.upsert("pool", pools, key, values, row_id=row_id)
+        if _MAKING & set(changed):
+            await self._writing.date(pools.c.id == row_id)
+        return row_id
+
+    async def _no_devices(self, pool: PoolDeclaration) -> None:
+        """A cloud takes its flavors by name alone: who relies on one of ours for a device would get none."""
+        row = (await self._connection.execute(sa.select(flavors).where(flavors.c.name == pool.flavor))).first()
+        if row is not None and row.devices:
+            raise Clash(
+                f"pool '{pool.name}': the devices of flavor '{pool.flavor}' are those of our own hosts, "
+                f"and '{pool.provider}' has none of them",
+                hint="name a flavor of the provider's own that has what is wanted",
+            )
+
+    async def _alone(self, endpoint: EndpointDeclaration) -> None:
+        """A webhook names its forge by address alone, so no two endpoints may have the same."""
+        same = (sa.func.lower(endpoints.c.base_url) == endpoint.base_url.lower()) & (endpoints.c.name != endpoint.name)
+        other = (await self._connection.execute(sa.select(endpoints.c.name).where(same))).scalar()
+        if other is not None:
+            raise Clash(
+                f"endpoint '{endpoint.name}': the base_url '{endpoint.base_url}' is that of endpoint '{other}'",
+                hint="use that endpoint, or correct the base_url of one of them",
+            )
+
+    async def _stays(self, name: str, endpoint_id: str) -> None:
+        """Credentials that moved would send one forge's token to another."""
+        query = sa.select(credentials.c.endpoint_id).where(credentials.c.name == name)
+        known = (await self._connection.execute(query)).scalar()
+        if known not in (None, endpoint_id):
+            raise Clash(f"the credentials '{name}' are of another endpoint", hint="give the new ones another name")
+
+    async def _spelled(self, endpoint_id: str, owner: str, name: str) -> tuple[str, str]:
+        """As it is in the database, where it is there in another spelling: forges do not regard case."""
+        where = _is_repository(endpoint_id, owner, name)
+        row = (await self._connection.execute(sa.select(entities.c.owner, entities.c.name).where(where))).first()
+        return (row.owner, row.name) if row else (owner, name)
+
+    async def _endpoint(self, name: str) -> str:
+        return await self._writing.find("endpoint", name, endpoints, endpoints.c.name == name)
+
+    async def _credentials(self, name: str, endpoint_id: str) -> str:
+        mine = (credentials.c.name == name) & (credentials.c.endpoint_id == endpoint_id)
+        return await self._writing.find("credentials", name, credentials, mine, " of its endpoint")
+
+    async def _flavor(self, name: str, pool: str) -> str:
+        return await self._writing.find("flavor", name, flavors, flavors.c.name == name, f", which pool '{pool}' names")
+
+    async def _entity(self, pool: PoolDeclaration) -> str:
+        owner, _, name = pool.repository.partition("/")
+        mine = _is_repository(await self._endpoint(pool.endpoint), owner, name)
+        return await self._writing.find("repository", pool.repository, entities, mine)
+
+
+def _is_repository(endpoint_id: str, owner: str, name: str) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        entities.c.endpoint_id == endpoint_id,
+        entities.c.kind == EntityKind.REPOSITORY,
+        sa.func.lower(entities.c.owner) == owner.lower(),
+        sa.func.lower(entities.c.name) == name.lower(),
+    )
+
+
+def _priorities(by_label: dict[str, int]) -> str:
+    """Labels are compared without regard to case, so they are kept folded."""
+    return msgspec.json.encode({label.casefold(): by_label[label] for label in sorted(by_label)}).decode()
+
+
+# What a pool's machines are made of.
+_MAKING: Final = {
+    "provider", "image", "flavor", "arch", "os_type", "labels", "runner_group", "extra_specs",
+    "network_policy", "network_allow",
+}  # fmt: skip
