@@ -1,8 +1,9 @@
 """What `hostler apply` may declare, as it arrives: parsed and checked here, stored by the catalog."""
 
 import re
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -12,6 +13,7 @@ from coordinator.domain.fleet import Balancer, ForgeKind, Placement
 from coordinator.domain.resources import Resources, devices
 from hostler import config
 from hostler.config import device_name
+from hostler.errors import ConfigError
 from hostler.network import NetworkPolicy, openings
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -20,8 +22,32 @@ _GITHUB_REGISTRATIONS = 180
 _PREFIX = re.compile(r"[a-z]([a-z0-9-]{0,29}[a-z0-9])?")
 
 
-class _Declared(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Declared(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of everything declared: unknown keys are refused."""
+
+
+T = TypeVar("T", bound=Declared)
+
+
+def declaration(kind: type[T], values: Mapping[str, object]) -> T:
+    """One object, from values that have the types of its keys.
+
+    Raises:
+        ConfigError: one of them is not allowed.
+    """
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def changed_declaration(old: T, changes: Mapping[str, object]) -> T:
+    """With some of its keys changed.
+
+    Raises:
+        ConfigError: the result is not allowed.
+    """
+    return declaration(type(old), msgspec.structs.asdict(old) | dict(changes))
 
 
 def _name(key: str, value: str) -> None:
@@ -38,7 +64,7 @@ def _url(key: str, value: str) -> None:
     config.check(not value.endswith("/"), f"{key}: '{value}' must not end with a slash")
 
 
-class EndpointDeclaration(_Declared, frozen=True):
+class EndpointDeclaration(Declared, frozen=True):
     name: str
     base_url: str = "https://github.com"
     api_base_url: str = "https://api.github.com"
@@ -68,7 +94,7 @@ class EndpointDeclaration(_Declared, frozen=True):
         config.check(per_minute is None or 0 <= per_minute <= 100_000, "registrations_per_minute: must be 0 to 100000")
 
 
-class CredentialsDeclaration(_Declared, frozen=True):
+class CredentialsDeclaration(Declared, frozen=True):
     name: str
     endpoint: str
     token: str
@@ -84,7 +110,7 @@ class CredentialsDeclaration(_Declared, frozen=True):
         return f"CredentialsDeclaration(name={self.name!r}, endpoint={self.endpoint!r})"
 
 
-class RepositoryDeclaration(_Declared, frozen=True):
+class RepositoryDeclaration(Declared, frozen=True):
     endpoint: str
     owner: str
     name: str
@@ -113,7 +139,7 @@ class RepositoryDeclaration(_Declared, frozen=True):
 _ARCH_OF_LABEL: Final = {"x64": "amd64", "x86_64": "amd64", "amd64": "amd64", "arm64": "arm64", "aarch64": "arm64"}
 
 
-class FlavorDeclaration(_Declared, frozen=True):
+class FlavorDeclaration(Declared, frozen=True):
     name: str
     vcpus: int
     memory_mib: int
@@ -134,7 +160,7 @@ class FlavorDeclaration(_Declared, frozen=True):
         return Resources(self.vcpus, self.memory_mib, self.disk_gib, devices(self.devices))
 
 
-class PoolDeclaration(_Declared, frozen=True):
+class PoolDeclaration(Declared, frozen=True):
     name: str
     endpoint: str
     repository: str  # owner/name
@@ -187,7 +213,7 @@ class PoolDeclaration(_Declared, frozen=True):
         return self.network_policy is not NetworkPolicy.INTERNET or bool(self.network_allow)
 
 
-class Declaration(_Declared, frozen=True):
+class Declaration(Declared, frozen=True):
     """A whole document: every table is optional, nothing that is left out is removed."""
 
     endpoint: list[EndpointDeclaration] = []

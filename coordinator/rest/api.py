@@ -9,9 +9,9 @@ from litestar.openapi.plugins import JsonRenderPlugin
 
 from coordinator.accounts.accounts import Accounts
 from coordinator.rest import accounts as account_routes
-from coordinator.rest import fleet
+from coordinator.rest import fleet, forges, pools, repositories
 from coordinator.rest.errors import answer_hostler_error
-from coordinator.rest.fleet import Where
+from coordinator.rest.fleet import MayGo, Where
 from coordinator.rest.guard import guard
 from coordinator.store.store import Store
 from hostler import __version__
@@ -21,8 +21,14 @@ BASE: Final = "/api/v1"
 _LARGEST_BODY: Final = 1024 * 1024
 
 
-def router(store: Store, accounts: Accounts, where: Where) -> Router:
-    handlers: list[HTTPRouteHandler] = [*account_routes.routes(store, accounts), *fleet.routes(store, where)]
+def router(store: Store, accounts: Accounts, where: Where, may_go: MayGo) -> Router:
+    handlers: list[HTTPRouteHandler] = [
+        *account_routes.routes(store, accounts),
+        *forges.routes(store),
+        *repositories.routes(store),
+        *pools.routes(store, frozenset(where.clouds)),
+        *fleet.routes(store, where, may_go),
+    ]
     return Router(
         BASE,
         route_handlers=handlers,

@@ -9,14 +9,18 @@ from coordinator.accounts.passwords import TooBusy
 from coordinator.http.errors import AnyRequest, ApiError, ErrorBody, answer_api_error
 from coordinator.pki.attempts import TooManyAttempts
 from coordinator.store.admin_tokens import NoSuchToken, TokenNameTaken
+from coordinator.store.edits import NotThere
 from coordinator.store.users import AlreadyInitialized, LastAdmin, NoSuchUser, UserNameTaken
+from coordinator.store.writing import AlreadyThere
 from hostler.errors import HostlerError
 
 _STATUS: Final[dict[type[HostlerError], int]] = {
     LoginRefused: 401,
     NoSuchToken: 404,
+    NotThere: 404,
     NoSuchUser: 404,
     AlreadyInitialized: 409,
+    AlreadyThere: 409,
     LastAdmin: 409,
     TokenNameTaken: 409,
     UserNameTaken: 409,

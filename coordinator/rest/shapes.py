@@ -10,10 +10,11 @@ from typing import Any
 
 import msgspec
 
-from coordinator.domain.fleet import Endpoint, Entity, Pool
+from coordinator.domain.fleet import Entity, Pool
 from coordinator.domain.instance import Instance
 from coordinator.domain.job import Job, JobStatus
 from coordinator.domain.timeline import Entry
+from coordinator.store.overview import KnownCredentials, KnownEndpoint, KnownEntity, KnownPool
 
 
 class ControllerInfo(msgspec.Struct, frozen=True):
@@ -38,7 +39,27 @@ class ForgeEndpoint(msgspec.Struct, frozen=True):
     description: str
     base_url: str
     api_base_url: str
+    upload_base_url: str
     endpoint_type: str
+    created_at: datetime
+    updated_at: datetime
+
+
+class ForgeCredentials(msgspec.Struct, frozen=True, rename={"auth_type": "auth-type"}):
+    id: int
+    name: str
+    description: str
+    base_url: str
+    api_base_url: str
+    upload_base_url: str
+    auth_type: str
+    forge_type: str
+    endpoint: ForgeEndpoint
+    repositories: list["Repository"]
+    organizations: list[Any]
+    enterprises: list[Any]
+    created_at: datetime
+    updated_at: datetime
 
 
 class PoolManagerStatus(msgspec.Struct, frozen=True):
@@ -49,11 +70,15 @@ class Repository(msgspec.Struct, frozen=True):
     id: str
     owner: str
     name: str
+    credentials_id: int
     credentials_name: str
+    credentials: ForgeCredentials
     pool_balancing_type: str
     pool_manager_status: PoolManagerStatus
     endpoint: ForgeEndpoint
     pool: list["PoolBody"]
+    created_at: datetime
+    updated_at: datetime
     agent_mode: bool = False
 
 
@@ -83,6 +108,8 @@ class PoolBody(msgspec.Struct, frozen=True, rename={"runner_group": "github-runn
     repo_name: str
     endpoint: ForgeEndpoint
     instances: list["InstanceBody"]
+    created_at: datetime
+    updated_at: datetime
     name: str  # an addition
 
 
@@ -133,30 +160,63 @@ class JobBody(msgspec.Struct, frozen=True):
     completed_at: datetime | msgspec.UnsetType = msgspec.UNSET
 
 
-def endpoint_body(endpoint: Endpoint) -> ForgeEndpoint:
+def endpoint_body(known: KnownEndpoint) -> ForgeEndpoint:
+    endpoint = known.endpoint
     return ForgeEndpoint(
         name=endpoint.name,
-        description="",
+        description=known.description,
         base_url=endpoint.base_url,
         api_base_url=endpoint.api_base_url,
+        upload_base_url=known.upload_base_url,
         endpoint_type=endpoint.kind.value,
+        created_at=known.times.created_at,
+        updated_at=known.times.changed_at,
     )
 
 
-def repository_body(entity: Entity, credentials_name: str, endpoint: Endpoint, pools: list[PoolBody]) -> Repository:
+def credentials_body(
+    known: KnownCredentials, endpoint: KnownEndpoint, repositories: list[Repository]
+) -> ForgeCredentials:
+    return ForgeCredentials(
+        id=known.number,
+        name=known.name,
+        description=known.description,
+        base_url=endpoint.endpoint.base_url,
+        api_base_url=endpoint.endpoint.api_base_url,
+        upload_base_url=endpoint.upload_base_url,
+        auth_type="pat",
+        forge_type=endpoint.endpoint.kind.value,
+        endpoint=endpoint_body(endpoint),
+        repositories=repositories,
+        organizations=[],
+        enterprises=[],
+        created_at=known.times.created_at,
+        updated_at=known.times.changed_at,
+    )
+
+
+def repository_body(
+    known: KnownEntity, secret: KnownCredentials, endpoint: KnownEndpoint, pools: list[PoolBody]
+) -> Repository:
+    entity = known.entity
     return Repository(
         id=entity.id,
         owner=entity.owner,
         name=entity.name,
-        credentials_name=credentials_name,
+        credentials_id=secret.number,
+        credentials_name=secret.name,
+        credentials=credentials_body(secret, endpoint, []),
         pool_balancing_type=entity.balancer.value,
         pool_manager_status=PoolManagerStatus(running=True),
         endpoint=endpoint_body(endpoint),
         pool=pools,
+        created_at=known.times.created_at,
+        updated_at=known.times.changed_at,
     )
 
 
-def pool_body(pool: Pool, entity: Entity, endpoint: Endpoint, instances: list[InstanceBody]) -> PoolBody:
+def pool_body(known: KnownPool, entity: Entity, endpoint: KnownEndpoint, instances: list[InstanceBody]) -> PoolBody:
+    pool = known.pool
     return PoolBody(
         id=pool.id,
         provider_name=pool.provider,
@@ -178,6 +238,8 @@ def pool_body(pool: Pool, entity: Entity, endpoint: Endpoint, instances: list[In
         repo_name=entity.full_name,
         endpoint=endpoint_body(endpoint),
         instances=instances,
+        created_at=known.times.created_at,
+        updated_at=known.times.changed_at,
         name=pool.name,
     )
 

@@ -73,9 +73,26 @@ def _old_instance(before: datetime) -> sa.ColumnElement[bool]:
     return instances.c.status.not_in(ALIVE) & (instances.c.changed_at < before) & ~ran
 
 
+async def forget_instances(connection: AsyncConnection, which: sa.ColumnElement[bool]) -> int:
+    """Delete a batch of those that are over, whatever their age, with all that is told of them; returns how many."""
+    over = sa.select(instances.c.id).where(which, instances.c.status.not_in(ALIVE)).limit(_BATCH)
+    return await _delete_instances(connection, list(await connection.scalars(over)))
+
+
+async def forget_jobs(connection: AsyncConnection, which: sa.ColumnElement[bool]) -> int:
+    """Delete a batch of jobs, whatever their state, with all that is told of them alone; returns how many."""
+    return await _delete_jobs(
+        connection, list(await connection.scalars(sa.select(jobs.c.id).where(which).limit(_BATCH)))
+    )
+
+
 async def _prune_jobs(connection: AsyncConnection, ids: Sequence[str], before: datetime) -> int:
     # Asked again within the transaction: it may have been changed since it was looked up.
     gone = list(await connection.scalars(sa.select(jobs.c.id).where(jobs.c.id.in_(ids), _old_job(before))))
+    return await _delete_jobs(connection, gone)
+
+
+async def _delete_jobs(connection: AsyncConnection, gone: Sequence[str]) -> int:
     await connection.execute(sa.delete(jobs).where(jobs.c.id.in_(gone)))
     there = sa.exists().where(instances.c.id == timeline.c.instance_id)
     await connection.execute(sa.delete(timeline).where(timeline.c.job_id.in_(gone), ~there))
@@ -84,7 +101,10 @@ async def _prune_jobs(connection: AsyncConnection, ids: Sequence[str], before: d
 
 async def _prune_instances(connection: AsyncConnection, ids: Sequence[str], before: datetime) -> int:
     query = sa.select(instances.c.id).where(instances.c.id.in_(ids), _old_instance(before))
-    gone = list(await connection.scalars(query))
+    return await _delete_instances(connection, list(await connection.scalars(query)))
+
+
+async def _delete_instances(connection: AsyncConnection, gone: Sequence[str]) -> int:
     await connection.execute(sa.delete(consoles).where(consoles.c.instance_id.in_(gone)))
     await connection.execute(sa.delete(instances).where(instances.c.id.in_(gone)))
     there = sa.exists().where(jobs.c.id == timeline.c.job_id)

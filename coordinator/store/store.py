@@ -14,6 +14,7 @@ from coordinator.store.authority import AuthorityRow
 from coordinator.store.catalog import Catalog
 from coordinator.store.changed import Changes
 from coordinator.store.database import Database, DatabaseUnusable
+from coordinator.store.edits import Edits
 from coordinator.store.enrolments import Enrolments
 from coordinator.store.feed import Feed
 from coordinator.store.history import History
@@ -70,6 +71,7 @@ class Store:
         self.images = Images(database, self.audit, clock, chance)
         tools = Tools(sealer, self.audit, new_id, clock)
         self.catalog = Catalog(database, tools, self.images.forget)
+        self.edits = Edits(database, tools, self.catalog.forget)
         self.hosts = Hosts(database, self.me, clock)
         self.upkeep = Upkeep(database, self.audit, self.feed, self.lease, clock)
         self.authority = AuthorityRow(database, sealer, clock, new_id)
@@ -85,6 +87,9 @@ class Store:
 
     def now(self) -> datetime:
         return self._clock()
+
+    def new_id(self) -> str:
+        return self._new_id()
 
     async def open(self) -> None:
         await migrate(self._database)

@@ -1,4 +1,4 @@
-"""What people say of hosts (cordon, drain, remove), and the end of rows whose host will not speak of them any more."""
+"""What people say of hosts (cordon, drain, remove) and of instances, and the end of rows of hosts that are lost."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from coordinator.domain import changes
 from coordinator.domain.changes import Step
 from coordinator.domain.fleet import Admission
-from coordinator.domain.instance import Instance, RunnerStatus, Status, can
+from coordinator.domain.instance import Instance, RunnerStatus, Status, advance, can, can_runner
 from coordinator.domain.timeline import Entry
 from coordinator.store import changed, instance_rows, timelines
 from coordinator.store.audit import Audit
@@ -116,6 +116,37 @@ class Upkeep:
             enrolled=bool(had.enrolments),
             invitations=had.invitations,
         )
+
+    @retried
+    async def dismiss(self, instance: Instance, *, force: bool) -> bool:
+        """Send an instance on its way to deletion; nothing happens where it is on its way already.
+
+        Args:
+            instance: as it was when the forge let its runner go.
+            force: also when its runner has a job, and for good when its provider cannot delete it.
+
+        Returns False when its runner has got something to do since then: nothing was changed.
+        """
+        now = self._clock()
+        async with self._database.write() as connection:
+            found = await instance_rows.by_ids(connection, [instance.id])
+            if not found:
+                return True
+            if not force and (found[0].runner_status is not instance.runner_status or found[0].job_id):
+                return False
+            status = Status.PENDING_FORCE_DELETE if force else Status.PENDING_DELETE
+            if not can(found[0], status):
+                return True
+            runner = RunnerStatus.TERMINATED if can_runner(found[0], RunnerStatus.TERMINATED) else None
+            gone = advance(found[0], now, status=status, runner_status=runner)
+            entry = Entry(Step.RETIRED, now, "", instance.id, "somebody deleted it")
+            await connection.run_sync(instance_rows.save, [gone])
+            await connection.run_sync(timelines.append, [entry])
+            before = {"status": found[0].status.value, "runner_status": found[0].runner_status.value}
+            after = {"status": status.value}
+            await self._audit.write(connection, "deleted", f"instance {instance.name}", before=before, after=after)
+        self._feed.publish([entry])
+        return True
 
     # --- what the planner finds ---
 

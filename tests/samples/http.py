@@ -97,10 +97,16 @@ class Site:
         sessions = Sessions(keys[Purpose.ADMIN], keys[Purpose.METRICS], sample.clock, Ids(77))
         self.accounts = Accounts(self.store, sessions, lambda: self.monotonic)
         said = Where(PUBLIC_URL, self.where.metadata, self.where.callback, ("cloud",))
-        self.app: Litestar = app.public(self.webhooks, api.router(self.store, self.accounts, said))
+        self.app: Litestar = app.public(self.webhooks, api.router(self.store, self.accounts, said, self._may_go))
         self.for_machines: Litestar = app.for_machines(self.runner_api)
+        self.forge_says: bool | ForgeUnavailable = True  # whether runners may go
         self.client: httpx.AsyncClient  # of forges
         self.machine: httpx.AsyncClient
+
+    async def _may_go(self, instance: Instance) -> bool:
+        if isinstance(self.forge_says, ForgeUnavailable):
+            raise self.forge_says
+        return self.forge_says
 
     async def post(self, content: bytes, path: str = "/webhooks", **changed: str | None) -> httpx.Response:
         """Deliver a webhook; `changed` replaces headers (underscores for hyphens) or takes them away (None)."""

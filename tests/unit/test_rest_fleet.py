@@ -1,6 +1,7 @@
 """What clients that know GARM are told of the fleet."""
 
 import base64
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -123,5 +124,5 @@ async def test_nobody_is_told_anything_without_a_token(site: Site) -> None:
         for method in operations:
             if path in ("/api/v1/first-run", "/api/v1/auth/login"):
                 continue
-            answer = await site.client.request(method, path.replace("{", "").replace("}", ""), json={})
+            answer = await site.client.request(method, re.sub(r"\{\w+\}", "1", path), json={})
             assert (answer.status_code, answer.json()["error"]) == (409, "init_required"), path

@@ -1,0 +1,126 @@
+"""Pools, by their ids and as those of a repository."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+from litestar import delete, get, post, put
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath, JSONBody, QueryParameter
+
+from coordinator.declare import PoolDeclaration, declaration
+from coordinator.rest.params import CreatePoolParams, UpdatePoolParams
+from coordinator.rest.shapes import InstanceBody, PoolBody
+from coordinator.rest.view import declared, view
+from coordinator.store.edits import POOL, NotThere
+from coordinator.store.store import Store
+
+# GARM's, where ours are others.
+_DEFAULTS: Final[Mapping[str, Any]] = {
+    "enabled": False,
+    "runner_prefix": "garm",
+    "image": "",
+    "flavor": "",
+    "labels": [],
+}
+
+
+def routes(store: Store, clouds: frozenset[str]) -> list[HTTPRouteHandler]:
+    """
+    Args:
+        clouds: names of providers; all others are drivers of hosts.
+    """
+    return [*_looking(store), *_changing(store, clouds), *_of_repositories(store, clouds)]
+
+
+def _looking(store: Store) -> list[HTTPRouteHandler]:
+    @get("/pools", operation_id="ListPools")
+    async def list_pools() -> list[PoolBody]:
+        there = await view(store)
+        return [there.pool_body(known) for known in there.there.pools.values()]
+
+    @get("/pools/{pool_id:str}", operation_id="GetPool")
+    async def get_pool(pool_id: FromPath[str]) -> PoolBody:
+        return await _told(store, pool_id)
+
+    @get("/pools/{pool_id:str}/instances", operation_id="ListPoolInstances")
+    async def list_pool_instances(
+        pool_id: FromPath[str], outdated_only: Annotated[bool, QueryParameter(name="outdatedOnly")] = False
+    ) -> list[InstanceBody]:
+        """`outdatedOnly`: those that were made before the pool was changed."""
+        there = await view(store)
+        known = there.pool(pool_id)
+        found = there.instances(known)
+        return [one for one in found if one.generation < known.pool.generation] if outdated_only else found
+
+    return [list_pools, get_pool, list_pool_instances]
+
+
+def _changing(store: Store, clouds: frozenset[str]) -> list[HTTPRouteHandler]:
+    @put("/pools/{pool_id:str}", operation_id="UpdatePool")
+    async def update_pool(pool_id: FromPath[str], data: JSONBody[UpdatePoolParams]) -> PoolBody:
+        """What is left out stays. Idle runners of an older making are replaced."""
+        await store.edits.change(POOL, pool_id, data.changes(), clouds)
+        return await _told(store, pool_id)
+
+    @delete("/pools/{pool_id:str}", status_code=200, operation_id="DeletePool")
+    async def delete_pool(pool_id: FromPath[str]) -> None:
+        """Refused while it has runners. One that is not there is no error, as at GARM."""
+        try:
+            await store.edits.remove(POOL, pool_id)
+        except NotThere:
+            return
+
+    return [update_pool, delete_pool]
+
+
+def _of_repositories(store: Store, clouds: frozenset[str]) -> list[HTTPRouteHandler]:
+    @get("/repositories/{repo_id:str}/pools", operation_id="ListRepoPools")
+    async def list_repository_pools(repo_id: FromPath[str]) -> list[PoolBody]:
+        there = await view(store)
+        return there.repository_body(there.repository(repo_id)).pool
+
+    @post("/repositories/{repo_id:str}/pools", status_code=200, operation_id="CreateRepoPool")
+    async def create_repository_pool(repo_id: FromPath[str], data: JSONBody[CreatePoolParams]) -> PoolBody:
+        """A pool that makes nothing until it is enabled."""
+        there = await declared(store)
+        entity = there.repository(repo_id).entity
+        values = {
+            **_DEFAULTS,
+            **data.changes(),
+            "name": data.name or store.new_id(),
+            "endpoint": there.there.endpoints[entity.endpoint_id].endpoint.name,
+            "repository": entity.full_name,
+            "provider": data.provider_name,
+        }
+        return await _told(store, await store.edits.add(declaration(PoolDeclaration, values), clouds))
+
+    @get("/repositories/{repo_id:str}/pools/{pool_id:str}", operation_id="GetRepoPool")
+    async def get_repository_pool(repo_id: FromPath[str], pool_id: FromPath[str]) -> PoolBody:
+        return await _told(store, pool_id, repo_id)
+
+    @put("/repositories/{repo_id:str}/pools/{pool_id:str}", operation_id="UpdateRepoPool")
+    async def update_repository_pool(
+        repo_id: FromPath[str], pool_id: FromPath[str], data: JSONBody[UpdatePoolParams]
+    ) -> PoolBody:
+        (await declared(store)).pool(pool_id, repo_id)
+        await store.edits.change(POOL, pool_id, data.changes(), clouds)
+        return await _told(store, pool_id, repo_id)
+
+    @delete("/repositories/{repo_id:str}/pools/{pool_id:str}", status_code=200, operation_id="DeleteRepoPool")
+    async def delete_repository_pool(repo_id: FromPath[str], pool_id: FromPath[str]) -> None:
+        """Refused while it has runners."""
+        (await declared(store)).pool(pool_id, repo_id)
+        await store.edits.remove(POOL, pool_id)
+
+    return [
+        list_repository_pools,
+        create_repository_pool,
+        get_repository_pool,
+        update_repository_pool,
+        delete_repository_pool,
+    ]
+
+
+async def _told(store: Store, pool_id: str, repo_id: str | None = None) -> PoolBody:
+    there = await view(store)
+    return there.pool_body(there.pool(pool_id, repo_id))

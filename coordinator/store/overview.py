@@ -1,0 +1,74 @@
+"""All that is declared, of one moment, for those who show it: without secrets, with descriptions and times."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from coordinator.domain.fleet import Endpoint, Entity, Pool
+from coordinator.store.rows import POOL_QUERY, to_endpoint, to_entity, to_pool
+from coordinator.store.schema import credentials, endpoints, entities
+
+
+class Times(msgspec.Struct, frozen=True):
+    created_at: datetime
+    changed_at: datetime
+
+
+class KnownEndpoint(msgspec.Struct, frozen=True):
+    endpoint: Endpoint
+    description: str
+    upload_base_url: str
+    times: Times
+
+
+class KnownCredentials(msgspec.Struct, frozen=True):
+    id: str
+    number: int
+    name: str
+    description: str
+    endpoint_id: str
+    times: Times
+
+
+class KnownEntity(msgspec.Struct, frozen=True):
+    entity: Entity
+    times: Times
+
+
+class KnownPool(msgspec.Struct, frozen=True):
+    pool: Pool
+    times: Times
+
+
+class Overview(msgspec.Struct, frozen=True):
+    """Each by its id, in the order of names."""
+
+    endpoints: Mapping[str, KnownEndpoint]
+    credentials: Mapping[str, KnownCredentials]
+    entities: Mapping[str, KnownEntity]
+    pools: Mapping[str, KnownPool]
+
+
+async def overview(connection: AsyncConnection) -> Overview:
+    """Of one moment where the transaction reads so."""
+    by_name = sa.select(entities).order_by(entities.c.owner, entities.c.name)
+    return Overview(
+        endpoints={
+            row.id: KnownEndpoint(to_endpoint(row), row.description, row.upload_base_url, _times(row))
+            for row in await connection.execute(sa.select(endpoints).order_by(endpoints.c.name))
+        },
+        credentials={
+            row.id: KnownCredentials(row.id, row.number, row.name, row.description, row.endpoint_id, _times(row))
+            for row in await connection.execute(sa.select(credentials).order_by(credentials.c.name))
+        },
+        entities={row.id: KnownEntity(to_entity(row), _times(row)) for row in await connection.execute(by_name)},
+        pools={row.id: KnownPool(to_pool(row), _times(row)) for row in await connection.execute(POOL_QUERY)},
+    )
+
+
+def _times(row: sa.Row[Any]) -> Times:
+    return Times(row.created_at, row.changed_at)
