@@ -1,18 +1,23 @@
 """The API's router under /api/v1, and the document that describes it, which the framework makes from the code."""
 
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
 from typing import Final
 
 from litestar import Router
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
 
 from coordinator.accounts.accounts import Accounts
+from coordinator.http.errors import ErrorBody
 from coordinator.rest import accounts as account_routes
 from coordinator.rest import fleet, forges, pools, repositories
 from coordinator.rest.errors import answer_hostler_error
 from coordinator.rest.fleet import MayGo, Where
-from coordinator.rest.guard import guard
+from coordinator.rest.guard import OPEN, guard
 from coordinator.store.store import Store
 from hostler import __version__
 from hostler.errors import HostlerError
@@ -29,6 +34,7 @@ def router(store: Store, accounts: Accounts, where: Where, may_go: MayGo) -> Rou
         *pools.routes(store, frozenset(where.clouds)),
         *fleet.routes(store, where, may_go),
     ]
+    _declare_refusals(handlers)
     return Router(
         BASE,
         route_handlers=handlers,
@@ -40,10 +46,34 @@ def router(store: Store, accounts: Accounts, where: Where, may_go: MayGo) -> Rou
 
 def document() -> OpenAPIConfig:
     """Served at /api/v1/openapi.json to anybody: it says nothing of this installation."""
+    scheme = SecurityScheme(
+        type="http", scheme="bearer", description="what POST /api/v1/auth/login or POST /api/v1/tokens gives"
+    )
     return OpenAPIConfig(
         title="Hostler",
         version=__version__,
         path=BASE,
+        components=Components(security_schemes={_BEARER: scheme}),
+        security=[{_BEARER: []}],
         render_plugins=[JsonRenderPlugin(path="/openapi.json")],
         use_handler_docstrings=True,
     )
+
+
+def _declare_refusals(handlers: Iterable[HTTPRouteHandler]) -> None:
+    """Which errors each may answer with, for the document: all have the same body."""
+    for handler in handlers:
+        is_open = handler.opt == OPEN
+        statuses = {400, 409} | (_OF_THE_OPEN if is_open else {401, 403}) | _ALSO.get(handler.operation_id, set())
+        if any("{" in path for path in handler.paths):
+            statuses.add(404)
+        if "data" in handler.parsed_fn_signature.parameters:
+            statuses.add(413)
+        said = {status: ResponseSpec(ErrorBody, False, HTTPStatus(status).phrase) for status in sorted(statuses)}
+        handler.responses = said
+        handler.security = [{}] if is_open else None
+
+
+_BEARER: Final = "Bearer"
+_OF_THE_OPEN: Final = frozenset({401, 429, 503})  # where passwords are looked at
+_ALSO: Final[Mapping[object, set[int]]] = {"CreateUser": {503}, "UpdateUser": {503}, "DeleteInstance": {502}}

@@ -165,7 +165,7 @@ async def test_every_operation_answers_as_documented(site: Site) -> None:
 
 
 async def test_every_refusal_has_the_documented_body(site: Site) -> None:
-    headers = {}
+    headers: dict[str, str] = {}
     for step in range(2):
         for operation in sorted(await _served(site) - {"FirstRun", "Login"}):
             method, path = OPERATIONS[operation]["method"], OPERATIONS[operation]["path"].replace("{id}", "7")

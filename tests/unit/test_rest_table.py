@@ -23,3 +23,19 @@ async def test_the_table_tells_of_every_operation_by_its_id(tmp_path: Path) -> N
     }
     assert told == served
     assert len(rows) > len(served)
+
+
+async def test_the_document_says_what_proves_who_calls_and_what_a_refusal_looks_like(tmp_path: Path) -> None:
+    async with open_site(tmp_path) as site:
+        document = (await site.client.get("/api/v1/openapi.json")).json()
+        scheme = document["components"]["securitySchemes"]["Bearer"]
+        assert (scheme["type"], scheme["scheme"], document["security"]) == ("http", "bearer", [{"Bearer": []}])
+        for path, operations in document["paths"].items():
+            for operation in operations.values():
+                needs_none = operation["operationId"] in ("FirstRun", "Login")
+                assert operation.get("security") == ([{}] if needs_none else None)
+                refusals = {status: said for status, said in operation["responses"].items() if status >= "400"}
+                assert {"400", "401"} <= refusals.keys()
+                assert ("404" in refusals) == ("{" in path)
+                for said in refusals.values():
+                    assert said["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/ErrorBody"}
