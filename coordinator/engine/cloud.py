@@ -140,13 +140,14 @@ class CloudExecutor:
     async def _spec(self, instance: Instance, pool: Pool, extra_specs: dict[str, Any]) -> CloudSpec:
         access = await self._store.catalog.forge_access(instance.entity_id)
         token = self._tokens.mint(instance, access.entity)
-        wrapper = base64.b64encode(scripts.wrapper(instance, self._where, token).encode()).decode()
+        where = self._where.but(await self._store.settings.get())
+        wrapper = base64.b64encode(scripts.wrapper(instance, where, token).encode()).decode()
         return CloudSpec(
             name=instance.name,
             tools=tuple(await self._forges.tools(instance.entity_id)),
             repo_url=f"{access.endpoint.base_url}/{access.entity.full_name}",
-            callback_url=self._where.callback,
-            metadata_url=self._where.metadata,
+            callback_url=where.callback,
+            metadata_url=where.metadata,
             instance_token=token,
             # A pool's own template wins, as with GARM.
             extra_specs={"runner_install_template": wrapper} | extra_specs,

@@ -45,10 +45,11 @@ class LocalExecutor:
             return
         access = await self._store.catalog.forge_access(instance.entity_id)
         token = self._tokens.mint(instance, access.entity)
-        data = scripts.user_data(instance, self._where, token)
+        where = self._where.but(await self._store.settings.get())
+        data = scripts.user_data(instance, where, token)
         image = await self._store.images.find(instance.image, pool.arch)
         self._sent[instance.id] = (link, instance.generation)
-        command = wire.create_command(instance, pool, image, self._where, token, data)
+        command = wire.create_command(instance, pool, image, where, token, data)
         link.send(command, lambda: self._note(instance))
 
     def _note(self, instance: Instance) -> None:

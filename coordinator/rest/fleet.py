@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 import msgspec
-from litestar import delete, get
+from litestar import delete, get, put
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import FromPath, QueryParameter
+from litestar.params import FromPath, JSONBody, QueryParameter
 
 from coordinator.accounts.roles import Role
 from coordinator.domain.instance import Instance, RunnerStatus, Status
@@ -15,6 +15,7 @@ from coordinator.forges.contract import ForgeError
 from coordinator.http.errors import ApiError
 from coordinator.rest import shapes
 from coordinator.rest.guard import needs
+from coordinator.rest.params import UpdateControllerParams
 from coordinator.rest.shapes import ControllerInfo, InstanceBody, JobBody, ProviderBody
 from coordinator.rest.view import declared, none, view
 from coordinator.store.store import Store
@@ -39,20 +40,30 @@ def routes(store: Store, where: Where, may_go: MayGo) -> list[HTTPRouteHandler]:
 
 
 def _controller(store: Store, where: Where) -> list[HTTPRouteHandler]:
-    @get("/controller-info", operation_id="ControllerInfo")
-    async def controller_info() -> ControllerInfo:
-        """This installation and the addresses by which it is called."""
-        webhooks = f"{where.public_url.rstrip('/')}/webhooks"
+    async def told() -> ControllerInfo:
+        said = await store.settings.get()
+        webhooks = said.webhook_url or f"{where.public_url.rstrip('/')}/webhooks"
         return ControllerInfo(
             controller_id=store.controller_id,
             hostname=socket.gethostname(),
-            metadata_url=where.metadata_url,
-            callback_url=where.callback_url,
+            metadata_url=said.metadata_url or where.metadata_url,
+            callback_url=said.callback_url or where.callback_url,
             webhook_url=webhooks,
             controller_webhook_url=f"{webhooks}/{store.controller_id}",
             minimum_job_age_backoff=0,  # idle runners are subtracted from demand instead
             version=__version__,
         )
+
+    @get("/controller-info", operation_id="ControllerInfo")
+    async def controller_info() -> ControllerInfo:
+        """This installation and the addresses by which it is called."""
+        return await told()
+
+    @put("/controller", operation_id="UpdateController")
+    async def update_controller(data: JSONBody[UpdateControllerParams]) -> ControllerInfo:
+        """Say where it is called, for machines made from now on. What is left out stays; empty is as configured."""
+        await store.settings.change(data.changes())
+        return await told()
 
     @get("/providers", operation_id="ListProviders")
     async def list_providers() -> list[ProviderBody]:
@@ -61,7 +72,7 @@ def _controller(store: Store, where: Where) -> list[HTTPRouteHandler]:
         clouds = [ProviderBody(name, "external", "a provider executable") for name in where.clouds]
         return [*clouds, *(ProviderBody(name, "internal", "a driver of build hosts") for name in drivers)]
 
-    return [controller_info, list_providers]
+    return [controller_info, update_controller, list_providers]
 
 
 def _instances(store: Store, may_go: MayGo) -> list[HTTPRouteHandler]:

@@ -4,12 +4,14 @@ What is left out, null or empty has GARM's default when an object is made, and s
 in Go send the empty value for what nobody has said.
 """
 
+from collections.abc import Iterable
 from typing import Any, Final, Literal
 
 import msgspec
 
 from coordinator.domain.fleet import Balancer
 from coordinator.http.errors import ApiError
+from hostler import config
 
 _OsType = Literal["", "linux", "windows"]
 _Arch = Literal["", "amd64", "arm64"]
@@ -23,6 +25,50 @@ class GithubPAT(msgspec.Struct, frozen=True):
         return "GithubPAT()"
 
 
+class UpdateControllerParams(msgspec.Struct, frozen=True):
+    metadata_url: str | None = None
+    callback_url: str | None = None
+    webhook_url: str | None = None
+    minimum_job_age_backoff: int | None = None  # seconds
+    agent_url: str | None = None
+    allow_insecure_garm_agent: bool | None = None
+    ca_cert_bundle: str | None = None  # base64, as Go writes bytes
+    clear_ca_cert_bundle: bool | None = None
+    enable_agent_tools_sync: bool | None = None
+    garm_agent_releases_url: str | None = None
+    garm_agent_version: str | None = None
+
+    def changes(self) -> dict[str, str]:
+        _refuse(self, _OF_GARMS_AGENT, "GARM's agent is not served")
+        _refuse(self, ("ca_cert_bundle",), "not kept here; let the images of machines trust the CA")
+        _refuse(self, ("minimum_job_age_backoff",), "must be 0: idle runners are subtracted from demand instead")
+        urls = {name: getattr(self, name) for name in ("metadata_url", "callback_url", "webhook_url")}
+        given = {name: url.rstrip("/") for name, url in urls.items() if url is not None}
+        for name, url in given.items():
+            if url:
+                _web_address(name, url)
+        return given
+
+
+_OF_GARMS_AGENT: Final = (
+    "agent_url", "allow_insecure_garm_agent", "enable_agent_tools_sync", "garm_agent_releases_url",
+    "garm_agent_version",
+)  # fmt: skip
+
+
+def _refuse(params: msgspec.Struct, names: Iterable[str], reason: str) -> None:
+    for name in names:
+        if getattr(params, name):
+            raise ApiError(400, f"{name}: {reason}")
+
+
+def _web_address(name: str, url: str) -> None:
+    try:
+        config.check_key(name, lambda: config.web_address(url))
+    except ValueError as error:
+        raise ApiError(400, str(error)) from None
+
+
 class EndpointParams(msgspec.Struct, frozen=True):
     base_url: str | None = None
     api_base_url: str | None = None
@@ -31,10 +77,7 @@ class EndpointParams(msgspec.Struct, frozen=True):
     description: str | None = None
 
     def changes(self) -> dict[str, object]:
-        if self.ca_cert_bundle:
-            raise ApiError(
-                400, "ca_cert_bundle: not kept here; add the CA to those that the coordinator's own system trusts"
-            )
+        _refuse(self, ("ca_cert_bundle",), "not kept here; let the coordinator's own system trust the CA")
         urls = {"base_url": self.base_url, "api_base_url": self.api_base_url, "upload_base_url": self.upload_base_url}
         given: dict[str, object] = {name: url.rstrip("/") for name, url in urls.items() if url}
         return given | ({} if self.description is None else {"description": self.description})
@@ -87,8 +130,7 @@ class UpdateEntityParams(msgspec.Struct, frozen=True):
         return f"{type(self).__name__}()"
 
     def changes(self) -> dict[str, object]:
-        if self.agent_mode:
-            raise ApiError(400, "agent_mode: GARM's agent is not served")
+        _refuse(self, ("agent_mode",), "GARM's agent is not served")
         given: dict[str, object] = {}
         if self.credentials_name:
             given["credentials"] = self.credentials_name
@@ -124,9 +166,7 @@ class UpdatePoolParams(msgspec.Struct, frozen=True, rename={"runner_group": "git
     template_id: int | None = None
 
     def changes(self) -> dict[str, object]:
-        for name in _NOT_SERVED:
-            if getattr(self, name):
-                raise ApiError(400, f"{name}: not served")
+        _refuse(self, _NOT_SERVED, "not served")
         if self.runner_bootstrap_timeout == 0:
             raise ApiError(400, "runner_bootstrap_timeout: cannot be 0")
         said = {key: getattr(self, name) for name, key in _KEPT.items()}

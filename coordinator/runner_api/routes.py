@@ -126,7 +126,8 @@ class RunnerApi:
             tools: list[Tool] | None = await self._forges.tools(instance.entity_id)
         except ForgeError:
             tools = None  # an image that has the runner needs none
-        return scripts.install_script(instance, pool, self._where, token, tools)
+        where = self._where.but(await self._store.settings.get())
+        return scripts.install_script(instance, pool, where, token, tools)
 
     async def metadata(self, request: AnyRequest) -> dict[str, object]:
         instance, _ = await self._caller(request)
@@ -136,10 +137,11 @@ class RunnerApi:
             tools = await self._forges.tools(instance.entity_id)
         except ForgeError:
             raise ApiError(503, "the forge does not say where its runner program is; ask again") from None
+        where = self._where.but(await self._store.settings.get())
         return {
             "metadata_access": {
-                "callback_url": self._where.callback,
-                "metadata_url": self._where.metadata,
+                "callback_url": where.callback,
+                "metadata_url": where.metadata,
                 "agent_url": "",
             },
             "forge_type": access.endpoint.kind.value,

@@ -9,6 +9,7 @@ import msgspec
 
 from coordinator.domain.fleet import Pool
 from coordinator.domain.instance import Instance
+from coordinator.store.settings import ControllerSettings
 from providers.exec.spec import Tool
 
 _environment: Final = jinja2.Environment(
@@ -34,6 +35,10 @@ class Urls(msgspec.Struct, frozen=True):
 
     metadata: str
     callback: str
+
+    def but(self, said: ControllerSettings) -> "Urls":
+        """With what people have set instead."""
+        return Urls(said.metadata_url or self.metadata, said.callback_url or self.callback)
 
 
 def urls(runner_url: str) -> Urls:

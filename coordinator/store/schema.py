@@ -111,6 +111,10 @@ controller = sa.Table(
     _id(),
     sa.Column("instance_token_key", sa.LargeBinary, nullable=False),  # sealed
     _time("created_at"),
+    # Set by people while it runs; empty: as configured.
+    sa.Column("metadata_url", Plain, nullable=False, server_default=""),
+    sa.Column("callback_url", Plain, nullable=False, server_default=""),
+    sa.Column("webhook_url", Plain, nullable=False, server_default=""),
 )
 
 endpoints = sa.Table(

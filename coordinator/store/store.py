@@ -32,6 +32,7 @@ from coordinator.store.retention import Retention
 from coordinator.store.rolls import Rolls
 from coordinator.store.schema import controller
 from coordinator.store.sealing import Sealer
+from coordinator.store.settings import Settings
 from coordinator.store.signing import Purpose
 from coordinator.store.telling import Told
 from coordinator.store.timelines import Notes
@@ -70,7 +71,8 @@ class Store:
         self.audit = Audit(database, clock)
         self.images = Images(database, self.audit, clock, chance)
         tools = Tools(sealer, self.audit, new_id, clock)
-        self.catalog = Catalog(database, tools, self.images.forget)
+        self.catalog = Catalog(database, tools, self._forget)
+        self.settings = Settings(database, self.audit, self.catalog.forget)
         self.edits = Edits(database, tools, self.catalog.forget)
         self.hosts = Hosts(database, self.me, clock)
         self.upkeep = Upkeep(database, self.audit, self.feed, self.lease, clock)
@@ -84,6 +86,10 @@ class Store:
         self.controller_id = ""
         self.instance_token_key = b""
         self.signing_keys: dict[Purpose, bytes] = {}
+
+    def _forget(self) -> None:
+        self.images.forget()
+        self.settings.forget()
 
     def now(self) -> datetime:
         return self._clock()

@@ -60,6 +60,40 @@ async def _repository(site: Site) -> Any:
     return found
 
 
+# --- the controller ---
+
+
+async def test_the_controller_is_called_where_somebody_says(site: Site) -> None:
+    before = await _call(site, "GET", "/controller-info")
+    machine = await site.sample.instance()
+    urls = {"metadata_url": "https://m.example/meta/", "callback_url": "https://m.example/calls"}
+    assert await _call(site, "PUT", "/controller", urls | {"webhook_url": "https://w.example/hooks"}) == before | {
+        "metadata_url": "https://m.example/meta",
+        "callback_url": "https://m.example/calls",
+        "webhook_url": "https://w.example/hooks",
+        "controller_webhook_url": f"https://w.example/hooks/{site.store.controller_id}",
+    }
+    told = (await site.call("GET", "/metadata/runner-metadata", machine)).json()["metadata_access"]
+    assert (told["metadata_url"], told["callback_url"]) == ("https://m.example/meta", "https://m.example/calls")
+    assert (await _audited(site))[0] == ("token:admin", "updated", "controller")
+    as_configured = dict.fromkeys([*urls, "webhook_url"], "")
+    assert await _call(site, "PUT", "/controller", as_configured | {"minimum_job_age_backoff": 0}) == before
+    assert await _call(site, "PUT", "/controller", {}) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"metadata_url": "nonsense"}, "metadata_url"),
+        ({"minimum_job_age_backoff": 30}, "minimum_job_age_backoff: must be 0"),
+        ({"agent_url": "https://a.example"}, "agent_url: GARM's agent is not served"),
+        ({"ca_cert_bundle": "LS0t"}, "ca_cert_bundle"),
+    ],
+)
+async def test_what_the_controller_cannot_be_set_to_is_refused(site: Site, change: object, said: str) -> None:
+    assert said in (await _call(site, "PUT", "/controller", change, 400))["details"]
+
+
 # --- endpoints ---
 
 
@@ -353,6 +387,7 @@ async def test_outdated_instances_can_be_asked_for(site: Site) -> None:
 @pytest.mark.parametrize(
     ("method", "path"),
     [
+        ("PUT", "/controller"),
         ("POST", "/github/endpoints"),
         ("PUT", "/github/endpoints/forge"),
         ("DELETE", "/github/endpoints/forge"),

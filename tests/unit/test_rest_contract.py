@@ -120,6 +120,7 @@ async def test_every_operation_answers_as_documented(site: Site) -> None:
     headers["Authorization"] = f"Bearer {(await call('Login', **LOGIN))['token']}"
     await call("GetMetricsToken")
     await call("ControllerInfo")
+    await call("UpdateController", webhook_url="https://hooks.example/webhooks")
     assert await call("ListProviders")
 
     await call(

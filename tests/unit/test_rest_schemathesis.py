@@ -41,6 +41,11 @@ CHECKS: Final = [
 ]
 EXAMPLES: Final = 40
 GOOD: Final[dict[str, dict[str, object]]] = {
+    "UpdateController": {
+        "metadata_url": "", "callback_url": "https://c.example", "webhook_url": None, "minimum_job_age_backoff": 0,
+        "agent_url": "", "allow_insecure_garm_agent": False, "ca_cert_bundle": None, "enable_agent_tools_sync": False,
+        "garm_agent_releases_url": "", "garm_agent_version": None,
+    },
     "CreateGithubEndpoint": {"name": "e", "base_url": "https://e.example", "ca_cert_bundle": None},
     "UpdateGithubEndpoint": {"base_url": "https://forge.example", "api_base_url": None, "ca_cert_bundle": None},
     "CreateCredentials": {"name": "c", "endpoint": "forge", "auth_type": "pat", "pat": {"oauth2_token": "t"}},

@@ -1,4 +1,4 @@
-"""What clients of the REST API ask of declared objects: numbers of credentials, descriptions, since when they are."""
+"""What REST clients ask of and set on declared objects and the controller: numbers, descriptions, times, addresses."""
 
 from datetime import UTC, datetime
 
@@ -26,6 +26,9 @@ def upgrade() -> None:
         # Nobody has noted it: as of now.
         declared = sa.table(name, sa.column("created_at"), sa.column("changed_at"))
         op.execute(sa.update(declared).values(created_at=now, changed_at=now))
+    with op.batch_alter_table("controller") as table:
+        for name in ("metadata_url", "callback_url", "webhook_url"):
+            table.add_column(sa.Column(name, sa.Text(), nullable=False, server_default=""))
     credentials = sa.table("credentials", sa.column("id"), sa.column("name"), sa.column("number"))
     connection = op.get_bind()
     rows = connection.execute(sa.select(credentials.c.id).order_by(credentials.c.name)).all()
