@@ -124,11 +124,6 @@ class Catalog:
             rows = await connection.execute(query.join(endpoints, endpoints.c.id == credentials.c.endpoint_id))
             return [to_credentials(row) for row in rows]
 
-    async def endpoints(self) -> list[Endpoint]:
-        async with self._database.read() as connection:
-            rows = await connection.execute(sa.select(endpoints).order_by(endpoints.c.name))
-            return [to_endpoint(row) for row in rows]
-
     async def pools(self) -> list[Pool]:
         async with self._database.read() as connection:
             return [to_pool(row) for row in await connection.execute(POOL_QUERY)]
