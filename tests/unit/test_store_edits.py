@@ -143,3 +143,15 @@ async def test_credentials_of_before_get_numbers_and_times(empty_database_url: s
     assert {(row.name, row.number) for row in rows} == {("a", 1), ("b", 2)}
     assert all(row.created_at > 0 for row in rows)
     await database.close()
+
+
+async def test_a_webhook_of_what_was_just_removed_takes_no_other_with_it(sample: Sample) -> None:
+    await sample.apply(TWIN)
+    gone = sample.event(JobStatus.QUEUED, 1, entity_id=await sample.entity_of("evil"))
+    await sample.store.edits.remove(REPOSITORY, gone.key.entity_id)
+    mine = sample.event(JobStatus.QUEUED, 2)
+    failed, recorded = await asyncio.gather(
+        sample.store.ledger.record(gone), sample.store.ledger.record(mine), return_exceptions=True
+    )
+    assert isinstance(failed, sa.exc.IntegrityError)
+    assert [recorded] == await sample.store.history.jobs(completed=True)
