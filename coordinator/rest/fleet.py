@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from litestar import delete, get, put
@@ -75,6 +75,10 @@ def _controller(store: Store, where: Where) -> list[HTTPRouteHandler]:
     return [controller_info, update_controller, list_providers]
 
 
+_ASKS: Final = 2
+"""Of the forge for one deletion: a runner that was not registered may be so a moment later."""
+
+
 def _instances(store: Store, may_go: MayGo) -> list[HTTPRouteHandler]:
     @get("/instances", operation_id="ListInstances")
     async def list_instances(
@@ -105,13 +109,13 @@ def _instances(store: Store, may_go: MayGo) -> list[HTTPRouteHandler]:
         Refused while the runner has a job, unless `forceRemove`. `bypassGHUnauthorized`: also when the forge cannot be
         asked, which may leave its runner there.
         """
-        instance = await _instance(store, name)
-        if force:
-            await store.upkeep.dismiss(instance, force=True)
-        elif not await _lets_go(may_go, instance, bypass=bypass) or not await store.upkeep.dismiss(
-            instance, force=False
-        ):
-            raise ApiError(400, f"the runner '{instance.name}' has a job: let it end, or use forceRemove")
+        for _ in range(_ASKS):
+            instance = await _instance(store, name)
+            if not force and not await _lets_go(may_go, instance, bypass=bypass):
+                break
+            if await store.upkeep.dismiss(instance, force=force):
+                return
+        raise ApiError(400, f"the runner '{name}' has a job: let it end, or use forceRemove")
 
     return [list_instances, get_instance, delete_instance]
 

@@ -25,7 +25,7 @@ from coordinator.store.schema import credentials, endpoints, entities, instances
 from coordinator.store.writing import Tools, Writing
 from hostler.errors import HostlerError
 
-T = TypeVar("T", bound=Declared)
+R = TypeVar("R")
 
 
 class NotThere(HostlerError):
@@ -134,16 +134,13 @@ class Edits:
             return await forget(connection)
 
     @retried
-    async def _write(self, write: "Callable[[AsyncConnection], Awaitable[R]]") -> "R":
+    async def _write(self, write: Callable[[AsyncConnection], Awaitable[R]]) -> R:
         try:
             async with self._database.write() as connection:
                 changed.of(connection).catalog = True
                 return await write(connection)
         finally:
             self._forget()  # also when whoever asked has gone: it may be committed all the same
-
-
-R = TypeVar("R")
 
 
 async def _one(application: Application, declared: Declared, row_id: str) -> str:

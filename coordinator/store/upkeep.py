@@ -125,14 +125,14 @@ class Upkeep:
             instance: as it was when the forge let its runner go.
             force: also when its runner has a job, and for good when its provider cannot delete it.
 
-        Returns False when its runner has got something to do since then: nothing was changed.
+        Returns False when its runner was registered or has got a job since then: nothing was changed.
         """
         now = self._clock()
         async with self._database.write() as connection:
             found = await instance_rows.by_ids(connection, [instance.id])
             if not found:
                 return True
-            if not force and (found[0].runner_status is not instance.runner_status or found[0].job_id):
+            if not force and not _as_free_as(found[0], instance):
                 return False
             status = Status.PENDING_FORCE_DELETE if force else Status.PENDING_DELETE
             if not can(found[0], status):
@@ -205,6 +205,12 @@ class Upkeep:
         away = (hosts.c.coordinator == "") & (hosts.c.disconnected_at <= before)
         async with self._database.read() as connection:
             return frozenset(await connection.scalars(sa.select(hosts.c.name).where(away)))
+
+
+def _as_free_as(now: Instance, then: Instance) -> bool:
+    """What the forge said then is still true: the same runner, and no job since."""
+    busy = now.runner_status is RunnerStatus.ACTIVE or now.job_id
+    return now.forge_runner_id == then.forge_runner_id and not busy
 
 
 def _locked(name: str) -> sa.Select[Any]:

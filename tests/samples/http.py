@@ -100,10 +100,12 @@ class Site:
         self.app: Litestar = app.public(self.webhooks, api.router(self.store, self.accounts, said, self._may_go))
         self.for_machines: Litestar = app.for_machines(self.runner_api)
         self.forge_says: bool | ForgeUnavailable = True  # whether runners may go
+        self.asked: list[int] = []  # runners that the forge was asked to let go
         self.client: httpx.AsyncClient  # of forges
         self.machine: httpx.AsyncClient
 
     async def _may_go(self, instance: Instance) -> bool:
+        self.asked.append(instance.forge_runner_id)
         if isinstance(self.forge_says, ForgeUnavailable):
             raise self.forge_says
         return self.forge_says

@@ -35,10 +35,10 @@ async def _declare(one: Farm, client: httpx.AsyncClient) -> tuple[str, str]:
     await _said(client, "POST", "/github/endpoints", **forge)
     await _said(client, "POST", "/github/credentials", name="bot", endpoint="forge", pat={"oauth2_token": one.token})
     owner, name = REPOSITORY.split("/")
-    body = {"owner": owner, "name": name, "credentials_name": "bot", "webhook_secret": SECRET}
-    repository = (await _said(client, "POST", "/repositories", **body))["id"]
-    body = {"provider_name": "cloud", "image": "i", "flavor": "f", "tags": list(LABELS)}
-    return repository, (await _said(client, "POST", f"/repositories/{repository}/pools", **body))["id"]
+    mine = {"owner": owner, "name": name, "credentials_name": "bot", "webhook_secret": SECRET}
+    repository = (await _said(client, "POST", "/repositories", **mine))["id"]
+    clouds = {"provider_name": "cloud", "image": "i", "flavor": "f", "tags": list(LABELS)}
+    return repository, (await _said(client, "POST", f"/repositories/{repository}/pools", **clouds))["id"]
 
 
 async def test_a_job_runs_on_what_rest_declared_and_all_of_it_goes(tmp_path: Path) -> None:

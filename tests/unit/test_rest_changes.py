@@ -3,13 +3,14 @@
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import msgspec
 import pytest
 
 from coordinator.accounts.roles import Role
 from coordinator.domain.changes import Phase
-from coordinator.domain.instance import RunnerStatus
+from coordinator.domain.instance import Instance, RunnerStatus
 from coordinator.domain.job import JobStatus
 from coordinator.forges.contract import ForgeUnavailable
 from coordinator.store.instances import PhaseFact
@@ -369,6 +370,20 @@ async def test_a_forge_that_cannot_be_asked_keeps_the_runner_unless_it_is_bypass
     assert (await _call(site, "GET", path))["status"] == "pending_create"
     await _call(site, "DELETE", f"{path}?bypassGHUnauthorized=true")
     assert (await _call(site, "GET", path))["status"] == "pending_delete"
+
+
+async def test_a_runner_that_is_registered_while_the_forge_is_asked_is_asked_about_again(site: Site) -> None:
+    machine = await site.sample.instance()
+    dismiss = site.store.upkeep.dismiss
+
+    async def late(instance: Instance, *, force: bool) -> bool:
+        if len(site.asked) == 1:
+            await site.store.instances.configure_runner(machine.id, 7, {})
+        return await dismiss(instance, force=force)
+
+    with mock.patch.object(site.store.upkeep, "dismiss", late):
+        await _call(site, "DELETE", f"/instances/{machine.name}")
+    assert site.asked == [0, 7]
 
 
 async def test_outdated_instances_can_be_asked_for(site: Site) -> None:
