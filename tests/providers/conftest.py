@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 
 from tests.providers.adapter import Adapter, Offers
-from tests.providers.with_exec import Exec
+from tests.providers.with_exec import Ec2, Exec, Qemu
 from tests.providers.with_libvirt import Libvirt
 from tests.providers.with_lxd import Lxd, LxdMachines
 from tests.providers.with_simulated import Simulated
@@ -18,6 +18,8 @@ tmp_path = conftest.tmp_path  # QEMU's own user must get through
 ADAPTERS: Final[dict[str, type[Adapter]]] = {
     "simulated": Simulated,
     "exec": Exec,
+    "exec-qemu": Qemu,
+    "exec-ec2": Ec2,
     "libvirt": Libvirt,
     "lxd-container": Lxd,
     "lxd": LxdMachines,

@@ -27,6 +27,7 @@ class FakeEc2:
         self.made = threading.Event()
         self.answers = threading.Event()  # while it is not set, answers of RunInstances are held back
         self.answers.set()
+        self.silent = False  # what is made is not told
         self._app = DomainDispatcherApplication(create_backend_app)
 
     def __call__(self, environ: dict[str, Any], start: Start) -> Iterable[bytes]:
@@ -38,12 +39,18 @@ class FakeEc2:
         market = said.get("InstanceMarketOptions.MarketType", "on-demand")
         place = (market, said["InstanceType"], said["NetworkInterface.1.SubnetId"])
         self.asked.append(place)
+        is_new = said["ClientToken"] not in self.tokens
         self.tokens.append(said["ClientToken"])
         code = self.full(*place)
         if code:
             status = "400 Bad Request" if code == "InvalidParameterValue" else "500 Internal Server Error"
             start(status, [("Content-Type", "text/xml")])
             return [ERROR.format(code=code).encode()]
+        if self.silent:
+            if is_new:
+                list(self._app(environ, lambda *_: None))
+            start("503 Service Unavailable", [("Content-Type", "text/xml")])
+            return [ERROR.format(code="Unavailable").encode()]
         answer = list(self._app(environ, start))
         self.made.set()
         self.answers.wait(30)

@@ -2,59 +2,38 @@
 
 import asyncio
 import base64
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
-import boto3
 import msgspec
 import pytest
 
 from providers.contract import Arch
+from providers.ec2 import EXTRA_SPECS_SCHEMA, Refused, checked
 from providers.exec import (
     CloudSpec,
     ExecProvider,
-    ExecSettings,
     InstanceExists,
     InstanceNotFound,
     ProviderCommandFailed,
     Tool,
 )
 from providers.exec.check import PoolSpecs, Verdict, check
+from tests.samples.ec2_account import Account
 from tests.samples.fake_ec2 import FakeEc2, served
 
-REGION = "eu-central-1"
 POOL = "pool-1"
 WRAPPER = base64.b64encode(b"#!/bin/sh\necho hello\n").decode()
 
 
-class World:
+class World(Account):
     def __init__(self, fake: FakeEc2, url: str, directory: Path) -> None:
+        super().__init__(url, directory)
         self.fake = fake
-        self.ec2: Any = boto3.client(
-            "ec2", region_name=REGION, endpoint_url=url, aws_access_key_id="test", aws_secret_access_key="test"
-        )
-        vpc = self.ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
-        cidrs = ("10.0.1.0/24", "10.0.2.0/24")
-        self.subnets = [self.ec2.create_subnet(VpcId=vpc, CidrBlock=one)["Subnet"]["SubnetId"] for one in cidrs]
-        self.image = self.ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
-        self.config = directory / "ec2.toml"
-        self.config.write_text(f'region = "{REGION}"\nendpoint_url = "{url}"\nsubnets = {self.subnets}\n')
 
     def provider(self, version: str = "v0.1.0", controller: str = "controller-1") -> ExecProvider:
-        return ExecProvider(self.settings(version), controller)
-
-    def settings(self, version: str = "v0.1.0") -> ExecSettings:
-        return ExecSettings(
-            name="ec2",
-            executable=str(Path(sys.executable).with_name("hostler-provider-ec2")),
-            config_file=str(self.config),
-            interface_version=version,  # type: ignore[arg-type]
-            environment=("AWS_",),
-            timeout_seconds=60,
-        )
+        return ExecProvider(self.settings(version=version), controller)
 
     def spec(self, name: str = "runner-1", **extra_specs: Any) -> CloudSpec:
         return CloudSpec(
@@ -71,10 +50,6 @@ class World:
             pool_id=POOL,
         )
 
-    def alive(self) -> list[dict[str, Any]]:
-        found = [one for page in self.ec2.describe_instances()["Reservations"] for one in page["Instances"]]
-        return [one for one in found if one["State"]["Name"] not in ("shutting-down", "terminated")]
-
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
@@ -82,8 +57,9 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         monkeypatch.setenv(name, "test")
     fake = FakeEc2()
     with served(fake) as url:
-        yield World(fake, url, tmp_path)
-        urlopen(Request(f"{url}/moto-api/reset", method="POST")).close()  # noqa: S310 (our own)
+        one = World(fake, url, tmp_path)
+        yield one
+        one.reset()
 
 
 @pytest.mark.parametrize("version", ["v0.1.0", "v0.1.1"])
@@ -165,6 +141,39 @@ async def test_one_killed_before_it_has_its_answer_leaks_nothing(world: World) -
     assert world.alive() == []
 
 
+@pytest.mark.parametrize(
+    ("specs", "reason"),
+    [
+        ({"disk_gib": "40"}, "disk_gib must be of type integer"),
+        ({"disk_gib": True}, "disk_gib must be of type integer"),
+        ({"disk_gib": 0}, "disk_gib must be 1 at least"),
+        ({"spot": "sometimes"}, "spot must be one of never, first, only"),
+        ({"spot": ["first"]}, "spot must be one of"),
+        ({"subnets": []}, "subnets must not be empty"),
+        ({"subnets": "subnet-1"}, "subnets must be of type array"),
+        ({"instance_types": [7]}, "instance_types has an element that must be of type string"),
+        ({"instance_types": [""]}, "instance_types has an element that must not be empty"),
+        ({"security_groups": ["sg-1", "sg-1"]}, "security_groups names something twice"),
+        ({"public_address": "yes"}, "public_address must be of type boolean"),
+        ({"spto": "first"}, "unknown keys spto"),
+    ],
+)
+def test_a_wrong_extra_spec_is_refused_before_anything_is_made(specs: dict[str, Any], reason: str) -> None:
+    with pytest.raises(Refused, match=reason):
+        checked({"runner_install_template": WRAPPER, **specs}, EXTRA_SPECS_SCHEMA, "extra_specs")
+
+
+async def test_what_its_schema_allows_is_taken(world: World) -> None:
+    specs: dict[str, Any] = {
+        "spot": "first", "subnets": world.subnets[:1], "security_groups": [], "instance_types": ["m5a.large"],
+        "disk_gib": 40, "public_address": False, "extra_context": {"a": [1]},
+    }  # fmt: skip
+    await world.provider().create(world.spec(**specs))
+    with pytest.raises(ProviderCommandFailed, match="extra_specs: disk_gib must be of type integer"):
+        await world.provider().create(world.spec("runner-2", disk_gib="40"))
+    assert len(world.alive()) == 1
+
+
 async def test_all_of_a_pool_are_removed_and_no_others(world: World) -> None:
     provider = world.provider("v0.1.1")
     await provider.create(world.spec("runner-1"))
@@ -177,7 +186,7 @@ async def test_all_of_a_pool_are_removed_and_no_others(world: World) -> None:
 
 async def test_its_schemas_find_what_is_wrong_before_anything_is_made(world: World) -> None:
     pools = [PoolSpecs("id-1", "good", {"spot": "first"}), PoolSpecs("id-2", "bad", {"spto": "first", "disk_gib": "x"})]
-    found = {one.subject: one for one in await check(world.settings("v0.1.1"), "controller-1", pools)}
+    found = {one.subject: one for one in await check(world.settings(version="v0.1.1"), "controller-1", pools)}
     bad = found.pop("extra_specs of pool bad")
     assert bad.verdict is Verdict.PROBLEM
     assert "knows no spto" in bad.detail
