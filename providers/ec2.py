@@ -32,6 +32,7 @@ NEXT_PLACE: Final = frozenset(
 TRIES: Final = 10
 NO_SPOT: Final = frozenset({"SpotMaxPriceTooLow", "MaxSpotInstanceCountExceeded"})
 
+KINDS: Final[Mapping[str, Any]] = {"array": list, "boolean": bool, "integer": int, "object": dict, "string": str}
 STRINGS: Final = {"type": "array", "items": {"type": "string", "minLength": 1}, "uniqueItems": True}
 PLACES: Final = {
     "subnets": {**STRINGS, "minItems": 1, "description": "tried in turn"},
@@ -227,13 +228,38 @@ def described(one: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def checked(document: Mapping[str, Any], schema: Mapping[str, Any], what: str) -> None:
-    """As far as it can be done without a library: which keys there may and must be."""
+    """As far as our own schemas go, without a library."""
     unknown = sorted(set(document) - set(schema["properties"]))
     if unknown:
         raise Refused(f"{what}: unknown keys {', '.join(unknown)}; known are {', '.join(schema['properties'])}")
     missing = [key for key in schema.get("required", []) if key not in document]
     if missing:
         raise Refused(f"{what}: {', '.join(missing)} must be given")
+    for key, value in document.items():
+        for reason in faults(value, schema["properties"][key]):
+            raise Refused(f"{what}: {key} {reason}")
+
+
+def faults(value: Any, schema: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with a value. Quotes none: it may be a secret."""
+    if "enum" in schema:
+        if value not in schema["enum"]:
+            yield f"must be one of {', '.join(schema['enum'])}"
+        return
+    kind = schema["type"]
+    # To Python, true and false are numbers.
+    if not isinstance(value, KINDS[kind]) or (kind == "integer" and isinstance(value, bool)):
+        yield f"must be of type {kind}"
+    elif kind == "integer" and value < schema.get("minimum", value):
+        yield f"must be {schema['minimum']} at least"
+    elif (kind == "string" and len(value) < schema.get("minLength", 0)) or (
+        kind == "array" and len(value) < schema.get("minItems", 0)
+    ):
+        yield "must not be empty"
+    elif kind == "array":
+        yield from (f"has an element that {fault}" for one in value for fault in faults(one, schema["items"]))
+        if schema.get("uniqueItems") and any(value.count(one) > 1 for one in value):
+            yield "names something twice"
 
 
 def given_extra_specs() -> dict[str, Any]:
