@@ -257,6 +257,16 @@ async def test_a_signal_is_named(make: Make) -> None:
     assert failed.value.exit_code == -signal.SIGSEGV
 
 
+async def test_one_that_needs_a_variable_says_which_and_gets_it_when_it_is_listed(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOSTLERTEST_REGION", "eu")
+    with pytest.raises(ProviderCommandFailed, match="HOSTLERTEST_REGION: unbound variable") as failed:
+        await make("needs-variable").create(SPEC)
+    assert isinstance(failed.value.left_behind, ProviderCommandFailed)
+    assert await make("needs-variable", environment=("HOSTLERTEST_",)).list(POOL, None) == []
+
+
 async def test_no_error_tells_a_secret(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://user:host-secret@proxy.example")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "cloud-secret")
