@@ -19,13 +19,14 @@ from hostler import logs
 from providers.libvirt.acceleration import prove
 from providers.libvirt.settings import LibvirtSettings
 from tests.demo.failed import DemoFailed, told
-from tests.demo.places import CACHE, ROOT, TEST_GUEST, Places, kvm_proof, new_places
+from tests.demo.places import CACHE, CLOUD_GUEST, ROOT, TEST_GUEST, Guest, Places, kvm_proof, new_places
 from tests.demo.run import Asked, Run
 from tests.demo.show import Show
 from tests.demo.stop import clear, end
 from tests.demo.traces import settings
 
 _ANSWER_SECONDS: Final = 20
+_POOLS: Final = {"host": TEST_GUEST, "cloud": CLOUD_GUEST}
 _GITHUB: Final = """\
 The same with a real GitHub repository: the files in docs/examples/ say what to set, and "Point it at GitHub" in
 README.md goes through it in seven steps. It takes a token with "Administration: read and write" and
@@ -52,10 +53,11 @@ def main() -> None:
 
 def _run(asked: argparse.Namespace, show: Show) -> None:
     began = time.monotonic()
+    guest = _POOLS[asked.pool]
     CACHE.mkdir(parents=True, exist_ok=True)
     with _the_only_one() as lock:
         with told("setting up"):
-            _build_guest()
+            _build_guest(guest)
             started_libvirt = not _libvirt_answers()
             _checked([str(ROOT / "packaging" / "libvirt-up")])
             # An agent proves this itself; asked once here, the answer outlives the demo's folder.
@@ -69,7 +71,7 @@ def _run(asked: argparse.Namespace, show: Show) -> None:
         went_well = False
         try:
             with told("running the jobs"):
-                asyncio.run(run(Asked(asked.jobs, asked.keep, asked.timeout)))
+                asyncio.run(run(Asked(asked.jobs, asked.keep, guest, asked.timeout)))
             went_well = True
         finally:
             if not went_well:
@@ -121,6 +123,12 @@ def _arguments() -> argparse.Namespace:
         description="Runs CI jobs in real virtual machines on this host, from webhook to the last trace gone.",
     )
     parser.add_argument("--jobs", type=_count, default=1, metavar="N", help="run N jobs at once (default 1)")
+    parser.add_argument(
+        "--pool",
+        choices=_POOLS,
+        default="host",
+        help="whose machines: of an agent on this host, or of a cloud's provider (default host)",
+    )
     parser.add_argument("--json", action="store_true", help="print the timeline as JSON lines")
     parser.add_argument("--keep", action="store_true", help="leave everything up, and say where")
     parser.add_argument("--timeout", type=_seconds, default=300.0, metavar="SECONDS", help="for all jobs (default 300)")
@@ -143,10 +151,11 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _build_guest() -> None:
+def _build_guest(guest: Guest) -> None:
     runner = ROOT / "tests" / "forge_simulator" / "runner.sh"
     build = ROOT / "packaging" / "images" / "build-test-guest"
-    _checked([str(build), "--runner", str(runner), str(TEST_GUEST.path)])
+    needs = ["--with", "curl", "--with", "install"] if guest is CLOUD_GUEST else []
+    _checked([str(build), "--runner", str(runner), *needs, str(guest.path)])
 
 
 def _checked(command: list[str]) -> None:

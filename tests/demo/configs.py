@@ -1,14 +1,16 @@
 """The configuration files of the demo's parts."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from providers.libvirt.settings import LibvirtSettings
 from providers.lxd.settings import LxdSettings
+from tests.demo.places import CLOUD_GUEST, ROOT, Guest, Places
 
 if TYPE_CHECKING:
     from tests.demo.farm import Farm
-    from tests.demo.places import Guest
+
+CLOUD: Final = ROOT / "providers" / "qemu.bash"
 
 
 def coordinator_toml(farm: "Farm") -> str:
@@ -25,6 +27,26 @@ bind = "{farm.grpc}"
 
 [database]
 url = "sqlite:///{farm.places.folder}/coordinator/hostler.db"
+
+{provider_table(farm.places) if farm.in_cloud else ""}"""
+
+
+def provider_table(places: Places) -> str:
+    return f"""\
+[[provider]]
+name = "cloud"
+kind = "exec"
+executable = "{CLOUD}"
+config_file = "{places.cloud_config}"
+"""
+
+
+def cloud_toml(farm: "Farm") -> str:
+    return f"""\
+directory = "{farm.places.machines}"
+images = "{farm.guest.path.parent}"
+flavor_small = "{farm.guest.vcpus} {farm.guest.memory_mib}"
+accelerator = "{farm.accelerator}"
 """
 
 
@@ -47,7 +69,7 @@ cpu_overcommit = {farm.cpu_overcommit}
 {provider_toml(farm.settings, farm.guest)}{provider_toml(farm.beside, farm.guest) if farm.beside else ""}"""
 
 
-def provider_toml(settings: LibvirtSettings | LxdSettings, guest: "Guest") -> str:
+def provider_toml(settings: LibvirtSettings | LxdSettings, guest: Guest) -> str:
     if isinstance(settings, LxdSettings):
         return f"""\
 [lxd]
@@ -106,7 +128,7 @@ def pool_toml(
     labels: Sequence[str],
     policy: str,
     allow: Sequence[str],
-    guest: "Guest | None" = None,
+    guest: Guest | None = None,
 ) -> str:
     """`guest`: the farm's, unless another is named."""
     guest = guest or farm.guest
@@ -121,6 +143,12 @@ image = "{guest.image}"
 flavor = "small"
 labels = {list(labels)}
 max_runners = {farm.most_runners}
+{"" if guest.driver == CLOUD_GUEST.driver else network_toml(policy, allow)}"""
+
+
+def network_toml(policy: str, allow: Sequence[str]) -> str:
+    """What a machine may reach; a cloud has rules of its own."""
+    return f"""\
 network_policy = "{policy}"
 network_allow = {list(allow)}
 """

@@ -17,7 +17,7 @@ from providers.libvirt.settings import LibvirtSettings
 from providers.lxd.settings import LxdSettings
 from tests.demo import configs
 from tests.demo.failed import DemoFailed
-from tests.demo.places import ROOT, TEST_GUEST, Guest, Places
+from tests.demo.places import CLOUD_GUEST, ROOT, TEST_GUEST, Guest, Places
 
 REPOSITORY: Final = "octo-org/widgets"
 LABELS: Final = ("self-hosted", "linux")
@@ -69,6 +69,16 @@ class Farm:
         self._inherited = () if lock is None else (lock,)
 
     @property
+    def in_cloud(self) -> bool:
+        """Its machines are a cloud provider's, and there is no agent."""
+        return self.guest.driver == CLOUD_GUEST.driver
+
+    @property
+    def accelerator(self) -> str:
+        """For a QEMU that nobody else tells."""
+        return "tcg" if isinstance(self.settings, LibvirtSettings) and self.settings.acceleration == "tcg" else "kvm"
+
+    @property
     def webhooks(self) -> str:
         return f"127.0.0.1:{self.ports.http}"
 
@@ -85,7 +95,8 @@ class Farm:
         self._write_configs()
         await self.start_coordinator()
         await self._apply()
-        await self.start_agent()
+        if not self.in_cloud:
+            await self.start_agent()
 
     async def _start_forge(self) -> None:
         url = f"http://{self.address}:{self.ports.forge}"
@@ -164,7 +175,10 @@ class Farm:
     def _write_configs(self) -> None:
         state = self.state()
         _write(self.places.coordinator_config, configs.coordinator_toml(self))
-        _write(self.places.agent_config, configs.agent_toml(self))
+        if self.in_cloud:
+            _write(self.places.cloud_config, configs.cloud_toml(self))
+        else:
+            _write(self.places.agent_config, configs.agent_toml(self))
         _write(self.places.folder / "token", state["tokens"][0]["value"])
         _write(self.places.folder / "webhook-secret", state["hooks"][0]["secret"])
         _write(self.places.fleet, configs.fleet_toml(self, REPOSITORY, LABELS))

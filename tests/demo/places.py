@@ -26,6 +26,8 @@ class Guest(msgspec.Struct, frozen=True):
 
 
 TEST_GUEST: Final = Guest("test-guest", CACHE / "test-guest.qcow2")
+CLOUD_GUEST: Final = Guest("cloud-guest", CACHE / "cloud-guest.qcow2", driver="cloud")
+"""For pools of the demo's cloud, whose provider finds it by its name: a test guest that runs user data."""
 
 
 class Places(msgspec.Struct, frozen=True):
@@ -34,6 +36,15 @@ class Places(msgspec.Struct, frozen=True):
     @property
     def agent_data(self) -> Path:
         return self.folder / "agent"
+
+    @property
+    def machines(self) -> Path:
+        """Those of the cloud; of hosts they are among the agent's data."""
+        return self.folder / "machines"
+
+    @property
+    def cloud_config(self) -> Path:
+        return self.folder / "cloud.toml"
 
     @property
     def coordinator_config(self) -> Path:

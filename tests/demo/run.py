@@ -18,8 +18,8 @@ from providers.libvirt.settings import LibvirtSettings
 from tests.demo.failed import DemoFailed
 from tests.demo.farm import Farm
 from tests.demo.forge import Control, QueuedJob
-from tests.demo.places import Places
-from tests.demo.show import SHOWN, Show, webhook_at
+from tests.demo.places import Guest, Places
+from tests.demo.show import SHOWN, SHOWN_IN_CLOUD, Show, webhook_at
 from tests.demo.traces import URI, look
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ _CONNECT_SECONDS: Final = 60.0
 class Asked(msgspec.Struct, frozen=True):
     jobs: int
     keep: bool
+    guest: Guest
     timeout_seconds: float
 
 
@@ -46,15 +47,17 @@ class Run:
         """Raises DemoFailed: something was not as it must be."""
         _cancelled_by_signals()
         await asyncio.to_thread(bring_up_network, self._settings)
-        farm = Farm(self._places, self._settings, jobs=asked.jobs, lock=self._lock)
+        farm = Farm(self._places, self._settings, guest=asked.guest, jobs=asked.jobs, lock=self._lock)
+        machines = self._places.machines if farm.in_cloud else self._places.agent_data / "instances"
         try:
             await farm.start()
             async with _admin(farm) as admin:
-                await self._connected(farm, admin)
-                before = await asyncio.to_thread(look, self._places.agent_data / "instances")
+                if not farm.in_cloud:
+                    await self._connected(farm, admin)
+                before = await asyncio.to_thread(look, machines)
                 async with asyncio.timeout(asked.timeout_seconds):
                     done = await self._run_jobs(farm, admin, asked.jobs)
-                left = (await asyncio.to_thread(look, self._places.agent_data / "instances")).more_than(before)
+                left = (await asyncio.to_thread(look, machines)).more_than(before)
             if left:
                 raise DemoFailed(f"the machines left behind: {', '.join(left)}")
             self._sum_up(done)
@@ -88,7 +91,15 @@ class Run:
                 done = [await self._finished(farm, admin, job) for job in queued]
                 await self._gone(admin)
                 for job, told in zip(queued, done, strict=True):
-                    await self._check(admin, job, told)
+                    if farm.in_cloud:
+                        said, shown = str((await control.job(job.forge_id))["log"]), SHOWN_IN_CLOUD
+                    else:
+                        console = await admin.GetConsole(admin_pb2.GetConsoleRequest(instance=told.instance_id))
+                        said, shown = console.data.decode(errors="replace"), SHOWN
+                    _check(job, told, said)
+                    steps = {entry.step for entry in (await _get(admin, job)).timeline}
+                    if shown - steps:
+                        raise DemoFailed(f"job {job.number}: its timeline lacks {', '.join(sorted(shown - steps))}")
                 return [await _get(admin, job) for job in queued]
         finally:
             watching.cancel()
@@ -125,18 +136,6 @@ class Run:
         while (await admin.FleetStatus(admin_pb2.FleetStatusRequest())).instances:
             await asyncio.sleep(0.05)
 
-    async def _check(self, admin: "AdminAsyncStub", job: QueuedJob, told: admin_pb2.Job) -> None:
-        """The machine was real: its console holds what only its shell can have printed."""
-        if told.conclusion != "success":
-            raise DemoFailed(f"job {job.number} ended with '{told.conclusion}'")
-        console = await admin.GetConsole(admin_pb2.GetConsoleRequest(instance=told.instance_id))
-        for needed in (f"secret {job.secret}", f"proof {job.proof}", f"job runs on {told.runner_name}"):
-            if needed.encode() not in console.data:
-                raise DemoFailed(f"job {job.number}: the console of {told.runner_name} does not hold '{needed}'")
-        steps = {entry.step for entry in (await _get(admin, job)).timeline}
-        if SHOWN - steps:
-            raise DemoFailed(f"job {job.number}: its timeline lacks {', '.join(sorted(SHOWN - steps))}")
-
     def _sum_up(self, done: list[admin_pb2.Job]) -> None:
         machines = {job.instance_id for job in done}
         if len(machines) != len(done):
@@ -159,6 +158,15 @@ class Run:
             f"  look:  .venv/bin/hostler fleet status --coordinator {farm.grpc}\n"
             f"  stop:  .venv/bin/python -m tests.demo.stop {self._places.folder}"
         )
+
+
+def _check(job: QueuedJob, told: admin_pb2.Job, said: str) -> None:
+    """The machine was real: what it said holds what only its shell can have printed."""
+    if told.conclusion != "success":
+        raise DemoFailed(f"job {job.number} ended with '{told.conclusion}'")
+    for needed in (f"secret {job.secret}", f"proof {job.proof}", f"job runs on {told.runner_name}"):
+        if needed not in said:
+            raise DemoFailed(f"job {job.number}: what {told.runner_name} said does not hold '{needed}'")
 
 
 def _cancelled_by_signals() -> None:

@@ -21,7 +21,9 @@ SHOWN: Final = {
     "completed",
     "destroyed",
 }
-"""The steps that every job must go through."""
+"""The steps that every job must go through on a host."""
+SHOWN_IN_CLOUD: Final = SHOWN - {"disk"}
+"""A cloud's provider says only that the machine is made."""
 
 
 def webhook_at(job: admin_pb2.Job) -> datetime:

@@ -6,6 +6,7 @@ import os
 import select
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,7 @@ import msgspec
 
 from providers.isolation import Firewall
 from providers.libvirt import LibvirtProvider, LibvirtSettings
+from tests.demo.configs import CLOUD
 from tests.demo.failed import DemoFailed, told
 from tests.demo.places import Places
 from tests.demo.traces import URI, settings
@@ -50,6 +52,7 @@ def clear(places: Places, network: LibvirtSettings) -> None:
     """
     with told("removing its machines"):
         asyncio.run(_destroy_machines(places, network))
+        _remove_from_cloud(places)
     with told("removing its network"):
         conn = libvirt.open(URI)
         for found in conn.listAllNetworks():
@@ -73,6 +76,20 @@ async def _destroy_machines(places: Places, network: LibvirtSettings) -> None:
             await provider.delete(machine.instance_id)
     finally:
         await provider.close()
+
+
+def _remove_from_cloud(places: Places) -> None:
+    """As their controller would; each says itself which that is."""
+    for machine in places.machines.glob("*/"):
+        if (machine / "console.log").exists():
+            shutil.copy(machine / "console.log", places.folder / f"console-{machine.name}.log")
+    for controller in {path.read_text() for path in places.machines.glob("*/controller")}:
+        asked = {
+            "GARM_COMMAND": "RemoveAllInstances",
+            "GARM_CONTROLLER_ID": controller,
+            "GARM_PROVIDER_CONFIG_FILE": str(places.cloud_config),
+        }
+        subprocess.run([CLOUD], check=True, env=asked, timeout=_GRACE_MILLISECONDS / 1000)
 
 
 def end(pid: int, sign: str) -> None:
