@@ -131,6 +131,11 @@ class AdminService(AdminServicer):
 
     # --- providers ---
 
+    async def ListProviders(
+        self, request: pb.ListProvidersRequest, context: "grpc.aio.ServicerContext[object, object]"
+    ) -> pb.ListProvidersResponse:
+        return await self._providers.all()
+
     async def CheckProvider(
         self, request: pb.CheckProviderRequest, context: "grpc.aio.ServicerContext[object, object]"
     ) -> pb.CheckProviderResponse:

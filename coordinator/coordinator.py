@@ -156,7 +156,8 @@ class _Parts:
         self._clock = clock
         self.fleet = self._fleet(Loopback())
         hosts = HostAdmin(store, links, config.planner.policy, self._revocations.cut)
-        self.admin = AdminService(store, hosts, ImageAdmin(store, links), self.engine, ProviderAdmin(store, clouds))
+        providers = ProviderAdmin(store, clouds, circuits, clock)
+        self.admin = AdminService(store, hosts, ImageAdmin(store, links), self.engine, providers)
         webhooks = Webhooks(store.catalog, store.ledger, store.controller_id, clock)
         keys_of = store.signing_keys
         sessions = Sessions(keys_of[Purpose.ADMIN], keys_of[Purpose.METRICS], clock, _new_id)

@@ -31,10 +31,13 @@ class Circuits:
         """Those that the planner must know of."""
         return {name: one for name, one in self._circuits.items() if one.open_until is not None}
 
+    def of(self, name: str) -> Circuit:
+        return self._circuits.get(name, CLOSED)
+
     async def passage(self, name: str) -> None:
         """Wait until the provider may be called. Whoever is let through must call at once, under `watched`."""
         while True:
-            now, circuit = self._clock(), self._circuits.get(name, CLOSED)
+            now, circuit = self._clock(), self.of(name)
             state = circuit.state(now)
             if state is State.CLOSED:
                 return
@@ -80,7 +83,7 @@ class Circuits:
             log.info("a provider is well again", provider=name, failures=before.failures)
 
     def _failed(self, name: str, fault: str) -> None:
-        before = self._circuits.get(name, CLOSED)
+        before = self.of(name)
         after = self._circuits[name] = before.failed(self._clock(), self._chance(), fault)
         if after.open_until != before.open_until:
             log.warning(

@@ -1,11 +1,14 @@
-"""What `hostler provider check` gets from the coordinator: the provider's own pools, and a refusal for a wrong name."""
+"""What `hostler provider list` and `check` get from the coordinator, each provider with its own pools."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from coordinator.admin_providers import ProviderAdmin, ProviderUnknown
-from providers.exec import ExecProvider, ExecSettings
+from coordinator.domain.circuit import PATIENCE
+from coordinator.engine.circuits import Circuits
+from providers.exec import ExecProvider, ExecSettings, ProviderTimeout
 from tests.samples.store import open_sample
 
 DESCRIBES = Path(__file__).parents[1] / "fixtures" / "providers" / "describes-itself"
@@ -27,6 +30,31 @@ extra_specs_schema = '{"properties": {"disk_gib": {}}, "additionalProperties": f
 """
 
 
+async def test_a_list_says_who_uses_a_provider_and_whether_it_is_called(tmp_path: Path) -> None:
+    config = tmp_path / "cloud.toml"
+    config.write_text(CONFIG)
+    settings = ExecSettings(name="cloud", executable=str(DESCRIBES), config_file=str(config))
+    async with open_sample(tmp_path) as sample:
+        await sample.apply(POOL)
+        circuits = Circuits(sample.clock, lambda: 0.5)
+        clouds = {"cloud": ExecProvider(settings, "controller")}
+        admin = ProviderAdmin(sample.store, clouds, circuits, sample.clock)
+        (well,) = (await admin.all()).providers
+        for _ in range(PATIENCE):
+            with suppress(ProviderTimeout), circuits.watched("cloud"):
+                raise ProviderTimeout("late")
+        (broken,) = (await admin.all()).providers
+        sample.clock.move(minutes=6)
+        (tried,) = (await admin.all()).providers
+    assert (well.name, list(well.pools), well.instances) == ("cloud", ["clouds"], 0)
+    assert (well.circuit, well.failures) == ("closed", 0)
+    assert not well.HasField("open_until")
+    assert (broken.circuit, broken.failures) == ("open", PATIENCE)
+    assert "late" in broken.fault
+    assert broken.open_until == tried.open_until
+    assert tried.circuit == "tried"
+
+
 async def test_the_pools_of_the_provider_are_checked_and_no_others(tmp_path: Path) -> None:
     config = tmp_path / "cloud.toml"
     config.write_text(CONFIG)
@@ -35,7 +63,8 @@ async def test_the_pools_of_the_provider_are_checked_and_no_others(tmp_path: Pat
     )
     async with open_sample(tmp_path) as sample:
         await sample.apply(POOL)
-        admin = ProviderAdmin(sample.store, {"cloud": ExecProvider(settings, "controller")})
+        circuits = Circuits(sample.clock, lambda: 0.5)
+        admin = ProviderAdmin(sample.store, {"cloud": ExecProvider(settings, "controller")}, circuits, sample.clock)
         found = {one.subject: one for one in (await admin.check("cloud")).findings}
         with pytest.raises(ProviderUnknown, match="configured here: cloud"):
             await admin.check("clowd")

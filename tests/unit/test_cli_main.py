@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -11,11 +12,13 @@ import threading
 import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
 import pytest
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from coordinator.declare import Declaration
 from hostler import config
@@ -42,7 +45,10 @@ from protos.hostler.v1.admin_pb2 import (
     ListHostsResponse,
     ListJobsRequest,
     ListJobsResponse,
+    ListProvidersRequest,
+    ListProvidersResponse,
     PrefetchImagesRequest,
+    Provider,
     ProviderFinding,
     RemoveHostRequest,
     RemoveHostResponse,
@@ -72,6 +78,7 @@ class FakeCoordinator(FakeImages):
     def __init__(self) -> None:
         self.asked: list[Message] = []
         self.stays = False
+        self.providers: list[Provider] = []
         self.gone = threading.Event()
 
     def FleetStatus(self, request: FleetStatusRequest, context: grpc.ServicerContext) -> FleetStatusResponse:  # noqa: N802
@@ -133,6 +140,9 @@ class FakeCoordinator(FakeImages):
         return CheckProviderResponse(
             findings=[ProviderFinding(subject="extra_specs of pool small", verdict=verdict, detail=detail)]
         )
+
+    def ListProviders(self, request: ListProvidersRequest, context: grpc.ServicerContext) -> ListProvidersResponse:  # noqa: N802
+        return ListProvidersResponse(providers=self.providers)
 
     def GetConsole(self, request: GetConsoleRequest, context: grpc.ServicerContext) -> GetConsoleResponse:  # noqa: N802
         return GetConsoleResponse(data=CONSOLE if request.instance != "big" else b"x" * 8_000_000, truncated=True)
@@ -319,6 +329,35 @@ def test_a_host_is_removed_and_what_is_lost_with_it_told(capsys: Output) -> None
         "removed build-1; its stream is cut; its certificate is revoked; 1 open invitations are withdrawn; "
         "ended here as lost: r-1, r-2 (what of them still runs there is to be stopped there)"
     )
+
+
+def test_providers_are_listed_with_those_that_are_left_alone(
+    capsys: Output, coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run(["provider", "list"]) == 0
+    assert "has no providers" in capsys.readouterr().out
+    until = Timestamp()
+    until.FromDatetime(datetime.now(UTC) + timedelta(minutes=5))
+    coordinator.providers = [
+        Provider(
+            name="aws", circuit="open", failures=5, open_until=until, fault="no\x1b[2J way", pools=["linux", "big"]
+        ),
+        Provider(name="gcp", circuit="tried", failures=6),
+        Provider(name="oci", circuit="closed", failures=1),
+        Provider(name="own", circuit="closed", instances=7),
+    ]
+    assert run(["provider", "list"]) == 0
+    aws, gcp, oci, own, _, fault = [line.strip() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert re.match(r"aws +left alone for \d+ s: 5 failures in a row +linux, big +0", aws)
+    assert re.match(r"gcp +one call at a time: 6 failures in a row", gcp)
+    assert re.match(r"oci +yes, after 1 failures in a row", oci)
+    assert re.match(r"own +yes +- +7", own)
+    assert fault.startswith("aws: no")
+    assert "\x1b" not in fault
+    assert run(["provider", "list", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["providers"]
+    assert [one["circuit"] for one in told] == ["open", "tried", "closed", "closed"]
 
 
 def test_a_provider_with_a_problem_is_exit_1_and_one_that_tells_little_is_not(capsys: Output) -> None:

@@ -5,7 +5,10 @@ from coordinator.pki.guard import needed_role
 from protos.hostler.v1 import access_pb2, admin_pb2
 
 NEEDED = {
-    Role.VIEWER: {"FleetStatus", "ListJobs", "GetJob", "Watch", "ListImages", "GetImage", "ListHosts", "GetHost"},
+    Role.VIEWER: {
+        "FleetStatus", "ListJobs", "GetJob", "Watch", "ListImages", "GetImage", "ListHosts", "GetHost",
+        "ListProviders",
+    },
     Role.OPERATOR: {"GetConsole", "CheckProvider", "PrefetchImages", "CordonHost", "DrainHost", "UncordonHost"},
     Role.ADMIN: {
         "Apply", "RemoveImage", "RemoveHost", "InviteHost", "RevokeHost", "MakeToken", "ListTokens", "RevokeToken",

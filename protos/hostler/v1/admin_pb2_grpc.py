@@ -114,6 +114,11 @@ class AdminStub:
                 request_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.RemoveHostRequest.SerializeToString,
                 response_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.RemoveHostResponse.FromString,
                 _registered_method=True)
+        self.ListProviders = channel.unary_unary(
+                '/hostler.v1.Admin/ListProviders',
+                request_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.ListProvidersRequest.SerializeToString,
+                response_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.ListProvidersResponse.FromString,
+                _registered_method=True)
         self.CheckProvider = channel.unary_unary(
                 '/hostler.v1.Admin/CheckProvider',
                 request_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.CheckProviderRequest.SerializeToString,
@@ -226,6 +231,12 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListProviders(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CheckProvider(self, request, context):
         """Try a provider executable and its pools' extra specs; nothing is created.
         """
@@ -315,6 +326,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.RemoveHost,
                     request_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.RemoveHostRequest.FromString,
                     response_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.RemoveHostResponse.SerializeToString,
+            ),
+            'ListProviders': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListProviders,
+                    request_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.ListProvidersRequest.FromString,
+                    response_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.ListProvidersResponse.SerializeToString,
             ),
             'CheckProvider': grpc.unary_unary_rpc_method_handler(
                     servicer.CheckProvider,
@@ -754,6 +770,33 @@ class Admin:
             '/hostler.v1.Admin/RemoveHost',
             protos_dot_hostler_dot_v1_dot_admin__pb2.RemoveHostRequest.SerializeToString,
             protos_dot_hostler_dot_v1_dot_admin__pb2.RemoveHostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListProviders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostler.v1.Admin/ListProviders',
+            protos_dot_hostler_dot_v1_dot_admin__pb2.ListProvidersRequest.SerializeToString,
+            protos_dot_hostler_dot_v1_dot_admin__pb2.ListProvidersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,6 +53,7 @@ class AdminStub:
     UncordonHost: _grpc.UnaryUnaryMultiCallable[_admin_pb2.UncordonHostRequest, _admin_pb2.Host]
     RemoveHost: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RemoveHostRequest, _admin_pb2.RemoveHostResponse]
     """Forget a host that is not to come back: its certificate and its invitations open nothing any more."""
+    ListProviders: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListProvidersRequest, _admin_pb2.ListProvidersResponse]
     CheckProvider: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CheckProviderRequest, _admin_pb2.CheckProviderResponse]
     """Try a provider executable and its pools' extra specs; nothing is created."""
 
@@ -81,6 +82,7 @@ class AdminAsyncStub(AdminStub):
     UncordonHost: _aio.UnaryUnaryMultiCallable[_admin_pb2.UncordonHostRequest, _admin_pb2.Host]  # type: ignore[assignment]
     RemoveHost: _aio.UnaryUnaryMultiCallable[_admin_pb2.RemoveHostRequest, _admin_pb2.RemoveHostResponse]  # type: ignore[assignment]
     """Forget a host that is not to come back: its certificate and its invitations open nothing any more."""
+    ListProviders: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListProvidersRequest, _admin_pb2.ListProvidersResponse]  # type: ignore[assignment]
     CheckProvider: _aio.UnaryUnaryMultiCallable[_admin_pb2.CheckProviderRequest, _admin_pb2.CheckProviderResponse]  # type: ignore[assignment]
     """Try a provider executable and its pools' extra specs; nothing is created."""
 
@@ -202,6 +204,13 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RemoveHostResponse, _abc.Awaitable[_admin_pb2.RemoveHostResponse]]:
         """Forget a host that is not to come back: its certificate and its invitations open nothing any more."""
+
+    @_abc_1.abstractmethod
+    def ListProviders(
+        self,
+        request: _admin_pb2.ListProvidersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListProvidersResponse, _abc.Awaitable[_admin_pb2.ListProvidersResponse]]: ...
 
     @_abc_1.abstractmethod
     def CheckProvider(
