@@ -1,6 +1,9 @@
 """The example files that the README tells people to copy are what the programs take."""
 
+import re
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,8 +12,10 @@ from coordinator.config import CoordinatorConfig
 from coordinator.declare import Declaration
 from hostler import config
 from hostler.cli.document import resolved
+from providers import ec2
 
-EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "docs" / "examples"
 
 
 def test_the_coordinators_example_is_valid() -> None:
@@ -27,6 +32,22 @@ def test_the_coordinators_example_of_a_cloud_provider_is_valid(tmp_path: Path) -
         table = table.replace(path, str(stand_in))
     loaded = config.parse(text[:begin] + table, CoordinatorConfig, "coordinator.toml")
     assert [provider.name for provider in loaded.provider] == ["cloud"]
+
+
+def test_the_example_for_ec2_is_what_its_provider_takes() -> None:
+    text = (EXAMPLES / "provider-ec2.toml").read_text()
+    told = tomllib.loads(text)
+    properties: dict[str, Any] = ec2.CONFIG_SCHEMA["properties"]  # type: ignore[assignment]
+    ec2.checked(told, ec2.CONFIG_SCHEMA, "configuration")
+    commented = {line.split()[1] for line in text.splitlines() if re.match(r"# \w+ = ", line)}
+    assert {*told, *commented, "endpoint_url"} == {*properties}
+
+
+def test_the_example_for_qemu_has_all_that_its_provider_asks_for() -> None:
+    told = tomllib.loads((EXAMPLES / "provider-qemu.toml").read_text())
+    asked = set(re.findall(r"\(setting (\w+)\)", (ROOT / "providers" / "qemu.bash").read_text()))
+    assert asked == set(told) - {"flavor_medium"} == {"directory", "images", "accelerator"}
+    assert re.fullmatch(r"\d+ \d+", told["flavor_medium"])
 
 
 def test_the_agents_example_is_valid() -> None:
