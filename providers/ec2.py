@@ -42,7 +42,7 @@ PLACES: Final = {
     "instance_profile": {"type": "string", "description": "name; jobs can use its rights, so rather none"},
     "public_address": {"type": "boolean"},
 }
-CONFIG_SCHEMA: Final = {
+CONFIG_SCHEMA: Final[Mapping[str, Any]] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "type": "object",
     "properties": {
@@ -54,7 +54,7 @@ CONFIG_SCHEMA: Final = {
     "required": ["region", "subnets"],
     "additionalProperties": False,
 }
-EXTRA_SPECS_SCHEMA: Final = {
+EXTRA_SPECS_SCHEMA: Final[Mapping[str, Any]] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "type": "object",
     "properties": {

@@ -119,6 +119,24 @@ def test_a_job_goes_its_whole_way_and_nothing_is_left() -> None:
     assert machine_logs() == logs
 
 
+def test_a_job_goes_its_whole_way_in_a_cloud_pool_and_nothing_is_left() -> None:
+    logs = machine_logs()
+
+    ran = demo("--pool", "cloud", "--json")
+
+    assert ran.exit_code == 0
+    assert (ran.summary["ok"], ran.summary["jobs"]) == (True, 1)
+    (job,) = ran.of("job")
+    assert job["conclusion"] == "success"
+    in_order = [step for step in IN_ORDER if step != "disk"]
+    assert [step for step in job["steps"] if step in SHOWN] == in_order
+    assert job["steps"]["booted"] - job["steps"]["started"] > 300
+    (dispatched,) = [line for line in ran.of("timeline") if line["step"] == "dispatched"]
+    assert dispatched["detail"] == "cloud"
+    assert traces() == []
+    assert machine_logs() == logs  # libvirt had no part in it
+
+
 def check_steps(job: dict[str, Any]) -> None:
     """All steps are there, each with its milliseconds, those of the job and those of the machine in their order.
 
@@ -194,9 +212,11 @@ def test_what_is_kept_can_be_looked_at_and_stopped_as_it_says() -> None:
     assert traces() == []
 
 
-def test_interrupted_it_clears_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pool", ["host", "cloud"])
+def test_interrupted_it_clears_up(tmp_path: Path, pool: str) -> None:
+    command = [str(ROOT / "packaging" / "demo"), "--json", "--pool", pool]
     with (tmp_path / "output").open("w") as file:
-        running = subprocess.Popen([ROOT / "packaging" / "demo", "--json"], stdout=file, stderr=subprocess.PIPE)
+        running = subprocess.Popen(command, stdout=file, stderr=subprocess.PIPE)
     try:
         deadline = time.monotonic() + 60
         while '"started"' not in (tmp_path / "output").read_text():
@@ -210,7 +230,9 @@ def test_interrupted_it_clears_up(tmp_path: Path) -> None:
     assert [trace for trace in traces() if not trace.startswith("folder")] == []
 
 
-@pytest.mark.parametrize("wrong", [["--jobs", "0"], ["--jobs", "many"], ["--timeout", "-1"], ["--nonsense"], ["job"]])
+@pytest.mark.parametrize(
+    "wrong", [["--jobs", "0"], ["--jobs", "many"], ["--timeout", "-1"], ["--pool", "mud"], ["--nonsense"], ["job"]]
+)
 def test_wrong_usage_is_said(wrong: list[str]) -> None:
     ran = demo(*wrong)
 

@@ -13,7 +13,9 @@ import pycdlib
 import pytest
 from aiohttp import web
 
+from coordinator.runner_api import scripts
 from tests.real.conftest import RUNNER_RELEASE_FILE
+from tests.samples.domain import instance, pool
 
 pytestmark = pytest.mark.real
 
@@ -69,6 +71,7 @@ class RunnerApi:
         self.token = secrets.token_urlsafe(24)
         self.calls: list[Call] = []
         self.refusals: list[int] = []  # statuses given to the next credentials calls
+        self.texts: dict[str, str] = {}  # what is answered, by path, where it is not made up
         self.port = 0
         self._alive = True
 
@@ -99,6 +102,8 @@ class RunnerApi:
         if request.method == "POST":
             self._alive = b'"idle"' not in body
             return web.Response()
+        if request.path in self.texts:
+            return web.Response(text=self.texts[request.path])
         return web.Response(body=f"content of {request.path.rpartition('/')[2]}".encode())
 
 
@@ -246,6 +251,59 @@ async def test_a_guest_without_a_seed_says_so_and_powers_off(image: Path) -> Non
     life = await boot(image, None)
 
     assert "no disk labelled cidata was found" in life.console
+    assert life.exit_code == 0
+
+
+async def test_a_guest_of_a_cloud_runs_its_user_data_and_then_the_unit_that_this_starts(
+    api: RunnerApi, word: str, tmp_path: Path
+) -> None:
+    runner = tmp_path / "runner"
+    runner.write_text(CURIOUS_RUNNER.replace("WORD", word) + "touch written-by-the-runner && uname -n\n")
+    image = tmp_path / "guest.qcow2"
+    build("--with", "curl", "--with", "install", "--runner", str(runner), str(image))
+    where = scripts.Urls(f"http://10.0.2.2:{api.port}/metadata", f"http://10.0.2.2:{api.port}/callbacks")
+    api.texts = {
+        "/metadata/install-script": scripts.install_script(instance(), pool(), where, api.token, []),
+        "/metadata/systemd/unit-file": scripts.unit_file("runner"),
+    }
+    seed = tmp_path / "seed.iso"
+    meta = '{\n  "instance-id": "i-1",\n  "local-hostname": "hostler-guest-3"\n}\n'
+    write_iso(seed, {"meta-data": meta, "user-data": scripts.wrapper(instance(), where, api.token)})
+
+    life = await boot(image, seed)
+
+    assert api.statuses() == [
+        {"status": "installing", "message": "booted"},
+        {"status": "idle", "message": "runner is up"},
+    ], life.console
+    assert "runner of runner holds content of runner content of credentials content of credentials_rsaparams" in (
+        life.console
+    )
+    assert f"the job says {word}" in life.console
+    assert "hostler-guest-3" in life.console.splitlines()
+    assert "runner ended with exit code 0" in life.console
+    assert api.token not in life.console
+    assert life.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("user_data", "said"),
+    [
+        ("#cloud-config\n", "neither hostler.env nor user data that is a script"),
+        ("#!/bin/sh\nexit 3\n", "user data ended with exit code 3"),
+        ("#!/bin/sh\ntrue\n", "user data has started no unit"),
+        ("#!/bin/sh\nsystemctl start nothing.service\n", "Unit nothing.service not found."),
+    ],
+)
+async def test_a_guest_of_a_cloud_whose_user_data_makes_no_runner_says_so_and_powers_off(
+    image: Path, tmp_path: Path, user_data: str, said: str
+) -> None:
+    seed = tmp_path / "seed.iso"
+    write_iso(seed, {"meta-data": '{"local-hostname": "hostler-guest-3"}', "user-data": user_data})
+
+    life = await boot(image, seed)
+
+    assert said in life.console
     assert life.exit_code == 0
 
 
