@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from coordinator.domain.circuit import PATIENCE
+from protos.hostler.v1 import admin_pb2
 from tests.simulation.farm import FILE_CLOUD, REPOSITORY, Farm, farm, pool
 
 ON_CLOUD = pool("clouds", provider="cloud")
@@ -260,8 +261,20 @@ async def test_a_cloud_that_fails_at_everything_is_left_alone_and_then_tried(tmp
         # A pool of the same cloud that has made nothing wrong itself waits as well.
         told = await one.until_waiting(late, "times in a row and is left alone until")
         assert "no route to the cloud" in told
+        told_of = await _provider(one)
+        assert (told_of.circuit, list(told_of.pools)) == ("open", ["clouds", "others"])
+        assert "no route to the cloud" in told_of.fault
         assert len(calls.read_text()) < 2 * PATIENCE  # creates and deletes under way leave it alone as well
         one.executable(FILE_CLOUD.read_text())
         await one.advance(timedelta(minutes=6))
         await one.completed(*jobs, late)
         await one.assert_nothing_left()
+        well = await _provider(one)
+        assert (well.circuit, well.failures, well.fault) == ("closed", 0, "")
+
+
+async def _provider(one: Farm) -> admin_pb2.Provider:
+    """As `hostler provider list` has it."""
+    async with one.admin() as admin:
+        (only,) = (await admin.ListProviders(admin_pb2.ListProvidersRequest())).providers
+    return only

@@ -277,6 +277,29 @@ async def test_a_machine_that_powers_off_is_stopped(cloud: QemuCloud, provider: 
     assert (one.status, one.provider_fault) == ("stopped", b"")
 
 
+async def test_it_needs_nothing_of_its_callers_environment(cloud: QemuCloud) -> None:
+    bare = {name: value for name, value in variables(cloud, Command.LIST).items() if name.startswith("GARM_")}
+    process = await asyncio.create_subprocess_exec(EXECUTABLE, stdout=asyncio.subprocess.PIPE, env=bare)
+    answer, _ = await process.communicate()
+    assert (process.returncode, msgspec.json.decode(answer)) == (0, [])
+
+
+@pytest.mark.parametrize("missing", ["GARM_COMMAND", "GARM_CONTROLLER_ID", "GARM_PROVIDER_CONFIG_FILE", "GARM_POOL_ID"])
+async def test_a_variable_that_is_missing_is_named(cloud: QemuCloud, missing: str) -> None:
+    given = {name: value for name, value in variables(cloud, Command.LIST).items() if name != missing}
+    process = await asyncio.create_subprocess_exec(EXECUTABLE, stderr=asyncio.subprocess.PIPE, env=given)
+    _, errors = await process.communicate()
+    assert process.returncode == 1
+    assert f"{missing}: parameter null or not set" in errors.decode()
+
+
+async def test_another_interface_than_its_own_is_refused(cloud: QemuCloud) -> None:
+    newer = variables(cloud, Command.LIST) | {"GARM_INTERFACE_VERSION": "v0.1.1"}
+    process = await asyncio.create_subprocess_exec(EXECUTABLE, stderr=asyncio.subprocess.PIPE, env=newer)
+    _, errors = await process.communicate()
+    assert (process.returncode, errors) == (1, b"qemu.bash: does not implement v0.1.1\n")
+
+
 async def test_it_passes_its_check(cloud: QemuCloud) -> None:
     found = {
         one.subject: one for one in await check(cloud.settings(), "controller-1", [PoolSpecs("id-1", "small", {})])
