@@ -91,15 +91,7 @@ class Run:
                 done = [await self._finished(farm, admin, job) for job in queued]
                 await self._gone(admin)
                 for job, told in zip(queued, done, strict=True):
-                    if farm.in_cloud:
-                        said, shown = str((await control.job(job.forge_id))["log"]), SHOWN_IN_CLOUD
-                    else:
-                        console = await admin.GetConsole(admin_pb2.GetConsoleRequest(instance=told.instance_id))
-                        said, shown = console.data.decode(errors="replace"), SHOWN
-                    _check(job, told, said)
-                    steps = {entry.step for entry in (await _get(admin, job)).timeline}
-                    if shown - steps:
-                        raise DemoFailed(f"job {job.number}: its timeline lacks {', '.join(sorted(shown - steps))}")
+                    await self._check(farm, admin, control, job, told)
                 return [await _get(admin, job) for job in queued]
         finally:
             watching.cancel()
@@ -136,6 +128,24 @@ class Run:
         while (await admin.FleetStatus(admin_pb2.FleetStatusRequest())).instances:
             await asyncio.sleep(0.05)
 
+    async def _check(
+        self, farm: Farm, admin: "AdminAsyncStub", control: Control, job: QueuedJob, told: admin_pb2.Job
+    ) -> None:
+        """The machine was real: what it said holds what only its shell can have printed."""
+        if told.conclusion != "success":
+            raise DemoFailed(f"job {job.number} ended with '{told.conclusion}'")
+        if farm.in_cloud:  # nobody keeps a cloud's consoles; the forge has what the runner sent
+            where, said, steps = "log", str((await control.job(job.forge_id))["log"]), SHOWN_IN_CLOUD
+        else:
+            console = await admin.GetConsole(admin_pb2.GetConsoleRequest(instance=told.instance_id))
+            where, said, steps = "console", console.data.decode(errors="replace"), SHOWN
+        for needed in (f"secret {job.secret}", f"proof {job.proof}", f"job runs on {told.runner_name}"):
+            if needed not in said:
+                raise DemoFailed(f"job {job.number}: the {where} of {told.runner_name} does not hold '{needed}'")
+        missing = steps - {entry.step for entry in (await _get(admin, job)).timeline}
+        if missing:
+            raise DemoFailed(f"job {job.number}: its timeline lacks {', '.join(sorted(missing))}")
+
     def _sum_up(self, done: list[admin_pb2.Job]) -> None:
         machines = {job.instance_id for job in done}
         if len(machines) != len(done):
@@ -158,15 +168,6 @@ class Run:
             f"  look:  .venv/bin/hostler fleet status --coordinator {farm.grpc}\n"
             f"  stop:  .venv/bin/python -m tests.demo.stop {self._places.folder}"
         )
-
-
-def _check(job: QueuedJob, told: admin_pb2.Job, said: str) -> None:
-    """The machine was real: what it said holds what only its shell can have printed."""
-    if told.conclusion != "success":
-        raise DemoFailed(f"job {job.number} ended with '{told.conclusion}'")
-    for needed in (f"secret {job.secret}", f"proof {job.proof}", f"job runs on {told.runner_name}"):
-        if needed not in said:
-            raise DemoFailed(f"job {job.number}: what {told.runner_name} said does not hold '{needed}'")
 
 
 def _cancelled_by_signals() -> None:
