@@ -72,6 +72,7 @@ class Session:
         self._heartbeat: pb.Heartbeat | None = None  # only the newest is worth sending
         self._look = asyncio.Event()  # the coordinator wants to see what is held
         self._seen: pb.Inventory | None = None
+        self._passed_over = False  # a create, on this stream
         self._position = 0
         self._sent_sequence = 0
 
@@ -164,6 +165,7 @@ class Session:
             case "event_ack":
                 # What was not sent on this stream cannot have been meant.
                 self._outbox.acknowledge(min(message.event_ack.sequence, self._sent_sequence))
+                self._ask_for_what_was_passed_over()
             case "inventory_request":
                 self._look.set()
             case kind:
@@ -171,7 +173,8 @@ class Session:
 
     def _create(self, command: pb.CreateInstance) -> None:
         if len(self._outbox) >= MOST_UNACKNOWLEDGED:
-            # Each machine adds events: a coordinator that takes none gets no more. It asks again on the next stream.
+            # Each machine adds events: a coordinator that takes none gets no more.
+            self._passed_over = True
             _log.warning("create ignored: too many events are not acknowledged", instance=command.instance_id[:80])
             return
         try:
@@ -180,6 +183,13 @@ class Session:
             self._refuse(command.instance_id, command.generation, Phase.FAILED, error)
         else:
             self._commands.create(spec)
+
+    def _ask_for_what_was_passed_over(self) -> None:
+        """A coordinator sends a create once a stream, and compares anew what there is at the beginning of the next."""
+        if self._passed_over and len(self._outbox) < MOST_UNACKNOWLEDGED:
+            raise SessionLost(
+                f"{self._address}: creates were ignored for want of acknowledgements, which have come now"
+            )
 
     def _delete(self, command: pb.DeleteInstance) -> None:
         try:

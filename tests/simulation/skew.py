@@ -8,12 +8,13 @@ greeting.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any, Final, Self
 
 import grpc.aio
 import msgspec
 from google.protobuf import message_factory, timestamp_pb2
-from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 
@@ -24,18 +25,15 @@ METHOD: Final = "/hostler.v1.Fleet/Session"
 FUTURE: Final = 900
 _WORD: Final = "from the future"
 
-# What may be missing at the other end: the last field of messages that have grown, and whole messages.
-_YOUNG: Final = {
+# What may be missing at the other end besides what messages have grown by: its absence has a meaning for who reads.
+_DISPENSABLE: Final = {
     "Hello": {"agent_run"},
-    "Driver": {"emulated", "passes_devices"},
     "Machine": {"phases"},
-    "Heartbeat": {"disk_available_gib"},
+    "Heartbeat": {"disk_available_gib", "pressure"},
     "InstanceEvent": {"error_code"},
     "ConsoleLog": {"truncated"},
     "Welcome": {"heartbeat_seconds"},
-    "Resources": {"devices"},
-    "AgentMessage": {"console_log", "inventory", "image_report"},
-    "CoordinatorMessage": {"prefetch_image"},
+    "AgentMessage": {"console_log", "inventory"},
 }
 
 Change = Callable[[Any], Iterable[Any]]
@@ -95,10 +93,18 @@ def newer() -> Vocabulary:
 def older() -> Vocabulary:
     file = _ours()
     for message in file.message_type:
-        kept = [field for field in message.field if field.name not in _YOUNG.get(message.name, set())]
+        missing = young(message) | _DISPENSABLE.get(message.name, set())
+        kept = [field for field in message.field if field.name not in missing]
         del message.field[:]
         message.field.extend(kept)
     return _made(file)
+
+
+def young(message: DescriptorProto) -> set[str]:
+    """The fields that a message has grown by: their numbers begin anew, beyond those that it had at first (8 or 16)."""
+    numbers = sorted(field.number for field in message.field)
+    first = next((number for before, number in pairwise([0, *numbers]) if number > before + 1), None)
+    return set() if first is None else {field.name for field in message.field if field.number >= first}
 
 
 def minor(off: int) -> str:

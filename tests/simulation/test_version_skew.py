@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 from hostler import __version__
 from protos.hostler.v1 import fleet_pb2 as pb
@@ -86,6 +87,23 @@ async def test_two_minor_releases_apart_the_agent_refuses_as_well(
             await coordinator.hears_hello(3)  # it tries again: one of the two may be upgraded
             assert {message.WhichOneof("message") for message in coordinator.heard} == {"hello"}
     assert "upgrade the agent, which is the older" in capfd.readouterr().err
+
+
+def test_an_older_version_lacks_all_that_messages_have_grown_by() -> None:
+    file = FileDescriptorProto()
+    pb.DESCRIPTOR.CopyToProto(file)
+    grown = {message.name: young for message in file.message_type if (young := skew.young(message))}
+    assert grown["Driver"] == {"fetches", "emulated", "passes_devices"}
+    assert grown["CreateInstance"] == {"network", "image_source"}
+    assert grown["CoordinatorMessage"] == {"prefetch_image", "inventory_request"}
+    assert {"Hello", "Resources", "AgentMessage"} < grown.keys()
+    older = skew.older()
+    for message in (older.up, older.down):
+        assert message.DESCRIPTOR.name in grown
+        for name, fields in grown.items():
+            there = message.DESCRIPTOR.file.message_types_by_name[name].fields_by_name
+            assert there
+            assert not fields & set(there)
 
 
 def test_the_other_versions_are_others() -> None:
