@@ -57,11 +57,12 @@ class Firewall:
         """Admit it no longer. Nobody knows it: fine.
 
         Raises:
-            IsolationFailed: its rules may still be there; the next change takes them away.
+            IsolationFailed: its rules may still be there; the next change takes them away, or the next try of this.
         """
         with self._state:
             known = self._guests.pop(instance_id, None)
-        if known is not None:
+            owed = self._in_force < self._wanted  # by a change that failed, which may have been this one
+        if known is not None or owed:
             self.restore()
 
     def restore(self) -> None:

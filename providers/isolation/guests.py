@@ -52,14 +52,22 @@ def runner_api(bootstrap: Bootstrap, access: NetworkAccess, resolve: Resolve = _
 
 
 def _entries(url: str, access: NetworkAccess, resolve: Resolve) -> list[str]:
-    parts = urlsplit(url)
-    host, port = parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 0)
+    host, port = _host_and_port(url)
     if not host or not port:
         raise ProviderError(f"'{url}' is no address of a runner API", hint=_HINT)
     addresses = [host] if _is_address(host) else _named(host, access, resolve)
     if any(IPv4Address(address).is_loopback for address in addresses):
         raise ProviderError(f"the runner API at {host}:{port} is on loopback, where no machine reaches it", hint=_HINT)
     return [f"{address}:{port}/tcp" for address in addresses]
+
+
+def _host_and_port(url: str) -> tuple[str, int]:
+    """Empty and 0 where there are none, or none that could be."""
+    try:
+        parts = urlsplit(url)
+        return parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 0)
+    except ValueError:  # a port beyond 65535, a bracket that stays open
+        return "", 0
 
 
 def _is_address(host: str) -> bool:
@@ -80,5 +88,5 @@ def _named(host: str, access: NetworkAccess, resolve: Resolve) -> list[str]:
         )
     try:
         return resolve(host)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter: no name could be so
         raise ProviderError(f"the runner API's name '{host}' cannot be resolved: {error}", hint=_HINT) from error

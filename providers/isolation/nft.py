@@ -34,6 +34,8 @@ def apply(document: Json, started: Callable[[int], None]) -> None:
             said, _ = _converse(process, msgspec.json.encode(document))
     except FileNotFoundError:
         raise IsolationFailed("the program nft is not there", hint="apt install nftables") from None
+    except OSError as error:  # no memory, process or descriptor is left
+        raise IsolationFailed(f"nft cannot be run: {error.strerror}", hint="see what the host is short of") from error
     if process.returncode != 0:
         text = " ".join(said.decode(errors="replace").split())
         raise IsolationFailed(f"nft refused the rules: {text[:500]}", hint="the agent needs root, or CAP_NET_ADMIN")

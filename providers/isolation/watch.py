@@ -87,8 +87,14 @@ class Watch:
                 await asyncio.sleep(_PAUSE_SECONDS)
             except ProviderError as error:
                 _log.error("isolation_lost", table=self._firewall.network.table, error=str(error))
-                self._touched.set()
-                await asyncio.sleep(_RETRY_SECONDS)
+                await self._again()
+            except Exception:  # noqa: BLE001 - the loop's edge; logged. Nobody else would put the rules back
+                _log.exception("isolation_lost", table=self._firewall.network.table)
+                await self._again()
+
+    async def _again(self) -> None:
+        self._touched.set()
+        await asyncio.sleep(_RETRY_SECONDS)
 
 
 def senders(datagram: bytes, table: str) -> Iterator[int]:

@@ -1,7 +1,6 @@
 """The rules as a packet meets them: an interpreter of our document, and what it must never let through."""
 
-import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -13,9 +12,7 @@ from hypothesis import strategies as st
 from hostler.network import NetworkAccess, NetworkPolicy, Opening
 from providers.addresses import mac_address
 from providers.contract import Bootstrap, ProviderError
-from providers.isolation import Firewall, Guest, Network, guest_of, port_name, rules, runner_api
-from providers.isolation.nft import IsolationFailed
-from providers.isolation.watch import senders
+from providers.isolation import Guest, Network, guest_of, port_name, rules, runner_api
 from tests.samples.domain import calm
 
 NETWORK = Network("hostler0", IPv4Network("10.213.0.0/22"), IPv4Address("10.213.0.1"))
@@ -289,6 +286,8 @@ def test_the_runner_api_is_opened_by_address_and_port() -> None:
         ("http://runners.example", ["192.0.2.1"], NetworkPolicy.STRICT, "a strict machine may not ask for names"),
         ("http://[2001:db8::1]:9996", None, NetworkPolicy.OPEN, "has IPv6"),
         ("nonsense", None, NetworkPolicy.OPEN, "is no address of a runner API"),
+        ("http://runners.example:99999", None, NetworkPolicy.OPEN, "is no address of a runner API"),
+        ("http://[2001:db8::1", None, NetworkPolicy.OPEN, "is no address of a runner API"),
     ],
 )
 def test_a_runner_api_out_of_reach_is_said_before_a_machine_is_made(
@@ -298,84 +297,7 @@ def test_a_runner_api_out_of_reach_is_said_before_a_machine_is_made(
         _runner_api(url, NetworkAccess(policy), found)
 
 
-# --- the firewall's state ---
-
-
-class Nft:
-    """Takes documents as nft would."""
-
-    def __init__(self) -> None:
-        self.applied: list[rules.Json] = []
-        self.broken = False
-
-    def __call__(self, document: rules.Json, started: Any) -> None:
-        started(1000 + len(self.applied))
-        if self.broken:
-            raise IsolationFailed("broken")
-        self.applied.append(document)
-
-
-def test_a_machine_whose_rules_failed_is_not_admitted_later_either() -> None:
-    nft = Nft()
-    firewall = Firewall(NETWORK, nft)
-    firewall.hold({"a": guest(2)})
-    nft.broken = True
-    with pytest.raises(IsolationFailed):
-        firewall.admit("b", guest(3))
-    nft.broken = False
-    firewall.restore()
-    assert nft.applied[-1] == rules.document(NETWORK, [guest(2)])
-
-
-def test_what_could_not_be_forgotten_goes_with_the_next_change() -> None:
-    nft = Nft()
-    firewall = Firewall(NETWORK, nft)
-    firewall.hold({"a": guest(2), "b": guest(3)})
-    nft.broken = True
-    with pytest.raises(IsolationFailed):
-        firewall.forget("a")
-    nft.broken = False
-    firewall.forget("a")
-    firewall.forget("unknown")
-    assert len(nft.applied) == 1
-    firewall.admit("c", guest(4))
-    assert nft.applied[-1] == rules.document(NETWORK, [guest(3), guest(4)])
-
-
-# --- what the kernel tells ---
-
-
-def _message(table: str, sender: int, *, subsystem: int = 10, attribute: int = 1) -> bytes:
-    name = table.encode() + b"\0"
-    body = struct.pack("=BBH", 1, 0, 0) + struct.pack("=HH", 4 + len(name), attribute) + name
-    length = 16 + len(body)
-    return struct.pack("=IHHII", length, subsystem << 8, 0, 0, sender) + body + b"\0" * (-length % 4)
-
-
-def _said(*messages: bytes) -> Iterator[int]:
-    return senders(b"".join(messages), NETWORK.table)
-
-
-def test_who_changed_our_tables_is_read_from_what_the_kernel_multicasts() -> None:
-    ours = NETWORK.table
-    assert list(_said(_message("filter", 7), _message(ours, 8), _message(ours, 9))) == [8, 9]
-    assert list(_said(_message(ours, 8, subsystem=1))) == []
-    assert list(_said(_message(ours, 8, attribute=2))) == []
-    assert list(_said(_message(ours + "x", 8))) == []
-
-
-@given(st.binary(max_size=200))
-def test_no_datagram_is_too_strange_to_be_read(datagram: bytes) -> None:
-    list(senders(datagram, NETWORK.table))
-
-
-def test_our_own_changes_are_known_as_such() -> None:
-    nft = Nft()
-    firewall = Firewall(NETWORK, nft)
-    for _ in range(200):
-        firewall.restore()
-    assert firewall.is_ours(1199)
-    assert not firewall.is_ours(1000)
+# --- several machines ---
 
 
 def test_openings_of_one_machine_are_not_anothers() -> None:
