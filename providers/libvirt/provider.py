@@ -10,7 +10,7 @@ import msgspec
 
 from providers.contract import Arch, Driver
 from providers.isolation import Firewall, Watch
-from providers.libvirt import console, emulation, privileges
+from providers.libvirt import console, emulation, nesting, privileges
 from providers.libvirt.acceleration import choose
 from providers.libvirt.disk import Images
 from providers.libvirt.domain import is_host_arch
@@ -85,6 +85,7 @@ class LibvirtProvider(SteadyProvider[libvirt.virConnect]):
         await self._hypervisor.call(emulation.check, self._settings.emulate)
         proof = self._store.root.parent / _PROOF_FILE
         acceleration = await self._hypervisor.thread(choose, self._settings.acceleration, proof)
+        await self._hypervisor.thread(nesting.tell, acceleration)
         self._devices = await self._hypervisor.thread(usable, self._kinds)
         machines = Machines(self._settings, self._images, self._store, self._firewall, acceleration, self._devices)
         await self._hypervisor.call(machines.adopt)

@@ -116,6 +116,22 @@ def test_a_job_is_told_whether_there_is_no_device_or_none_free(
     assert of_each in told
 
 
+def test_what_one_driver_of_a_host_passes_counts_for_none_of_its_others() -> None:
+    """As on a host with libvirt and LXD: its one device is a machine's of libvirt, never one of LXD's."""
+    both = {"libvirt": frozenset({"debian"}), "lxd": frozenset({"debian"})}
+    hosts = (with_gpus("h", 1, drivers=both),)
+    by_lxd = pool(provider="lxd", resources=GPU)
+    board = Board.of(world((job(1),), pools=(by_lxd,), hosts=hosts))
+    decided = plan_on(board, Moment(NOW))
+    assert not decided.creates
+    assert "no host has any gpu" in decided.waits[0].reason
+    assert "host h passes no devices to machines of 'lxd'" in why_waiting(board, decided, "job-1")
+    (create,) = plan(world((job(1),), pools=(pool(resources=GPU),), hosts=hosts), NOW).creates
+    assert create.host == "h"
+    (plain,) = plan(world((job(1),), pools=(pool(provider="lxd"),), hosts=hosts), NOW).creates
+    assert plain.host == "h"
+
+
 def test_several_devices_are_told_in_numbers() -> None:
     two = pool(resources=Resources(1, 64, 1, devices({"gpu": 2, "fpga": 1})))
     (wait,) = plan(world((job(1),), pools=(two,), hosts=(with_gpus("h", 1),)), NOW).waits
