@@ -1,6 +1,6 @@
 """A directory for each virtual machine, for what LXD does not keep.
 
-<root>/<instance id>/  seed.iso     what the guest is told, with its secret; LXD attaches it by its path
+<root>/<instance id>/  seed.img     what the guest is told, with its secret; LXD attaches it by its path
                        console.log  what it said, and console.log.0 what it said before
 <root>/<instance id>.base  a hard link to the image of the catalogue that it is made of: so that is in use
 """

@@ -30,6 +30,8 @@ from providers.seed import Link, seed_files, write_seed
 # cloud-init's NoCloud data source looks here; `hostler.env` lies beside its files, as on a virtual machine's seed.
 SEED_FOLDER: Final = PurePosixPath("/var/lib/cloud/seed/nocloud")
 _CONSOLE: Final = "console.log"
+# LXD makes a CD drive of what is called .iso, for which not every small kernel has a driver.
+_SEED: Final = "seed.img"
 _NAME: Final = re.compile(r"[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")  # LXD's rule for names
 
 _log = structlog.get_logger(__name__)
@@ -202,7 +204,7 @@ class Machines:
         is_container = spec.driver == request.CONTAINERS
         seed = None
         if not is_container:
-            seed = self._folders.make(spec.instance_id) / "seed.iso"
+            seed = self._folders.make(spec.instance_id) / _SEED
             write_seed(files, seed)
         plan = request.Plan(
             tags=own,

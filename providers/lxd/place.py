@@ -1,6 +1,7 @@
 """What instances need of LXD before any can be made: project, storage pool, network, profiles. Blocks."""
 
 from ipaddress import IPv4Interface
+from pathlib import Path
 from typing import Final
 
 from pylxd import Client
@@ -11,6 +12,9 @@ from providers.lxd.settings import LxdSettings
 
 # Images and networks stay the host's, so that what the operator imports is there for Hostler.
 _PROJECT: Final = {"features.images": "false", "features.profiles": "true", "features.storage.volumes": "true"}
+
+# There only while br_netfilter is loaded. LXD filters IPv6 by it, and does not load it: it is the host's to decide.
+_BRIDGE_FILTER: Final = Path("/proc/sys/net/bridge/bridge-nf-call-ip6tables")
 
 
 def ensure_project(client: Client, settings: LxdSettings) -> None:
@@ -28,12 +32,31 @@ def ensure(client: Client, settings: LxdSettings) -> None:
     Raises:
         HypervisorUnavailable: something is missing, or is not what the settings say.
     """
+    check_bridge_filter()
     try:
         _check_pool(client, settings)
         _ensure_network(client, settings)
         _check_profiles(client, settings)
     except LXDAPIException as error:
         raise HypervisorUnavailable(f"LXD cannot be prepared: {error}", hint="see `lxc monitor` and its log") from error
+
+
+def check_bridge_filter(switch: Path = _BRIDGE_FILTER) -> None:
+    """See that LXD can filter what leaves an instance, without which none of ours starts.
+
+    Raises:
+        HypervisorUnavailable: the kernel module is not loaded, or is switched off.
+    """
+    if not switch.exists():
+        raise HypervisorUnavailable(
+            "LXD cannot keep addresses apart: the kernel module br_netfilter is not loaded",
+            hint="`modprobe br_netfilter` now, and `echo br_netfilter >/etc/modules-load.d/hostler.conf` for later",
+        )
+    if switch.read_text().strip() != "1":
+        raise HypervisorUnavailable(
+            "LXD cannot keep addresses apart: bridges do not ask ip6tables",
+            hint=f"`sysctl net.bridge.{switch.name}=1` now, and the same in /etc/sysctl.d/ for later",
+        )
 
 
 def network_config(settings: LxdSettings) -> dict[str, str]:

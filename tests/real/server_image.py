@@ -47,7 +47,7 @@ _MASKED: Final = (
     ),
     *("fstrim.timer", "man-db.timer", "systemd-timesyncd.service", "serial-getty@ttyS0.service", "getty@tty1.service"),
 )
-_DISK: Final = "4G"
+_DISK: Final = "8G"
 _BUILD_SECONDS: Final = 500
 
 

@@ -28,6 +28,7 @@ HOST: Final = "build-server"
 AGENT: Final = "hostler-agent"
 LXD_LABELS: Final = ("self-hosted", "lxd")
 LXD_GUEST: Final = Guest(TEST_GUEST.image, TEST_GUEST.path, driver="lxd")
+LEASE_SECONDS: Final = 60
 PATIENCE_SECONDS: Final = 300.0
 # One address of this machine, here and in the server alike: QEMU's network leads there without a door in the server.
 _MEETING_POINT: Final = LibvirtSettings(subnet="10.222.0.0/24")
@@ -69,6 +70,9 @@ class ServerFarm(Farm):
 agents_bind = "{self.address}:{free_port(self.address)}"
 clients_bind = "{self.address}:{free_port(self.address)}"
 public_names = ["{self.address}"]
+
+[planner]
+host_lease_seconds = {LEASE_SECONDS}
 """
 
     async def start_agent(self) -> None:
@@ -115,6 +119,10 @@ class ServerWorld(World, frozen=True, kw_only=True):
         await self.server.run(f"systemctl daemon-reload && systemctl enable --quiet --now {AGENT}")
         await self.presence("connected")
 
+    async def load_bridge_filter(self) -> None:
+        """As it says itself, and packaging/README.md before."""
+        await self.server.run("echo br_netfilter >/etc/modules-load.d/hostler.conf && modprobe br_netfilter")
+
     async def drivers(self, *names: str) -> dict[str, Any]:
         """By name; returns when the server offers these."""
         async with asyncio.timeout(self.patience_seconds):
@@ -122,6 +130,15 @@ class ServerWorld(World, frozen=True, kw_only=True):
                 offered = {driver["name"]: driver for driver in (await self.host()).get("drivers", [])}
                 if offered.keys() >= set(names):
                     return offered
+                await asyncio.sleep(0.2)
+
+    async def missing(self, driver: str) -> str:
+        """Why the server does not offer it, once it says so."""
+        async with asyncio.timeout(self.patience_seconds):
+            while True:
+                for out in (await self.host()).get("drivers_out", []):
+                    if out["name"] == driver:
+                        return str(out["detail"])
                 await asyncio.sleep(0.2)
 
     async def host(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A build server in a virtual machine: systemd, KVM, libvirt and LXD, and an agent installed there as a service.
+"""A build server in a virtual machine: systemd, KVM, libvirt and LXD's virtual machines, and an agent installed there.
 
 The tests share the server and come one after the other: what the first sets up, the others use.
 """
@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 import pytest_asyncio
 
-from tests.real.server_world import ServerWorld, open_server_world
+from tests.real.server_world import LXD_LABELS, ServerWorld, open_server_world
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
 
@@ -26,15 +26,30 @@ async def world(test_guest: Path) -> AsyncIterator[ServerWorld]:  # noqa: ARG001
             yield one
 
 
-async def test_an_invited_server_proves_kvm_and_offers_both_hypervisors(world: ServerWorld) -> None:
+async def test_an_invited_server_proves_kvm_and_offers_libvirt(world: ServerWorld) -> None:
     assert "enrolled as 'build-server'" in await world.enrol()
     await world.start_service()
-    drivers = await world.drivers("libvirt", "lxd")
+    drivers = await world.drivers("libvirt")
     assert drivers["libvirt"]["acceleration"] == "kvm"
+
+
+async def test_it_offers_lxd_when_what_it_says_is_missing_has_been_done(world: ServerWorld) -> None:
+    assert "br_netfilter" in await world.missing("lxd")
+    await world.load_bridge_filter()
+    drivers = await world.drivers("libvirt", "lxd")
+    assert drivers["lxd"]["acceleration"] == "kvm"
 
 
 async def test_a_job_runs_in_a_kvm_machine_of_libvirt_that_can_run_machines_itself(world: ServerWorld) -> None:
     job = await world.queue(PROOF)
+    log = await world.succeeded(job)
+    name, with_svm, _ = log.split(maxsplit=2)
+    assert name.startswith("hostler-")
+    assert int(with_svm) == 1
+
+
+async def test_a_job_runs_in_a_virtual_machine_of_lxd(world: ServerWorld) -> None:
+    job = await world.queue(PROOF, LXD_LABELS)
     log = await world.succeeded(job)
     name, with_svm, _ = log.split(maxsplit=2)
     assert name.startswith("hostler-")

@@ -30,7 +30,7 @@ MACHINE = Plan(
     network="hostler-lxd",
     port="h0ad60001-9",
     address=IPv4Address("10.214.0.9"),
-    seed=Path("/var/lib/hostler-agent/instances/1/seed.iso"),
+    seed=Path("/var/lib/hostler-agent/instances/1/seed.img"),
 )
 CONTAINER = msgspec.structs.replace(
     MACHINE, driver="lxd-container", seed=None, user_data="#cloud-config\nhas: token", network_config="version: 2"
@@ -46,7 +46,7 @@ def test_a_virtual_machine_gets_its_size_its_seed_as_a_disk_and_no_secure_boot()
     assert (config["security.secureboot"], config["migration.stateful"]) == ("false", "false")
     assert not [key for key in config if "cloud-init" in key or "user-data" in key or "nesting" in key]
     assert body["devices"]["root"] == {"type": "disk", "path": "/", "pool": "fast", "size": "40GiB"}
-    seed = {"type": "disk", "source": "/var/lib/hostler-agent/instances/1/seed.iso", "readonly": "true"}
+    seed = {"type": "disk", "source": "/var/lib/hostler-agent/instances/1/seed.img", "readonly": "true"}
     assert body["devices"]["seed"] == seed
 
 
