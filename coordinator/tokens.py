@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import jwt
 
@@ -19,6 +19,13 @@ class TokenInvalid(HostlerError):
     """A bearer token that opens nothing."""
 
     code = "token_invalid"
+
+
+class Bearer(NamedTuple):
+    """Whose token it is."""
+
+    instance_id: str
+    attempt: int  # the instance's generation when it was minted
 
 
 class InstanceTokens:
@@ -45,8 +52,8 @@ class InstanceTokens:
         }
         return jwt.encode(claims, self._key, algorithm="HS256")
 
-    def read(self, token: str) -> str:
-        """The id of the instance that the token was minted for.
+    def read(self, token: str) -> Bearer:
+        """Whom the token was minted for.
 
         Raises:
             TokenInvalid: not ours, for another audience, or expired.
@@ -59,10 +66,12 @@ class InstanceTokens:
                 algorithms=["HS256"],
                 audience=_AUDIENCE,
                 issuer=_ISSUER,
-                options={"require": ["exp", "id"], "verify_exp": False},
+                options={"require": ["exp", "id", "create_attempt"], "verify_exp": False},
             )
         except jwt.InvalidTokenError as error:
             raise TokenInvalid(f"the token is not valid: {error}") from None
         if self._clock().timestamp() >= claims["exp"]:
             raise TokenInvalid("the token has expired")
-        return str(claims["id"])
+        if not isinstance(claims["create_attempt"], int):
+            raise TokenInvalid("the token names no attempt")
+        return Bearer(str(claims["id"]), claims["create_attempt"])

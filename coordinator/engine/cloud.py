@@ -1,7 +1,6 @@
 """The executor for cloud pools: create and delete through provider executables."""
 
 import asyncio
-import base64
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -141,7 +140,7 @@ class CloudExecutor:
         access = await self._store.catalog.forge_access(instance.entity_id)
         token = self._tokens.mint(instance, access.entity)
         where = self._where.but(await self._store.settings.get())
-        wrapper = base64.b64encode(scripts.wrapper(instance, where, token).encode()).decode()
+        wrapper = scripts.for_provider_library(scripts.wrapper(instance, pool, where, token))
         return CloudSpec(
             name=instance.name,
             tools=tuple(await self._forges.tools(instance.entity_id)),

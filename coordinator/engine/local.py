@@ -46,7 +46,7 @@ class LocalExecutor:
         access = await self._store.catalog.forge_access(instance.entity_id)
         token = self._tokens.mint(instance, access.entity)
         where = self._where.but(await self._store.settings.get())
-        data = scripts.user_data(instance, where, token)
+        data = scripts.user_data(instance, pool, where, token)
         image = await self._store.images.find(instance.image, pool.arch)
         self._sent[instance.id] = (link, instance.generation)
         command = wire.create_command(instance, pool, image, where, token, data)

@@ -1,10 +1,11 @@
-"""The paths that runner machines call (GARM's instance metadata and callback API), for a Linux runner."""
+"""The paths that runner machines call: GARM's instance metadata and callback API, and one call of our own."""
 
 import re
+from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 import msgspec
-from litestar import get, post
+from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
@@ -14,10 +15,14 @@ from coordinator.forges.contract import ForgeError
 from coordinator.forges.forges import Forges
 from coordinator.http.errors import AnyRequest, ApiError
 from coordinator.runner_api import scripts
+from coordinator.runner_api.bundle import TAR, Bundle
 from coordinator.runner_api.scripts import Urls
 from coordinator.runner_api.waiting import Waiting
+from coordinator.store.catalog import ForgeAccess
 from coordinator.store.instances import AlreadyTakenError
 from coordinator.store.store import Store
+from coordinator.templates.builtin import unit_file
+from coordinator.templates.language import TemplateInvalid
 from coordinator.tokens import InstanceTokens, TokenInvalid
 from providers.exec.spec import Tool
 
@@ -72,15 +77,17 @@ class RunnerApi:
             ApiError: 401, for every reason the same, so that nothing is learned from it.
         """
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        refusal = ApiError(401, "the token is missing, wrong, or its runner is up already")
+        refusal = _refusal()
         if scheme.lower() != "bearer":
             raise refusal
         try:
-            instance_id = self._tokens.read(token.strip())
+            bearer = self._tokens.read(token.strip())
         except TokenInvalid:
             raise refusal from None
-        instance = await self._store.instances.get(instance_id)
+        instance = await self._store.instances.get(bearer.instance_id)
         if instance is None or instance.status not in _ALIVE or instance.runner_status not in _BOOTING:
+            raise refusal
+        if instance.generation != bearer.attempt:
             raise refusal
         return instance, token.strip()
 
@@ -106,18 +113,40 @@ class RunnerApi:
         if name not in _FILES:
             raise ApiError(404, f"there is no file '{name}'; there are {', '.join(_FILES)}")
         try:
-            content = await self._waiting.until(
-                instance.id,
-                lambda: self._store.instances.take_runner_file(instance.id, f".{name}"),
-                self._configuration_seconds,
-            )
-        except AlreadyTakenError:
-            raise ApiError(410, f"'{name}' was handed out already") from None
+            return await self._once(instance, lambda: self._store.instances.take_runner_file(instance.id, f".{name}"))
         except KeyError:
             raise ApiError(404, f"the forge gave no file '{name}'") from None
-        if content is None:
+
+    async def _once(self, instance: Instance, take: Callable[[], Awaitable[T | None]]) -> T:
+        """What is handed out once, when the forge has given it."""
+        try:
+            taken = await self._waiting.until(instance.id, take, self._configuration_seconds)
+        except AlreadyTakenError as error:
+            raise ApiError(410, f"handed out already: {error}") from None
+        if taken is None:
             raise ApiError(503, "the forge has not given this runner's configuration yet; ask again")
-        return content
+        return taken
+
+    async def runner(self, request: AnyRequest) -> Bundle:
+        """All at once, and once: what else takes a call for each file, the unit, the system and the first status."""
+        instance, _ = await self._caller(request)
+        user = _user(request)
+        told = _decode(await request.body() or b"{}", SystemInfo)
+        if await self._store.instances.runner_said(instance.id, RunnerStatus.INSTALLING, "booted") is None:
+            raise _refusal()
+        await self._store.instances.system_info(instance.id, told.os_name[:100], told.os_version[:100])
+        files = await self._once(instance, lambda: self._store.instances.take_runner_files(instance.id))
+        access = await self._store.catalog.forge_access(instance.entity_id)
+        forge_type = access.endpoint.kind.value
+        return Bundle(
+            runner_name=instance.name,
+            runner_labels=sorted(instance.labels),
+            forge_type=forge_type,
+            runner_registration_url=_registration_url(access),
+            service_name=_service_name(access),
+            unit=unit_file(forge_type, user),
+            files=files,
+        )
 
     async def install_script(self, request: AnyRequest) -> str:
         instance, token = await self._caller(request)
@@ -126,8 +155,12 @@ class RunnerApi:
             tools: list[Tool] | None = await self._forges.tools(instance.entity_id)
         except ForgeError:
             tools = None  # an image that has the runner needs none
+        access = await self._store.catalog.forge_access(instance.entity_id)
         where = self._where.but(await self._store.settings.get())
-        return scripts.install_script(instance, pool, where, token, tools)
+        try:
+            return scripts.install_script(instance, pool, access, where, token, tools)
+        except TemplateInvalid as error:
+            raise ApiError(400, str(error)) from None
 
     async def metadata(self, request: AnyRequest) -> dict[str, object]:
         instance, _ = await self._caller(request)
@@ -145,7 +178,7 @@ class RunnerApi:
                 "agent_url": "",
             },
             "forge_type": access.endpoint.kind.value,
-            "runner_registration_url": f"{access.endpoint.base_url}/{access.entity.full_name}",
+            "runner_registration_url": _registration_url(access),
             "runner_name": instance.name,
             "runner_labels": sorted(instance.labels),
             "ca_bundles": {},
@@ -159,14 +192,12 @@ class RunnerApi:
     async def service_name(self, request: AnyRequest) -> str:
         instance, _ = await self._caller(request)
         access = await self._store.catalog.forge_access(instance.entity_id)
-        return f"actions.runner.{access.entity.owner}.{access.entity.name}"
+        return _service_name(access)
 
     async def unit_file(self, request: AnyRequest) -> str:
-        await self._caller(request)
-        user = request.query_params.get("runAsUser", "runner")
-        if not _USER.fullmatch(user):
-            raise ApiError(400, f"runAsUser: '{user[:100]}' is no user name")
-        return scripts.unit_file(user)
+        instance, _ = await self._caller(request)
+        access = await self._store.catalog.forge_access(instance.entity_id)
+        return unit_file(access.endpoint.kind.value, _user(request))
 
     async def registration_token(self, request: AnyRequest) -> None:
         await self._caller(request)
@@ -186,6 +217,13 @@ class RunnerApi:
         @get(f"{base}/metadata/credentials/{{name:str}}", media_type="application/octet-stream")
         async def credentials(request: AnyRequest, name: FromPath[str]) -> bytes:
             return await self.credentials(request, name)
+
+        @post(f"{base}/metadata/runner", status_code=200, request_max_body_size=_LARGEST_REPORT)
+        async def runner(request: AnyRequest) -> Response[bytes]:
+            wants_tar = TAR in request.headers.get("accept", "")
+            made = await self.runner(request)
+            content, kind = (made.as_tar(), TAR) if wants_tar else (made.as_json(), "application/json")
+            return Response(content, media_type=kind)
 
         @get(f"{base}/metadata/runner-metadata")
         async def metadata(request: AnyRequest) -> dict[str, object]:
@@ -213,9 +251,28 @@ class RunnerApi:
             await self.registration_token(request)
 
         return [
-            status, system_info, credentials, metadata, certificates,
+            status, system_info, credentials, runner, metadata, certificates,
             install_script, service_name, unit_file, registration_token,
         ]  # fmt: skip
+
+
+def _refusal() -> ApiError:
+    return ApiError(401, "the token is missing, wrong, or its runner is up already")
+
+
+def _user(request: AnyRequest) -> str:
+    user = request.query_params.get("runAsUser", "runner")
+    if not _USER.fullmatch(user):
+        raise ApiError(400, f"runAsUser: '{user[:100]}' is no user name")
+    return user
+
+
+def _registration_url(access: ForgeAccess) -> str:
+    return f"{access.endpoint.base_url}/{access.entity.full_name}"
+
+
+def _service_name(access: ForgeAccess) -> str:
+    return f"actions.runner.{access.entity.owner}.{access.entity.name}"
 
 
 def _decode(body: bytes, kind: type[T]) -> T:

@@ -1,33 +1,22 @@
-"""The texts that start a runner in a guest: cloud-init user data, wrapper and install script."""
+"""The texts that start a runner in a guest: user data, wrapper and install script."""
 
 import base64
-from importlib.resources import files
-from typing import Final
+from typing import Any, Final
 
-import jinja2
 import msgspec
 
 from coordinator.domain.fleet import Pool
 from coordinator.domain.instance import Instance
+from coordinator.store.catalog import ForgeAccess
 from coordinator.store.settings import ControllerSettings
+from coordinator.templates.builtin import install_template, wrapper_template
+from coordinator.templates.language import render
+from coordinator.templates.values import Values
 from providers.exec.spec import Tool
-
-_environment: Final = jinja2.Environment(
-    loader=jinja2.FunctionLoader(lambda name: (files(__package__) / "templates" / name).read_text(encoding="utf-8")),
-    undefined=jinja2.StrictUndefined,
-    keep_trailing_newline=True,
-    autoescape=False,  # noqa: S701 (shell, not HTML; values are quoted by the filter `sh`)
-)
 
 # What the forges call our architectures.
 FORGE_ARCH: Final = {"amd64": "x64", "arm64": "arm64"}
-
-
-def _shell_quote(value: str) -> str:
-    return "'" + value.replace("'", "'\\''") + "'"
-
-
-_environment.filters["sh"] = _shell_quote
+_AWAY: Final = "the forge is away"
 
 
 class Urls(msgspec.Struct, frozen=True):
@@ -46,9 +35,11 @@ def urls(runner_url: str) -> Urls:
     return Urls(f"{base}/api/v1/metadata", f"{base}/api/v1/callbacks")
 
 
-def user_data(instance: Instance, where: Urls, token: str) -> bytes:
-    """cloud-init user data for machines on our own hosts. Holds the token."""
-    script = wrapper(instance, where, token)
+def user_data(instance: Instance, pool: Pool, where: Urls, token: str) -> bytes:
+    """User data for machines on our own hosts: cloud-init's, and on Windows a script. Holds the token."""
+    script = wrapper(instance, pool, where, token)
+    if pool.os_type == "windows":
+        return script.encode()
     document = {
         "write_files": [
             {
@@ -65,28 +56,59 @@ def user_data(instance: Instance, where: Urls, token: str) -> bytes:
     return b"#cloud-config\n" + msgspec.json.encode(document)
 
 
-def wrapper(instance: Instance, where: Urls, token: str) -> str:
-    """A small script that fetches the install script and runs it; also what GARM-style providers put in user data."""
-    return _environment.get_template("wrapper-linux.sh").render(
-        metadata_url=where.metadata, callback_url=where.callback, token=token, name=instance.name
-    )
+def wrapper(instance: Instance, pool: Pool, where: Urls, token: str) -> str:
+    """A small script that fetches the install script and runs it. Holds the token."""
+    values = {
+        "runner_name": instance.name,
+        "metadata_url": where.metadata,
+        "callback_url": where.callback,
+        "token": token,
+    }
+    return render(wrapper_template(pool.os_type), values)
 
 
-def install_script(instance: Instance, pool: Pool, where: Urls, token: str, tools: list[Tool] | None) -> str:
+def for_provider_library(script: str) -> str:
+    """A script as `runner_install_template` of a provider executable: base64 of what becomes that script.
+
+    GARM's provider library takes it for a template of Go's text/template.
+    """
+    return base64.b64encode(script.replace("{{", '{{"{{"}}').encode()).decode()
+
+
+def install_script(
+    instance: Instance, pool: Pool, access: ForgeAccess, where: Urls, token: str, tools: list[Tool] | None
+) -> str:
     """The script that makes the machine a runner. Holds the token.
 
     Only the machine knows whether its image has the runner's program. If it has none and there is none to download, the
     script reports a failure that says what to do. `tools`: the forge's downloads; None: it could not be asked.
+
+    Raises:
+        TemplateInvalid: the template does not fit this pool.
     """
-    why_none = f"the forge offers none for {pool.os_type} on {pool.arch}" if tools is not None else "the forge is away"
-    return _environment.get_template("install-linux.sh").render(
+    forge_type = access.endpoint.kind.value
+    values = Values(
+        runner_name=instance.name,
         metadata_url=where.metadata,
         callback_url=where.callback,
         token=token,
-        name=instance.name,
+        forge_type=forge_type,
+        forge_url=access.endpoint.base_url,
+        entity_url=f"{access.endpoint.base_url}/{access.entity.full_name}",
+        os_type=pool.os_type,
+        arch=pool.arch,
+        labels=tuple(sorted(instance.labels)),
         tool=tool_for(pool, tools or []),
-        why_none=why_none,
+        why_no_tool=f"the forge offers none for {pool.os_type} on {pool.arch}" if tools is not None else _AWAY,
+        extra_context=_extra_context(pool),
     )
+    return render(install_template(forge_type, pool.os_type), values.by_name())
+
+
+def _extra_context(pool: Pool) -> dict[str, Any]:
+    """Values of a pool's own for its template, as with GARM."""
+    given = msgspec.json.decode(pool.extra_specs, type=dict[str, Any]).get("extra_context")
+    return given if isinstance(given, dict) else {}
 
 
 def tool_for(pool: Pool, tools: list[Tool]) -> Tool:
@@ -95,8 +117,3 @@ def tool_for(pool: Pool, tools: list[Tool]) -> Tool:
         if tool.os == pool.os_type.replace("windows", "win") and tool.architecture == FORGE_ARCH[pool.arch]:
             return tool
     return Tool()
-
-
-def unit_file(user: str) -> str:
-    """The systemd unit of the runner's service (runner API, systemd/unit-file)."""
-    return _environment.get_template("runner.service").render(user=user)

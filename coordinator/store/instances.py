@@ -201,7 +201,6 @@ class Instances:
         coming = {instance.id for instance in now_there if instance.status in COMING}
         return [one.instance_id in coming for one in configured]
 
-    @retried
     async def take_runner_file(self, instance_id: str, name: str) -> bytes | None:
         """One file of the runner's configuration, handed out once; None: not there yet.
 
@@ -209,22 +208,36 @@ class Instances:
             AlreadyTaken: it was handed out before.
             KeyError: the configuration has no such file.
         """
+        files = await self._take(instance_id, frozenset({name}))
+        return files[name] if files is not None else None
+
+    async def take_runner_files(self, instance_id: str) -> Mapping[str, bytes] | None:
+        """All files of the runner's configuration at once, handed out once; None: not there yet.
+
+        Raises:
+            AlreadyTaken: one of them was handed out before.
+        """
+        return await self._take(instance_id, None)
+
+    @retried
+    async def _take(self, instance_id: str, names: frozenset[str] | None) -> Mapping[str, bytes] | None:
         async with self._database.write() as connection:
             query = sa.select(instances.c.runner_files, instances.c.runner_files_taken)
             row = (await connection.execute(query.where(instances.c.id == instance_id).with_for_update())).one()
-            if name in row.runner_files_taken:
-                raise AlreadyTakenError(name)
+            before = row.runner_files_taken & names if names is not None else row.runner_files_taken
+            if before:
+                raise AlreadyTakenError(", ".join(sorted(before)))
             if row.runner_files is None:
                 return None
             files = msgspec.msgpack.decode(
                 self._sealer.open(row.runner_files, f"instance:{instance_id}"), type=dict[str, bytes]
             )
-            content = files[name]
-            taken = row.runner_files_taken | {name}
+            given = {name: files[name] for name in names or files}
+            taken = row.runner_files_taken | given.keys()
             await connection.execute(
                 sa.update(instances).where(instances.c.id == instance_id).values(runner_files_taken=taken)
             )
-        return content
+        return given
 
     @retried
     async def retire(

@@ -16,7 +16,8 @@ from coordinator.runner_api import scripts
 from tests.bench.results import BenchmarkFailed, Result, at_least, shown
 from tests.real.test_images import MAC, NETWORK_CONFIG, write_iso
 from tests.runner_images import WITH_UNIT, runner_image
-from tests.samples.domain import instance, pool
+from tests.samples.bundle import bundle
+from tests.samples.domain import forge_access, instance, pool
 
 _STARTED: Final = "run.sh["  # what the runner's own lines on the console begin with
 _TOKEN: Final = "a-token-of-the-benchmarks"
@@ -57,7 +58,7 @@ def _seed(path: Path, port: int) -> Path:
     files = {
         "meta-data": f"instance-id: {one.id}\nlocal-hostname: {one.name}\n",
         "network-config": NETWORK_CONFIG,
-        "user-data": scripts.user_data(one, where, _TOKEN).decode(),
+        "user-data": scripts.user_data(one, pool(), where, _TOKEN).decode(),
         "hostler.env": "".join(f"HOSTLER_{key}='{value}'\n" for key, value in environment.items()),
     }
     write_iso(path, files)
@@ -72,9 +73,11 @@ async def _coordinator() -> AsyncIterator[int]:
     async def answer(request: web.Request) -> web.Response:
         last = request.path.rpartition("/")[2]
         if last == "install-script":
-            return web.Response(text=scripts.install_script(instance(), pool(), _where(port), _TOKEN, []))
-        if last == "unit-file":
-            return web.Response(text=scripts.unit_file("runner"))
+            return web.Response(
+                text=scripts.install_script(instance(), pool(), forge_access(), _where(port), _TOKEN, [])
+            )
+        if last == "runner" and request.method == "POST":
+            return web.Response(body=bundle().as_tar())
         return web.Response(text="{}")
 
     app = web.Application()

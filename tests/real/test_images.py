@@ -15,7 +15,8 @@ from aiohttp import web
 
 from coordinator.runner_api import scripts
 from tests.real.conftest import RUNNER_RELEASE_FILE
-from tests.samples.domain import instance, pool
+from tests.samples.bundle import bundle
+from tests.samples.domain import forge_access, instance, pool
 
 pytestmark = pytest.mark.real
 
@@ -99,6 +100,8 @@ class RunnerApi:
         if request.path.startswith("/metadata/credentials/") and self.refusals:
             return web.Response(status=self.refusals.pop(0))
         self.calls.append(Call(request.method, request.path, body, time.monotonic()))
+        if request.path == "/metadata/runner":
+            return web.Response(body=bundle().as_tar())
         if request.method == "POST":
             self._alive = b'"idle"' not in body
             return web.Response()
@@ -262,20 +265,18 @@ async def test_a_guest_of_a_cloud_runs_its_user_data_and_then_the_unit_that_this
     image = tmp_path / "guest.qcow2"
     build("--with", "curl", "--with", "install", "--runner", str(runner), str(image))
     where = scripts.Urls(f"http://10.0.2.2:{api.port}/metadata", f"http://10.0.2.2:{api.port}/callbacks")
-    api.texts = {
-        "/metadata/install-script": scripts.install_script(instance(), pool(), where, api.token, []),
-        "/metadata/systemd/unit-file": scripts.unit_file("runner"),
-    }
+    script = scripts.install_script(instance(), pool(), forge_access(), where, api.token, [])
+    api.texts = {"/metadata/install-script": script}
     seed = tmp_path / "seed.iso"
     meta = '{\n  "instance-id": "i-1",\n  "local-hostname": "hostler-guest-3"\n}\n'
-    write_iso(seed, {"meta-data": meta, "user-data": scripts.wrapper(instance(), where, api.token)})
+    write_iso(seed, {"meta-data": meta, "user-data": scripts.wrapper(instance(), pool(), where, api.token)})
 
     life = await boot(image, seed)
 
-    assert api.statuses() == [
-        {"status": "installing", "message": "booted"},
-        {"status": "idle", "message": "runner is up"},
-    ], life.console
+    assert [call.path for call in api.calls] == ["/metadata/install-script", "/metadata/runner", "/callbacks/status"], (
+        life.console
+    )
+    assert api.statuses() == [{"status": "idle", "message": "runner is up"}]
     assert "runner of runner holds content of runner content of credentials content of credentials_rsaparams" in (
         life.console
     )

@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 from hypothesis import HealthCheck, settings
 
-from coordinator.domain.fleet import Flavor, Host, Pool
+from coordinator.domain.fleet import Endpoint, Entity, EntityKind, Flavor, ForgeKind, Host, Pool
 from coordinator.domain.images import Image
 from coordinator.domain.instance import Instance, RunnerStatus, Status
 from coordinator.domain.job import Job, JobEvent, JobKey, JobStatus
@@ -14,6 +14,7 @@ from coordinator.domain.labels import labels
 from coordinator.domain.planning.board import Board
 from coordinator.domain.resources import Resources
 from coordinator.domain.world import Plan, World
+from coordinator.store.catalog import ForgeAccess
 
 NOW: Final = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 SMALL: Final = Resources(2, 2048, 10)
@@ -72,6 +73,13 @@ def pool(name: str = "small", **more: Any) -> Pool:
         "bootstrap_timeout": timedelta(minutes=20),
     }
     return Pool(**values | more)
+
+
+def forge_access() -> ForgeAccess:
+    """Of the repository whose pools and instances these are."""
+    endpoint = Endpoint("endpoint-1", "github", ForgeKind.GITHUB, "https://forge.example", "https://api.forge.example")
+    entity = Entity(REPOSITORY, endpoint.id, EntityKind.REPOSITORY, "octo", "widgets", "credentials-1")
+    return ForgeAccess(endpoint, entity, "a-forge-token")
 
 
 def host(name: str = "host-1", **more: Any) -> Host:

@@ -1,8 +1,9 @@
-"""Instances whose provider was taken out of the configuration: what becomes of each."""
+"""What provider executables are told of a machine, and what becomes of those whose provider is configured no more."""
 
+import base64
 from collections.abc import AsyncIterator
 from pathlib import Path
-from unittest.mock import MagicMock
+from unittest.mock import AsyncMock, MagicMock
 
 import pytest
 import sqlalchemy as sa
@@ -13,6 +14,7 @@ from coordinator.engine.cloud import CloudExecutor
 from coordinator.runner_api import scripts
 from coordinator.store.schema import instances
 from coordinator.tokens import InstanceTokens
+from providers.exec.spec import CloudInstance, CloudSpec, Tool
 from tests.samples.store import DOCUMENT, Sample, open_sample
 
 REASON = "provider 'cloud' is not configured any more: put its [[provider]] back"
@@ -24,6 +26,54 @@ async def sample(tmp_path: Path) -> AsyncIterator[Sample]:
         await opened.apply(DOCUMENT.replace('provider = "libvirt"', 'provider = "cloud"'))
         await opened.look()
         yield opened
+
+
+async def _told(sample: Sample, pool: str) -> CloudSpec:
+    """What the executable gets for a machine of the one pool, with these lines more in its table."""
+    await sample.apply(DOCUMENT.replace('provider = "libvirt"', f'provider = "cloud"\n{pool}'))
+    await sample.look()
+    made = await sample.instance()
+    cloud = MagicMock(settings=MagicMock(appear_seconds=0))
+    cloud.create = AsyncMock(return_value=CloudInstance(provider_id="i-1", name=made.name, status="running"))
+    forges = MagicMock()
+    forges.tools = AsyncMock(return_value=[Tool("linux", "x64", "https://d/l"), Tool("win", "x64", "https://d/w")])
+    tokens = InstanceTokens(sample.store.instance_token_key, sample.clock)
+    circuits = Circuits(sample.clock, lambda: 0.5)
+    where = scripts.urls("http://c.example")
+    executor = CloudExecutor(sample.store, forges, {"cloud": cloud}, tokens, where, sample.clock, circuits)
+    await executor.create(made, await sample.store.catalog.pool(made.pool_id))
+    spec: CloudSpec = cloud.create.await_args.args[0]
+    spec.check()
+    return spec
+
+
+@pytest.mark.parametrize(
+    ("os_type", "begins", "fetches"),
+    [("linux", "#!/bin/sh\n", '"$metadata/install-script"'), ("windows", "#ps1_sysnative\n", "Invoke-WebRequest")],
+)
+async def test_machines_get_the_user_data_of_their_system(
+    sample: Sample, os_type: str, begins: str, fetches: str
+) -> None:
+    spec = await _told(sample, f'os_type = "{os_type}"')
+    assert spec.os_type == os_type
+    assert isinstance(spec.extra_specs, dict)
+    script = base64.b64decode(spec.extra_specs["runner_install_template"]).decode()
+    assert script.startswith(begins)
+    assert fetches in script
+    assert script.count(spec.instance_token) == 1
+    assert "{{" not in script  # it is taken for a template
+
+
+async def test_a_pools_own_user_data_is_left_as_it_is(sample: Sample) -> None:
+    spec = await _told(sample, 'extra_specs = { runner_install_template = "b3du", disk = 40 }')
+    assert spec.extra_specs == {"runner_install_template": "b3du", "disk": 40}
+
+
+def test_what_looks_like_a_template_of_go_becomes_what_it_was() -> None:
+    text = base64.b64decode(scripts.for_provider_library("a {{ b }} ${{ c }}")).decode()
+    # text/template prints the string constant of an action.
+    assert text.replace('{{"{{"}}', "\0").replace("\0", "{{") == "a {{ b }} ${{ c }}"
+    assert text.count('{{"{{"}}') == text.count("{{") / 2
 
 
 @pytest.mark.parametrize(

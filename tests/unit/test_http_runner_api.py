@@ -1,16 +1,20 @@
 """The runner API: every path answers its machine and nobody else, and secrets are handed out once."""
 
 import asyncio
+import base64
+import io
 import json
+import tarfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 import sqlalchemy as sa
 
-from coordinator.domain.changes import Phase
+from coordinator.domain.changes import Phase, Step
 from coordinator.domain.instance import Instance, RunnerStatus, Status
 from coordinator.runner_api.waiting import Waiting
 from coordinator.store.instances import PhaseFact
@@ -25,6 +29,7 @@ PATHS = [
     ("POST", "/callbacks/status"),
     ("POST", "/callbacks/system-info"),
     ("GET", "/metadata/runner-metadata"),
+    ("POST", "/metadata/runner"),
     ("GET", "/metadata/credentials/runner"),
     ("GET", "/metadata/credentials/nothing"),
     ("GET", "/metadata/system/cert-bundle"),
@@ -90,6 +95,10 @@ async def _foreign(site: Site, machine: Instance) -> str:
     return f"Bearer {InstanceTokens(b'x' * 32, site.sample.clock).mint(machine, entity)}"
 
 
+async def _of_another_attempt(site: Site, machine: Instance) -> str:
+    return f"Bearer {await site.token(msgspec.structs.replace(machine, generation=machine.generation + 1))}"
+
+
 async def _as_basic(site: Site, machine: Instance) -> str:
     return f"Basic {await site.token(machine)}"
 
@@ -115,6 +124,7 @@ REFUSED: dict[str, Callable[[Site, Instance], Awaitable[str]]] = {
     "tampered": _tampered,
     "expired": _expired,
     "of another controller": _foreign,
+    "of another attempt": _of_another_attempt,
     "of a deleted machine": _deleted,
     "of a runner that is up": lambda site, one: _said(site, one, RunnerStatus.IDLE),
     "of a runner that failed": lambda site, one: _said(site, one, RunnerStatus.FAILED),
@@ -258,6 +268,79 @@ async def test_a_configuration_that_does_not_come_is_a_503_and_is_not_lost(site:
     assert not site.waiting._waiters
     await site.store.instances.configure_runner(one.id, 7, FILES)
     assert (await site.call("GET", "/metadata/credentials/runner", one)).status_code == 200
+
+
+# --- all at once ---
+
+
+async def _all(site: Site, machine: Instance, kind: str = "application/json", **params: str) -> httpx.Response:
+    sent = {"Authorization": f"Bearer {await site.token(machine)}", "Accept": kind}
+    told = {"os_name": "debian", "os_version": "12"}
+    return await site.machine.post("/api/v1/metadata/runner", json=told, headers=sent, params=params)
+
+
+async def test_one_call_gives_all_that_many_calls_give(site: Site, machine: Instance) -> None:
+    unit = (await site.call("GET", "/metadata/systemd/unit-file", machine)).text
+    service = (await site.call("GET", "/metadata/system/service-name", machine)).text
+    told = (await site.call("GET", "/metadata/runner-metadata", machine)).json()
+    answer = await _all(site, machine)
+    assert answer.headers["content-type"] == "application/json"
+    given = answer.json()
+    assert {name: base64.b64decode(content) for name, content in given.pop("files").items()} == FILES
+    same = ("runner_name", "runner_labels", "forge_type", "runner_registration_url")
+    assert given == {name: told[name] for name in same} | {"unit": unit, "service_name": service}
+
+
+async def test_shells_get_the_same_as_an_archive(site: Site, machine: Instance) -> None:
+    answer = await _all(site, machine, "application/x-tar", runAsUser="builder")
+    assert answer.headers["content-type"] == "application/x-tar"
+    with tarfile.open(fileobj=io.BytesIO(answer.content)) as archive:
+        members = {one.name: archive.extractfile(one) for one in archive}
+        assert {one.mode for one in archive} == {0o600}
+        content = {name: file.read() for name, file in members.items() if file is not None}
+    assert content.keys() == {"unit", "service-name"} | {f"files/{name}" for name in FILES}
+    assert {name.removeprefix("files/"): content[name] for name in content if "files" in name} == FILES
+    assert b"\nUser=builder\n" in content["unit"]
+
+
+async def test_all_is_handed_out_once_and_single_files_count(site: Site, machine: Instance) -> None:
+    answers = await asyncio.gather(*(_all(site, machine) for _ in range(5)))
+    assert sorted(answer.status_code for answer in answers) == [200] + [410] * 4
+    for name in ("runner", "credentials", "credentials_rsaparams"):
+        assert (await site.call("GET", f"/metadata/credentials/{name}", machine)).status_code == 410
+
+
+async def test_who_has_a_file_already_is_not_given_all(site: Site, machine: Instance) -> None:
+    assert (await site.call("GET", "/metadata/credentials/runner", machine)).status_code == 200
+    answer = await _all(site, machine)
+    assert (answer.status_code, answer.json()["details"]) == (410, "handed out already: .runner")
+    assert (await site.call("GET", "/metadata/credentials/credentials", machine)).status_code == 200
+
+
+async def test_the_one_call_says_that_the_machine_has_booted_and_what_its_system_is(site: Site) -> None:
+    one = await site.sample.instance()
+    assert (await _all(site, one)).status_code == 503  # the forge is late; nothing is lost
+    assert (await site.sample.now(one)).runner_status is RunnerStatus.INSTALLING
+    await site.store.instances.configure_runner(one.id, 7, FILES)
+    assert (await _all(site, one)).status_code == 200
+    steps = [entry.step for entry in await site.store.history.of_instance(one.id)]
+    assert steps.count(Step.BOOTED) == 1
+    columns = sa.select(instances.c.os_name, instances.c.os_version).where(instances.c.id == one.id)
+    async with site.store._database.read() as connection:
+        assert tuple((await connection.execute(columns)).one()) == ("debian", "12")
+
+
+async def test_the_one_call_needs_no_body(site: Site, machine: Instance) -> None:
+    authorization = {"Authorization": f"Bearer {await site.token(machine)}"}
+    assert (await site.machine.post("/api/v1/metadata/runner", headers=authorization)).status_code == 200
+
+
+async def test_a_refused_call_takes_nothing(site: Site, machine: Instance) -> None:
+    assert (await _all(site, machine, runAsUser="run ner")).status_code == 400
+    authorization = {"Authorization": f"Bearer {await site.token(machine)}"}
+    broken = await site.machine.post("/api/v1/metadata/runner", content=b"{", headers=authorization)
+    assert broken.status_code == 400
+    assert (await _all(site, machine)).status_code == 200
 
 
 # --- the rest ---

@@ -11,7 +11,8 @@ import pytest
 from coordinator.runner_api import scripts
 from coordinator.runner_api.scripts import Urls
 from providers.exec.spec import Tool
-from tests.samples.domain import instance, pool
+from tests.samples.bundle import bundle
+from tests.samples.domain import forge_access, instance, pool
 
 WHERE = scripts.urls("http://coordinator.example:9997/")
 TOKEN = "planted.token-of_the.machine"
@@ -40,16 +41,24 @@ done
 case $url in
   */install-script) printf '%s' "$INSTALL" > "$out" ;;
   *.tar.gz) printf '%s' "$ARCHIVE" > "$out" ;;
+  */metadata/runner) /bin/cp "$FAKES/all.tar" "$out" ;;
   *) [ -z "$out" ] || [ "$out" = /dev/null ] || echo content > "$out" ;;
 esac
 exit "${CURL_EXIT:-0}"
 """,
     "id": 'if [ "$1" = -u ]; then echo 0; fi',
-    "tar": 'folder=$4; /bin/mkdir -p "$folder/bin"; echo "#!/bin/sh" > "$folder/bin/installdependencies.sh"\n'
-    '/bin/chmod +x "$folder/bin/installdependencies.sh"',
+    "tar": """
+[ "$1" != -xf ] || exec /bin/tar "$@"
+folder=$4
+/bin/mkdir -p "$folder/bin"
+echo "#!/bin/sh" > "$folder/bin/installdependencies.sh"
+/bin/chmod +x "$folder/bin/installdependencies.sh"
+""",
     "mktemp": '/usr/bin/mktemp -p "$FAKES/tmp" "$@"',
     "sha256sum": '/usr/bin/sha256sum "$@"',
     "rm": '/bin/rm "$@"',
+    "sed": '/bin/sed "$@"',
+    "sleep": "",
     "sh": '/bin/sh "$@"',
     "mkdir": '/bin/mkdir "$@"',
     "install": "",
@@ -67,6 +76,7 @@ class Machine:
         self.directory = directory
         (directory / "bin").mkdir()
         (directory / "tmp").mkdir()
+        (directory / "all.tar").write_bytes(bundle().as_tar())
         for name, text in FAKES.items():
             fake = directory / "bin" / name
             fake.write_text(FAKE + text + "\n")
@@ -108,11 +118,11 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def install(tools: list[Tool] | None, *, where: Urls = WHERE, token: str = TOKEN) -> str:
-    return scripts.install_script(instance(), pool(), where, token, tools)
+    return scripts.install_script(instance(), pool(), forge_access(), where, token, tools)
 
 
 def wrapper(where: Urls = WHERE, token: str = TOKEN) -> str:
-    return scripts.wrapper(instance(), where, token)
+    return scripts.wrapper(instance(), pool(), where, token)
 
 
 EVIL_URLS = Urls(metadata=f"http://m/{EVIL}", callback=f"http://c/{EVIL}")
@@ -165,8 +175,9 @@ def test_an_image_with_the_runner_needs_no_download(machine: Machine) -> None:
     _quiet_about_the_token(machine, ended)
     calls = "\n".join(machine.calls)
     assert "dl.example" not in calls
-    for name in ("runner", "credentials", "credentials_rsaparams"):
-        assert calls.count(f"<{WHERE.metadata}/credentials/{name}>") == 1
+    assert calls.count(f"<{WHERE.metadata}/runner>") == 1
+    for name in (".runner", ".credentials", ".credentials_rsaparams"):
+        assert f"/files/{name}> <{machine.directory}/home/actions-runner/{name}>" in calls
     assert machine.calls[-1] == "systemctl <start> <--no-block> <hostler-runner.service>"
     idle = next(n for n, call in enumerate(machine.calls) if '"status":"idle"' in call)
     assert {call.split()[0] for call in machine.calls[idle + 1 : -1]} <= {
@@ -178,8 +189,8 @@ def test_what_is_said_is_json(machine: Machine) -> None:
     machine.has_runner()
     machine.run(install([]))
     sent = [call.split("<--data> <")[1].split("> <")[0] for call in machine.calls if "<--data>" in call]
-    assert [json.loads(one).get("status") for one in sent] == ["installing", None, "idle"]
-    assert set(json.loads(sent[1])) == {"os_name", "os_version"}
+    assert [json.loads(one).get("status") for one in sent] == [None, "idle"]
+    assert set(json.loads(sent[0])) == {"os_name", "os_version"}
 
 
 def test_a_download_is_checked_and_unpacked(machine: Machine) -> None:
@@ -189,7 +200,8 @@ def test_a_download_is_checked_and_unpacked(machine: Machine) -> None:
     names = [call.split()[0] for call in machine.calls]
     assert names.index("sha256sum") < names.index("tar")
     download = next(call for call in machine.calls if TOOL.download_url in call)
-    assert "<--config>" not in download  # the token is not for the download's server
+    assert "<--config>" in download
+    assert machine.told_curl.count(TOKEN) == len([call for call in machine.calls if WHERE.metadata[:24] in call])
 
 
 @pytest.mark.parametrize(
@@ -240,7 +252,7 @@ def test_a_wrapper_that_cannot_go_on_says_why(machine: Machine, more: dict[str, 
 
 
 def test_user_data_is_cloud_config_with_the_wrapper_in_it() -> None:
-    data = scripts.user_data(instance(), WHERE, TOKEN)
+    data = scripts.user_data(instance(), pool(), WHERE, TOKEN)
     head, _, document = data.partition(b"\n")
     assert head == b"#cloud-config"
     file = json.loads(document)["write_files"][0]

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from coordinator.runner_api import scripts
-from tests.samples.domain import instance
+from tests.samples.domain import instance, pool
 
 TOKEN = "a.secret-token"
 
@@ -50,7 +50,7 @@ async def api() -> AsyncIterator[Api]:
 
 
 async def run_wrapper(api: Api) -> tuple[int, str]:
-    text = scripts.wrapper(instance(), scripts.urls(api.url), TOKEN)
+    text = scripts.wrapper(instance(), pool(), scripts.urls(api.url), TOKEN)
     shell = await asyncio.create_subprocess_exec(
         "sh", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.domain.fleet import Entity, EntityKind
-from coordinator.tokens import InstanceTokens, TokenInvalid
+from coordinator.tokens import Bearer, InstanceTokens, TokenInvalid
 from tests.samples.domain import calm, instance
 from tests.samples.store import Clock
 
@@ -30,7 +30,7 @@ def _claims(**more: Any) -> dict[str, Any]:
 
 
 def test_a_token_is_read_as_the_instance_it_was_minted_for() -> None:
-    assert _tokens().read(_tokens().mint(instance(3), ENTITY)) == "instance-3"
+    assert _tokens().read(_tokens().mint(instance(3, generation=4), ENTITY)) == Bearer("instance-3", attempt=4)
 
 
 def test_the_claims_are_those_that_runners_know() -> None:
@@ -54,7 +54,7 @@ def test_a_token_ends_five_minutes_after_the_bootstrap_time_by_our_clock() -> No
     tokens = _tokens(clock)
     token = tokens.mint(instance(), ENTITY)
     clock.now = instance().bootstrap_deadline + timedelta(minutes=5, microseconds=-1)
-    assert tokens.read(token) == "instance-1"
+    assert tokens.read(token).instance_id == "instance-1"
     clock.move(seconds=1)
     with pytest.raises(TokenInvalid, match="expired"):
         tokens.read(token)
@@ -74,6 +74,8 @@ def test_another_key_opens_nothing() -> None:
         {"iss": None},
         {"exp": None},
         {"id": None},
+        {"create_attempt": None},
+        {"create_attempt": "first"},
         {"nbf": 2**40},
     ],
     ids=str,

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Starts {{ name }}: fetches its install script and runs it.
+# Starts {{ runner_name }}: fetches its install script and runs it.
 set -eu
 umask 077
 token={{ token | sh }}
@@ -21,4 +21,6 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 with_token --fail --retry 5 --retry-delay 1 --retry-connrefused --max-time 60 \
   --output "$folder/install" "$metadata/install-script" || fail "the install script could not be fetched"
-sh "$folder/install" || fail "the install script failed; the machine's console says why"
+# By the interpreter that its first line names; the folder may be one from which nothing is executed.
+interpreter=$(sed -n '1s/^#![[:space:]]*//p' "$folder/install")
+${interpreter:-/bin/sh} "$folder/install" || fail "the install script failed; the machine's console says why"
