@@ -16,8 +16,8 @@ _TOOL: Final = Tool("linux", "x64", "https://forge.example/runner.tar.gz", "runn
 _TRIED_WITH: Final = {"with a runner to download": _TOOL, "with none to download": Tool()}
 
 
-async def check(text: str, forge_type: str, os_type: str) -> None:
-    """Try a template: its syntax, its names, and the syntax of the scripts that it makes where a shell runs them.
+def check_text(text: str, forge_type: str, os_type: str) -> dict[str, str]:
+    """Try a template without its shell: its syntax and its names. What it was tried with, to the script made of it.
 
     Raises:
         TemplateInvalid: what is wrong, and in which line.
@@ -28,10 +28,22 @@ async def check(text: str, forge_type: str, os_type: str) -> None:
             f"the template uses {', '.join(unknown)}, which it is not given",
             hint=f"there are {', '.join(sorted(NAMES))}",
         )
-    for which, tool in _TRIED_WITH.items():
-        script = render(text, sample(forge_type, os_type, tool=tool).by_name())
+    made = {
+        which: render(text, sample(forge_type, os_type, tool=tool).by_name()) for which, tool in _TRIED_WITH.items()
+    }
+    for which, script in made.items():
         if not script.strip():
             raise TemplateInvalid(f"{which}, the template makes an empty script")
+    return made
+
+
+async def check(text: str, forge_type: str, os_type: str) -> None:
+    """Try a template, and the syntax of the scripts that it makes where a shell runs them.
+
+    Raises:
+        TemplateInvalid: what is wrong, and in which line.
+    """
+    for which, script in check_text(text, forge_type, os_type).items():
         if os_type == "linux" and (not script.startswith("#!") or _OF_A_SHELL.match(script)):
             await _check_shell(script, which)
 

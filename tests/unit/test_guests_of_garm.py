@@ -11,8 +11,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+import structlog
 
 from coordinator.domain.instance import RunnerStatus
+from hostler import logs
 from providers.exec.spec import Tool
 from tests.samples.runner_site import FILES, RunnerSite, open_runner_site
 
@@ -83,6 +85,25 @@ async def test_a_machine_that_reads_its_runners_id_may_say_it(runner: RunnerSite
 
 async def test_no_registration_token_is_given_where_there_is_a_just_in_time_configuration(runner: RunnerSite) -> None:
     assert await Curl(runner).refused("runner-registration-token/")
+
+
+async def test_no_log_tells_a_secret_however_much_is_logged(
+    runner: RunnerSite, capfd: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure("debug")
+    curl = Curl(runner)
+    await curl.get("install-script")
+    for name in ("runner", "credentials", "credentials_rsaparams"):
+        await curl.get(f"credentials/{name}")
+        assert await curl.refused(f"credentials/{name}")
+    assert await curl.post("status", '{"status": "sleepy"}') == 22
+    assert await curl.post("status", '{"status": "failed", "message": "no disk"}') == 0
+    assert await curl.refused("runner-metadata")
+    structlog.get_logger().debug("logs are read")
+    shown = "".join(capfd.readouterr())
+    assert "logs are read" in shown
+    for secret in (runner.token, runner.token.split(".")[2], "secret-of-credentials", "secret-of-rsaparams"):
+        assert secret not in shown
 
 
 class PowerShell:

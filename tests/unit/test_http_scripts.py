@@ -46,7 +46,7 @@ case $url in
 esac
 exit "${CURL_EXIT:-0}"
 """,
-    "id": 'if [ "$1" = -u ]; then echo 0; fi',
+    "id": 'if [ "$1" = -u ]; then echo "${IS:-0}"; fi',
     "tar": """
 [ "$1" != -xf ] || exec /bin/tar "$@"
 folder=$4
@@ -64,7 +64,7 @@ echo "#!/bin/sh" > "$folder/bin/installdependencies.sh"
     "install": "",
     "chown": "",
     "useradd": "",
-    "sudo": "",
+    "sudo": '"$@"',
     "systemctl": "",
 }
 
@@ -183,6 +183,29 @@ def test_an_image_with_the_runner_needs_no_download(machine: Machine) -> None:
     assert {call.split()[0] for call in machine.calls[idle + 1 : -1]} <= {
         "id"
     }  # no job runs beside a token that opens something
+
+
+def test_who_is_not_root_asks_sudo_for_what_only_root_may(machine: Machine) -> None:
+    """cloud-init of GARM's provider library runs it as the user `runner`."""
+    ended = machine.run(install([TOOL]), IS="1000")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    _quiet_about_the_token(machine, ended)
+    asked = {call.split("<")[1].split(">")[0] for call in machine.calls if call.startswith("sudo ")}
+    assert {one.rpartition("/")[2] for one in asked} == {
+        "test", "mkdir", "tar", "installdependencies.sh", "chown", "install", "systemctl",
+    }  # fmt: skip
+
+
+def test_dependencies_are_tried_again_while_the_package_manager_is_busy(machine: Machine) -> None:
+    tries = machine.directory / "tries"
+    dependencies = f'#!/bin/sh\necho >> {tries}; [ "$(/usr/bin/wc -l < {tries})" -ge 3 ]'
+    (machine.directory / "bin" / "tar").write_text(
+        FAKES["tar"].replace('"#!/bin/sh"', f"'{dependencies}'").replace("echo", "printf '%b\\n'", 1)
+    )
+    ended = machine.run(install([TOOL]))
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert len(tries.read_text().splitlines()) == 3
+    assert [call for call in machine.calls if call.startswith("sleep")] == ["sleep <15>"] * 2
 
 
 def test_what_is_said_is_json(machine: Machine) -> None:
