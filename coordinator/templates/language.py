@@ -6,9 +6,10 @@ doubles what it has set needs forty lines to use up any memory. What a template 
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, nodes
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, nodes
 from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -98,17 +99,22 @@ def unknown_names(tree: nodes.Template, known: frozenset[str]) -> list[str]:
     return sorted(find_undeclared_variables(tree) - known)
 
 
+@lru_cache(maxsize=32)  # milliseconds, twice for each machine
+def _compiled(text: str) -> Template:
+    return _ENVIRONMENT.from_string(parsed(text))
+
+
 def render(text: str, values: Mapping[str, Any]) -> str:
     """The script that a template makes of these values.
 
     Raises:
         TemplateInvalid: it is not one, uses what is not there, or makes too much.
     """
-    tree = parsed(text)
+    template = _compiled(text)
     made: list[str] = []
     length = 0
     try:
-        for piece in _ENVIRONMENT.from_string(tree).generate(values):
+        for piece in template.generate(values):
             length += len(piece)
             if length > _LARGEST_SCRIPT:
                 raise TemplateInvalid(f"the script is longer than {_LARGEST_SCRIPT} characters")
