@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from tests.real.server_world import LXD_LABELS, ServerWorld, open_server_world
 
-pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
 
 PROOF: Final = "uname -n; grep -c -w svm /proc/cpuinfo; cat /sys/class/dmi/id/product_name"
 
