@@ -123,9 +123,9 @@ def idle(number: int = 1, **more: Any) -> Instance:
 
 def carried_out(board: Board, decided: Plan) -> Board:
     """The board told of the plan's creates, as when it is committed."""
-    for number, create in enumerate(decided.creates):
+    for number, create in enumerate(decided.creates, 10**6 + len(board.instances)):
         made = instance(
-            10**6 + number,
+            number,
             pool_id=create.pool.id,
             entity_id=create.pool.entity_id,
             labels=create.pool.labels,

@@ -7,7 +7,7 @@ from bisect import insort
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
 from coordinator.domain.absence import Presence, presence
 from coordinator.domain.fleet import Admission, Entity, EntityKind, Host, Placement, Pool
@@ -18,7 +18,10 @@ from coordinator.domain.labels import Labels, serve
 from coordinator.domain.planning.agenda import Agenda
 from coordinator.domain.planning.demand import Cover, cover
 from coordinator.domain.planning.hosts import REACHED, HostIndex, Kind, ranked
-from coordinator.domain.planning.waiting import JobClass, Place, Waiting
+from coordinator.domain.planning.neighbours import Neighbours
+from coordinator.domain.planning.newest import Newest
+from coordinator.domain.planning.serving import Serving
+from coordinator.domain.planning.waiting import Waiting
 from coordinator.domain.resources import Resources
 from coordinator.domain.world import Policy, Waits, World
 
@@ -32,6 +35,7 @@ class Board:
         self.now = datetime.min.replace(tzinfo=UTC)
         self.images: Catalogue = {}
         self.pools: dict[str, Pool] = {}
+        self.kinds: dict[str, Kind] = {}  # by pool
         self.entities: dict[str, Entity] = {}
         self.hosts: dict[str, Host] = {}
         self.host_names: list[str] = []  # in order
@@ -45,14 +49,9 @@ class Board:
         self.of_entity: Counter[str] = Counter()
         self.making: Counter[str] = Counter()  # by host, and by cloud
         self.free: dict[str, Resources] = {}
-        self.beside: defaultdict[str, Counter[tuple[str, str]]] = defaultdict(Counter)  # host to entities and pools
-        self.shy: set[str] = set()  # pools that do not share hosts
-        self.serving: defaultdict[str, Counter[Labels]] = defaultdict(Counter)  # entity to labels
-        self._idle: defaultdict[str, defaultdict[Labels, dict[str, datetime]]] = defaultdict(lambda: defaultdict(dict))
-        self.serving_pool: defaultdict[str, dict[str, Instance]] = defaultdict(dict)
-        self._made: defaultdict[str, list[tuple[float, str]]] = defaultdict(
-            list
-        )  # entity to its instances, newest first
+        self.neighbours = Neighbours()
+        self.serving = Serving()
+        self.newest = Newest(self.instances)
         self.overdue: set[str] = set()  # instances whose deadline has passed
         self.outdated: set[str] = set()  # idle instances of an older generation of their pool
         self.keepers: set[str] = set()  # pools that keep idle runners
@@ -106,6 +105,7 @@ class Board:
         if old == pool:
             return
         self.pools[pool.id] = pool
+        self.kinds[pool.id] = Kind.of(pool)
         self.agenda.reopen(pool.entity_id)
         if old is not None:
             self.agenda.reopen(old.entity_id)
@@ -116,11 +116,8 @@ class Board:
             self.keepers.add(pool.id)
         else:
             self.keepers.discard(pool.id)
-        if pool.share_hosts:
-            self.shy.discard(pool.id)
-        else:
-            self.shy.add(pool.id)
-        for instance in self.serving_pool[pool.id].values():
+        self.neighbours.put_pool(pool)
+        for instance in self.serving.of_pool(pool.id).values():
             self._date(instance)
         if pool.cool_until is not None:
             heappush(self._timers, (pool.cool_until, "pool", pool.id))
@@ -189,7 +186,7 @@ class Board:
         self._tally(instance, 1)
         self._date(instance)
         if not known:
-            self._remember(instance)
+            self.newest.add(instance, self.of_entity[instance.entity_id])
         deadline = self._deadline(instance)
         if deadline is not None:
             heappush(self._timers, (deadline, "instance", instance.id))
@@ -227,43 +224,16 @@ class Board:
         """The earliest moment at which time alone may change the plan."""
         return self._timers[0][0] if self._timers else None
 
-    def last_pool(self, entity_id: str) -> str | None:
-        """The pool of the entity's newest instance that is still there."""
-        made = self._made[entity_id]
-        while made and not self._is_of(made[0], entity_id):
-            heappop(made)
-        return self.instances[made[0][1]].pool_id if made else None
-
     def cover_of(self, entity_id: str) -> Cover:
         known = self._covers.get(entity_id)
         if known is None or (known.until is not None and self.now >= known.until):
             waiting = self.waiting.of(entity_id)
-            trusted, until = self._trusted(entity_id, waiting)
+            trusted, until = self.serving.trusted(entity_id, waiting, self.now, self.policy.idle_trust)
             known = self._covers[entity_id] = cover(waiting, trusted)
             known.until = until
             if until is not None:
                 heappush(self._timers, (until, "entity", entity_id))
         return known
-
-    def _trusted(
-        self, entity_id: str, waiting: Mapping[JobClass, list[Place]]
-    ) -> tuple[Counter[Labels], datetime | None]:
-        """The entity's idle and coming runners by labels, and until when time alone does not change them.
-
-        A runner that has been idle beside a waiting job for long will not take it: its program may have died. It is
-        left out, so that the job gets another machine, and the forge is asked before this one is taken away.
-        """
-        serving = +self.serving[entity_id]
-        then = self.now - self.policy.idle_trust
-        changes = []
-        for labels, since in self._idle[entity_id].items():
-            heads = [queue[0][0] for job_class, queue in waiting.items() if job_class.labels <= labels]
-            if not heads or not since:
-                continue
-            beside = [max(min(heads), one) for one in since.values()]
-            serving[labels] -= sum(one <= then for one in beside)
-            changes += [one + self.policy.idle_trust for one in beside if one > then]
-        return +serving, min(changes, default=None)
 
     def matching(self, entity_id: str, labels: Labels) -> list[Pool]:
         """The entity's pools that have all the labels, the highest priority first."""
@@ -323,7 +293,7 @@ class Board:
         if host:
             change = pool.resources if count > 0 else Resources() - pool.resources
             self.free[host] -= change
-            self._count_beside(host, (pool.entity_id, pool.id), count)
+            self.neighbours.count(host, pool.entity_id, pool.id, count)
             self.touch(host, fuller=count > 0)
         if count < 0:
             self._has_less(pool.entity_id, "" if host else pool.provider)
@@ -331,7 +301,7 @@ class Board:
     def hold(self, pool: Pool, host: str, count: int = 1) -> None:
         """Keep room for a machine to come; with -1, give it back."""
         self.free[host] -= pool.resources if count > 0 else Resources() - pool.resources
-        self._count_beside(host, (pool.entity_id, pool.id), count)
+        self.neighbours.count(host, pool.entity_id, pool.id, count)
         self.touch(host, fuller=count > 0)
 
     def _has_less(self, entity_id: str, cloud: str) -> None:
@@ -343,22 +313,6 @@ class Board:
         """Of its jobs, or of the runners that serve them."""
         self._covers.pop(entity_id, None)
         self.agenda.reopen(entity_id)
-
-    def _count_beside(self, host: str, whose: tuple[str, str], count: int) -> None:
-        beside = self.beside[host]
-        beside[whose] += count
-        if not beside[whose]:
-            del beside[whose]
-
-    def has_strangers(self, host: str, pool: Pool) -> bool:
-        """Whether the host has machines of another entity that this pool's may not be beside: either may mind."""
-        if pool.share_hosts and not self.shy:
-            return False
-        return any(self.minds(pool, entity_id, other) for entity_id, other in self.beside[host])
-
-    def minds(self, pool: Pool, entity_id: str, other: str) -> bool:
-        """Whether the pool's machines may not be beside those of another entity and pool."""
-        return entity_id != pool.entity_id and not (pool.share_hosts and other not in self.shy)
 
     def _tally(self, instance: Instance, count: int) -> None:
         self.in_pool[instance.pool_id] += count
@@ -373,7 +327,7 @@ class Board:
                 self.on_host[instance.host].discard(instance.id)
             free = self.free.get(instance.host, Resources())
             self.free[instance.host] = free - instance.resources if count > 0 else free + instance.resources
-            self._count_beside(instance.host, (instance.entity_id, instance.pool_id), count)
+            self.neighbours.count(instance.host, instance.entity_id, instance.pool_id, count)
             self.touch(instance.host, fuller=count > 0)
         if instance.host not in self.missing:
             self._tally_serving(instance, count)
@@ -381,16 +335,8 @@ class Board:
     def _tally_serving(self, instance: Instance, count: int) -> None:
         if not instance.serves_demand:
             return
-        self.serving[instance.entity_id][instance.labels] += count
+        self.serving.count(instance, count)
         self._demand_changed(instance.entity_id)
-        idle = self._idle[instance.entity_id][instance.labels]
-        if count > 0:
-            self.serving_pool[instance.pool_id][instance.id] = instance
-            if instance.is_idle and instance.idle_since is not None:
-                idle[instance.id] = instance.idle_since
-        else:
-            self.serving_pool[instance.pool_id].pop(instance.id, None)
-            idle.pop(instance.id, None)
 
     def _look_for(self, host: Host) -> None:
         """Whether it is there, and what follows from it for the jobs that its machines would cover."""
@@ -417,17 +363,6 @@ class Board:
         if not host.connected and host.disconnected_at is not None:
             yield host.disconnected_at + self.policy.host_grace
             yield host.disconnected_at + self.policy.host_lease
-
-    def _remember(self, instance: Instance) -> None:
-        made = self._made[instance.entity_id]
-        if len(made) > 2 * self.of_entity[instance.entity_id] + 64:
-            made[:] = [entry for entry in made if self._is_of(entry, instance.entity_id)]
-            heapify(made)
-        heappush(made, (-instance.created_at.timestamp(), instance.id))
-
-    def _is_of(self, made: tuple[float, str], entity_id: str) -> bool:
-        instance = self.instances.get(made[1])
-        return instance is not None and (-instance.created_at.timestamp(), instance.entity_id) == (made[0], entity_id)
 
     def _date(self, instance: Instance) -> None:
         pool = self.pools.get(instance.pool_id)

@@ -57,7 +57,9 @@ class Draft:
         self._calls = {credentials: budget.calls for credentials, budget in moment.budgets.items()}
         self._last_pool: dict[str, str] = {}  # of those that this plan has used
         self._starved_before = moment.now - board.policy.starvation_bound
+        self._moved: set[str] = set()  # entities that have got machines, or whose first jobs have, since their turns
         self._nexts: dict[JobClass, int] = {}  # each class's first job that is not thought of yet
+        self._looked_at: dict[JobClass, int] = {}  # per class: jobs before it have machines of their own
         self._waits: dict[JobClass, Waits] = {}
         self._stand: list[Waits] = []  # the refusals of plans before
         self._full: dict[tuple[Kind, str, bool], NoRoom] = {}
@@ -82,8 +84,8 @@ class Draft:
                 self._volatile.update(job_class.entity_id for _, job_class in turns)
                 break
             turn, job_class = turns[0]
-            now = self._turn(job_class)
-            if now != turn:  # its entity has got machines since
+            now = self._turn(job_class) if job_class.entity_id in self._moved else turn
+            if now != turn:
                 heapreplace(turns, (now, job_class))
             elif not self._serve_one(job_class, (now.queued_at, now.job_id), starves=not now.fresh):
                 heappop(turns)
@@ -96,18 +98,20 @@ class Draft:
             return refused
         if pool.provider in self.board.clouds:
             return self._in_cloud(pool)
-        kind = Kind.of(pool)
+        kind = self.board.kinds[pool.id]
         # Room only shrinks while a plan grows: where there was none, there is none.
-        alike = (kind, pool.entity_id if self.board.shy else "", pool.share_hosts)
-        if alike not in self._full:
+        alike = (kind, pool.entity_id if self.board.neighbours.shy else "", pool.share_hosts)
+        full = self._full.get(alike)
+        if full is None:
             host = self.board.index(kind).pick(lambda name: not self._unsuited(name, pool))
             if host is not None:
                 return host
-            self._full[alike] = self._no_host(pool, kind)
-        return self._full[alike]
+            full = self._full[alike] = self._no_host(pool, kind)
+        return full
 
     def take(self, pool: Pool, host: str, job_id: str) -> Create:
         self.board.take(pool, host)
+        self._moved.add(pool.entity_id)
         self._last_pool[pool.entity_id] = pool.id
         credentials = self.board.entity(pool.entity_id).credentials_id
         if credentials in self._calls:
@@ -145,16 +149,17 @@ class Draft:
     def _serve_one(self, job_class: JobClass, first: Place, *, starves: bool) -> bool:
         """Place the class's next job, or keep for it what it needs; returns whether its others are to be thought of."""
         wait = self._waits.get(job_class)
-        if wait is None:
-            placed = self._place(job_class, first)
-            wait = placed if isinstance(placed, Waits) else None
         left = len(self.board.waiting.of(job_class.entity_id)[job_class]) - self._nexts[job_class]
+        if wait is None:
+            placed = self._place(job_class, first, left)
+            wait = placed if isinstance(placed, Waits) else None
         if wait is not None:
             # Room only shrinks while a plan grows, so all the rest of the class waits for the same reason.
-            self._waits.setdefault(job_class, msgspec.structs.replace(wait, count=left))
+            self._waits.setdefault(job_class, wait)
             if not starves or not self._hold(job_class, first):
                 return False
         self._nexts[job_class] += 1
+        self._moved.add(job_class.entity_id)
         return left > 1
 
     def _hold(self, job_class: JobClass, place: Place) -> bool:
@@ -181,21 +186,38 @@ class Draft:
 
     # --- where its machine may be ---
 
-    def _place(self, job_class: JobClass, first: Place) -> Create | Waits:
-        """A machine for one job of the class, or why there is none."""
+    def _place(self, job_class: JobClass, first: Place, left: int) -> Create | Waits:
+        """A machine for one job of the class, or why there is none for it and the others that are left."""
         pools = self.board.matching(job_class.entity_id, job_class.labels)
         if not pools:
             wanted = ", ".join(sorted(job_class.labels))
-            return Waits(first, job_class, "no_pool", f"no pool of its repository has all its labels ({wanted})")
+            return Waits(first, job_class, "no_pool", f"no pool of its repository has all its labels ({wanted})", left)
         refusals: list[Refusal] = []
         for pool in self._in_turn(job_class.entity_id, pools):
             room = self.room(pool)
             if isinstance(room, str):
-                return self.take(pool, room, first[1])
+                return self.take(pool, room, self._whose(job_class, first))
             self._note(job_class.entity_id, room)
             refusals.append(Refusal(pool.id, pool.name, room.reason, room.by_hosts))
         reason = "; ".join([f"pool {one.pool_name}: {one.reason}" for one in refusals])
-        return Waits(first, job_class, "no_room", reason, refusals=tuple(refusals))
+        return Waits(first, job_class, "no_room", reason, left, tuple(refusals))
+
+    def _whose(self, job_class: JobClass, first: Place) -> str:
+        """The job that the machine is made for: the oldest of the class that none is made for yet.
+
+        That is another than the first without cover where an older one has come late: the runners that there are go to
+        the oldest, and the one that loses its cover has a machine that bears its name.
+        """
+        if not self.board.serving.has_own(first[1]):
+            return first[1]
+        queue = self.board.waiting.of(job_class.entity_id)[job_class]
+        for place in range(self._looked_at.get(job_class, 0), self._nexts[job_class]):
+            job_id = queue[place][1]
+            if not self.board.serving.has_own(job_id):
+                self._looked_at[job_class] = place + 1
+                return job_id
+        self._looked_at[job_class] = self._nexts[job_class]
+        return first[1]
 
     def _note(self, entity_id: str, refused: NoRoom) -> None:
         if not refused.stands:
@@ -207,7 +229,7 @@ class Draft:
         """The pools as they are tried: always from the first, or from the one after the last that was used."""
         if len(pools) == 1 or self.board.entity(entity_id).balancer is Balancer.PACK:
             return pools
-        last = self._last_pool.get(entity_id) or self.board.last_pool(entity_id)
+        last = self._last_pool.get(entity_id) or self.board.newest.pool_of(entity_id)
         after = next((n + 1 for n, pool in enumerate(pools) if pool.id == last), 0)
         return [*pools[after:], *pools[:after]]
 
@@ -233,6 +255,8 @@ class Draft:
 
     def _kept_from(self, pool: Pool) -> NoRoom | None:
         board, holds = self.board, self.holds
+        if not holds.all:
+            return None
         quota = board.entity(pool.entity_id).quota
         if board.in_pool[pool.id] + holds.of_pool[pool.id] >= pool.max_runners:
             hold = next(hold for hold in holds.all if hold.pool.id == pool.id)

@@ -109,7 +109,7 @@ class Holds:
     def _free_when(self, pool: Pool, host: str) -> datetime | None:
         """When the youngest machine was made that must end before the pool's next fits there; None: it never will."""
         board = self._board
-        if any(board.minds(pool, hold.pool.entity_id, hold.pool.id) for hold in self.on_host[host]):
+        if any(board.neighbours.mind(pool, hold.pool.entity_id, hold.pool.id) for hold in self.on_host[host]):
             return None
         free, since = board.free[host], _AT_ONCE
         for may_stay, made_at, one in sorted(self._ending(pool, instance_id) for instance_id in board.on_host[host]):
@@ -125,5 +125,5 @@ class Holds:
         Those that are idle are as good as gone: they get a job soon, or are let go.
         """
         machine = self._board.instances[instance_id]
-        stranger = self._board.minds(pool, machine.entity_id, machine.pool_id)
+        stranger = self._board.neighbours.mind(pool, machine.entity_id, machine.pool_id)
         return not stranger, _AT_ONCE if machine.is_idle else machine.created_at, machine.id

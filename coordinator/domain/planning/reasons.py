@@ -82,7 +82,7 @@ def unsuited(board: Board, host: Host, pool: Pool) -> str:
     """Why a host with room for it does not take this pool's machine now; empty when it does."""
     if board.making[host.name] >= board.policy.creates_per_host:
         return f"is making {board.making[host.name]} machines, its limit"
-    if board.has_strangers(host.name, pool):
+    if board.neighbours.strange(host.name, pool):
         return "has machines of another repository, and one of the two does not share hosts"
     return ""
 

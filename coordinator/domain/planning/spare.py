@@ -41,7 +41,7 @@ def _outdated(board: Board) -> Iterable[Retire]:
 def _surplus(board: Board) -> Iterable[Retire]:
     """Only those that are over their grace; the jobs that are counted are those that these very runners could serve."""
     idle = (board.instances[i] for i in board.overdue if board.instances[i].is_idle)
-    over = oldest_first(i for i in idle if i.id in board.serving_pool[i.pool_id])
+    over = oldest_first(i for i in idle if i.id in board.serving.of_pool(i.pool_id))
     spare = {i.pool_id: _beyond(board, board.pools[i.pool_id]) for i in over}
     for instance in over:
         if spare[instance.pool_id] > 0:
@@ -54,7 +54,7 @@ def _in_the_way(board: Board, holds: Iterable[Hold]) -> Iterable[Retire]:
     for hold in holds:
         lacks = board.free[hold.host] if hold.host else Resources()
         for instance in oldest_first(board.instances[i] for i in board.on_host[hold.host] if i in board.overdue):
-            stranger = board.minds(hold.pool, instance.entity_id, instance.pool_id)
+            stranger = board.neighbours.mind(hold.pool, instance.entity_id, instance.pool_id)
             if not instance.is_idle or _spare(board, board.pools[instance.pool_id]) <= 0:
                 continue
             if stranger or lacks.eased_by(instance.resources):
@@ -86,4 +86,4 @@ def _spare(board: Board, pool: Pool) -> int:
 
 def _current(board: Board, pool: Pool) -> int:
     """Its runners that carry the labels it has now: older ones are counted by the labels they were made with."""
-    return sum(instance.labels == pool.labels for instance in board.serving_pool[pool.id].values())
+    return sum(instance.labels == pool.labels for instance in board.serving.of_pool(pool.id).values())
