@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from protos.hostler.v1 import admin_pb2
 from protos.hostler.v1 import fleet_pb2 as pb
@@ -20,8 +20,13 @@ from tests.bench.site import Site, forge, site
 from tests.bench.webhooks import FIRST_JOB, Deliveries
 from tests.bench.wire_agent import WireAgent
 
+if TYPE_CHECKING:
+    from protos.hostler.v1.admin_pb2_grpc import AdminAsyncStub
+
 _JOBS: Final = 200
 _WARM_UP: Final = 10
+_POLL_SECONDS: Final = 0.002
+_QUIET_SECONDS: Final = 0.01  # in which what follows a deletion is done, like the runner's deregistration
 _PARTS: Final = (("webhook", "committed"), ("committed", "planned"), ("planned", "dispatched"))
 
 
@@ -50,7 +55,11 @@ async def _to_executable(folder: Path) -> list[Result]:
         async with site(folder / "site-of-cloud", fleet, provider.toml) as one:
             hook = await Hook.open(one.http_port)
             deliveries = Deliveries(forge_url, repository)
-            taken = [await _of_cloud(hook, provider, deliveries, FIRST_JOB + n) for n in range(_WARM_UP + _JOBS)]
+            taken: list[float] = []
+            async with one.admin() as admin:
+                for n in range(_WARM_UP + _JOBS):
+                    taken.append(await _of_cloud(hook, provider, deliveries, FIRST_JOB + n))
+                    await _all_gone(admin)
             hook.close()
             one.check()
     return [
@@ -71,6 +80,13 @@ async def _of_cloud(hook: "Hook", provider: Cloud, deliveries: Deliveries, job_i
         await hook.answered()
     await provider.next("DeleteInstance")
     return (started.at - sent_at) * 1000
+
+
+async def _all_gone(admin: "AdminAsyncStub") -> None:
+    """Returns when the machine is deleted as far as the coordinator knows, and nothing is done for it any more."""
+    while (await admin.FleetStatus(admin_pb2.FleetStatusRequest())).instances:
+        await asyncio.sleep(_POLL_SECONDS)
+    await asyncio.sleep(_QUIET_SECONDS)
 
 
 class Hook:
