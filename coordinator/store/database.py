@@ -64,15 +64,21 @@ class Database:
         """Changes noted in the block (`changed.of`) are told to `on_change` once they are committed.
 
         On PostgreSQL the other coordinators are told as well, by notifications that are part of the transaction.
+        Whoever is cancelled when the commit has begun is cancelled at its end, and what was committed is told.
         """
-        async with self._turn:
-            async with self._writer.begin() as connection:
-                changes = changed.begin(connection)
+        async with self._turn, self._writer.connect() as connection:
+            await connection.begin()
+            changes = changed.begin(connection)
+            try:
                 yield connection
                 if changes and not self.is_sqlite:
                     await self.tell(connection, *(Told(self.me, piece) for piece in telling.split(changes)))
-            if changes.to_plan:
-                self.on_change(changes)
+            except BaseException:
+                await connection.rollback()
+                raise
+            commit = asyncio.ensure_future(connection.commit())
+            commit.add_done_callback(lambda done: self._ended(done, lambda _: changes))
+            await _to_its_end(commit)
 
     async def at_once(self, transaction: Callable[[sa.Connection], Result]) -> Result:
         """As a `write()` whose whole block is a function. On SQLite it runs in a thread, without a stop at the loop.
@@ -83,10 +89,17 @@ class Database:
             async with self.write() as connection:
                 return await connection.run_sync(transaction)
         async with self._turn:
-            result, changes = await self._whole.run(transaction)
-            if changes.to_plan:
-                self.on_change(changes)
+            work = self._whole.run(transaction)
+            work.add_done_callback(lambda done: self._ended(done, lambda both: both[1]))
+            result, _ = await _to_its_end(work)
         return result
+
+    def _ended(self, done: "asyncio.Future[Result]", changes_of: Callable[[Result], Changes]) -> None:
+        if done.cancelled() or done.exception() is not None:
+            return
+        changes = changes_of(done.result())
+        if changes.to_plan:
+            self.on_change(changes)
 
     async def tell(self, connection: AsyncConnection, *told: Told) -> None:
         """Let every coordinator hear of it when the transaction is committed."""
@@ -105,3 +118,14 @@ class Database:
         if self.is_sqlite:
             await self._reader.dispose()
             await self._whole.close()
+
+
+async def _to_its_end(work: "asyncio.Future[Result]") -> Result:
+    """Wait for it, also when cancelled: what has begun to be committed may be committed, and others wait for its end."""
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        if not work.cancelled():
+            work.exception()  # nobody is left who could be told
+        raise

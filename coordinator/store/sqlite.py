@@ -33,9 +33,9 @@ class Whole:
         _configure(self._engine, _TO_WRITE)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
 
-    async def run(self, transaction: Callable[[sa.Connection], Result]) -> tuple[Result, Changes]:
+    def run(self, transaction: Callable[[sa.Connection], Result]) -> "asyncio.Future[tuple[Result, Changes]]":
         """What it returned, and the changes that it noted, once it is committed."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, transaction)
+        return asyncio.get_running_loop().run_in_executor(self._thread, self._run, transaction)
 
     def _run(self, transaction: Callable[[sa.Connection], Result]) -> tuple[Result, Changes]:
         with self._engine.begin() as connection:
