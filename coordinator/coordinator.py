@@ -129,6 +129,7 @@ class _Parts:
         self.waiting = Waiting()
         calls = Path(config.data_dir) / "calls"
         circuits = Circuits(clock, random.random)
+        circuits.on_well = store.feed.work.set
         clouds = {
             settings.name: ExecProvider(
                 settings, store.controller_id, calls, watched=partial(circuits.watched, settings.name)

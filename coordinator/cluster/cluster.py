@@ -95,9 +95,14 @@ class Cluster:
                 due = loop.time() + _AFTER_ERROR_SECONDS
 
     async def _cut_revoked(self) -> None:
-        if self._revoked:
+        if not self._revoked:
+            return
+        self._revoked = False  # before it is looked for: what is revoked meanwhile may not be found
+        try:
             await self._revocations.cut()
-            self._revoked = False
+        except BaseException:
+            self._revoked = True
+            raise
 
     def _have_presented_anew(self, hosts: Collection[str]) -> None:
         """The others took us for dead, and these perhaps for lost: let their agents say what they hold."""
@@ -114,7 +119,12 @@ class Cluster:
         if not doubted:
             return
         links = {name: self._links.get(name) for name in doubted}
-        for name, holder in (await self._store.hosts.holders(doubted)).items():
+        try:
+            holders = await self._store.hosts.holders(doubted)
+        except BaseException:
+            self._doubted |= doubted
+            raise
+        for name, holder in holders.items():
             link = links[name]
             if holder.coordinator in ("", self._store.me):
                 self._links.gone(name)

@@ -1,6 +1,6 @@
 """What the forges let be registered: counted per credentials, and paused when a forge says so."""
 
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
@@ -20,7 +20,7 @@ class Budgets:
 
     def __init__(self) -> None:
         self._limits: Mapping[str, int] = {}
-        self._planned: defaultdict[str, set[str]] = defaultdict(set)  # instances whose registration is to come
+        self._planned: dict[str, str] = {}  # instances whose registration is to come, and with which credentials
         self._asked: Counter[str] = Counter()  # calls that have no answer yet
         self._spent: dict[str, deque[datetime]] = {}  # when calls were answered
         self._paused_until: dict[str, datetime] = {}
@@ -31,15 +31,16 @@ class Budgets:
 
     def plan(self, credentials_id: str, instance_id: str) -> None:
         """A registration is to come: it counts from now on, whenever it is called for."""
-        self._planned[credentials_id].add(instance_id)
+        self._planned[instance_id] = credentials_id
 
-    def give_up(self, credentials_id: str, instance_id: str) -> None:
+    def give_up(self, instance_id: str) -> None:
         """If it was still to come, it does not."""
-        self._planned[credentials_id].discard(instance_id)
+        self._planned.pop(instance_id, None)
 
     def spend(self, credentials_id: str, instance_id: str) -> None:
-        """A registration is called for, perhaps not for the first time. `answered` is to follow."""
-        self._planned[credentials_id].discard(instance_id)
+        """A registration is called for, perhaps not for the first time, and with others than were planned for it, if
+        they were changed. `answered` is to follow."""
+        self.give_up(instance_id)
         self._asked[credentials_id] += 1
 
     def answered(self, credentials_id: str, now: datetime) -> None:
@@ -78,14 +79,15 @@ class Budgets:
     def now(self, now: datetime) -> dict[str, Budget]:
         """What is left of each limited or paused budget."""
         names = set(self._limits) | {name for name, until in self._paused_until.items() if now < until}
-        return {name: self._left(name, now) for name in sorted(names)}
+        planned = Counter(self._planned.values())
+        return {name: self._left(name, now, planned[name]) for name in sorted(names)}
 
-    def _left(self, name: str, now: datetime) -> Budget:
+    def _left(self, name: str, now: datetime, planned: int) -> Budget:
         until = self.paused_until(name, now)
         if until is not None:
             return Budget(0, until)
         spent = self._lately(name, now)
-        left = self._limits[name] - len(spent) - self._asked[name] - len(self._planned[name])
+        left = self._limits[name] - len(spent) - self._asked[name] - planned
         return Budget(max(left, 0), spent[0] + WINDOW if spent else now + WINDOW)
 
     def _lately(self, name: str, now: datetime) -> deque[datetime]:

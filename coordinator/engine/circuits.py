@@ -25,6 +25,7 @@ class Circuits:
         self._chance = chance
         self._circuits: dict[str, Circuit] = {}
         self._trying: set[str] = set()
+        self.on_well: Callable[[], None] = lambda: None  # a provider that was left alone may be called again
         self._news = asyncio.Event()  # another one for each change
 
     def not_closed(self) -> Mapping[str, Circuit]:
@@ -81,6 +82,7 @@ class Circuits:
         before = self._circuits.pop(name, CLOSED)
         if before.open_until is not None:
             log.info("a provider is well again", provider=name, failures=before.failures)
+            self.on_well()
 
     def _failed(self, name: str, fault: str) -> None:
         before = self.of(name)

@@ -68,9 +68,10 @@ class CloudExecutor:
             ended.set()
 
     async def _make(self, instance: Instance, pool: Pool) -> None:
-        begun_before = instance.status is Status.CREATING
-        if await self._store.instances.begin(instance.id, Status.CREATING) is None:
+        begun = await self._store.instances.begin(instance.id, Status.CREATING, fenced=True)
+        if begun is None:
             return
+        begun_before = begun.before
         cloud = self.clouds[instance.provider]
         extra_specs = _extra_specs(pool)
         grace = timedelta(seconds=cloud.settings.appear_seconds) if begun_before else timedelta()
@@ -187,7 +188,7 @@ class CloudExecutor:
         # A process that a former life has left. It has a deadline, and nobody tells of its end.
         while cloud.is_making(instance.name):  # noqa: ASYNC110
             await asyncio.sleep(_FIRST_LOOK.total_seconds())
-        if await self._store.instances.begin(instance.id, Status.DELETING) is None:
+        if await self._store.instances.begin(instance.id, Status.DELETING, fenced=True) is None:
             return
         async for attempt in stamina.retry_context(
             on=ProviderError, attempts=None, timeout=None, wait_initial=1.0, wait_max=_LONGEST_WAIT

@@ -36,7 +36,7 @@ class Hands:
             return
         if changes.everything:
             instances = await self._store.instances.alive()
-            self._local.forget({instance.id for instance in instances})
+            self.keep_only({instance.id for instance in instances})
         else:
             instances = await self._store.instances.some(sorted(changes.instances))
             for instance in instances:
@@ -56,6 +56,7 @@ class Hands:
     def keep_only(self, alive: Set[str]) -> None:
         """Drop what is kept of instances that are no more."""
         self._local.forget(alive)
+        self._errands.keep_only(alive.__contains__)
 
     async def close(self) -> None:
         await self._errands.close()

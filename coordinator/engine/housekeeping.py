@@ -11,6 +11,9 @@ from coordinator.store.store import Store
 
 log = structlog.get_logger()
 
+_FIRST: Final = timedelta(minutes=1)
+"""After the start: one that is started again and again prunes all the same."""
+
 _EVERY: Final = timedelta(hours=1)
 _BETWEEN_BATCHES: Final = timedelta(seconds=0.25)
 """Webhooks must not wait for several in a row."""
@@ -18,8 +21,10 @@ _BETWEEN_BATCHES: Final = timedelta(seconds=0.25)
 
 async def prune_for_ever(store: Store, keep: timedelta) -> None:
     """Only the coordinator that plans does it."""
+    wait = _FIRST
     while True:
-        await asyncio.sleep(_EVERY.total_seconds())
+        await asyncio.sleep(wait.total_seconds())
+        wait = _EVERY
         if store.lease.number is None:
             continue
         try:

@@ -1,6 +1,5 @@
 """What the holder of the planning lease does besides: it plans, and acts for clouds and at the forges."""
 
-import asyncio
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Final
@@ -16,6 +15,7 @@ from coordinator.engine.cloud import CloudExecutor
 from coordinator.engine.errands import Errands
 from coordinator.engine.hands import CREATES, DELETES, Hands
 from coordinator.engine.registrar import Registrar
+from coordinator.engine.renewal import Renewal
 from coordinator.store.changed import Changes
 from coordinator.store.store import Store
 
@@ -48,6 +48,8 @@ class Lead:
         self._errands = Errands(lambda instance_id: store.feed.changed(Changes(instances={instance_id})))
         self.board = Board(policy, {})
         self.decided = Plan()
+        self._is_sound = False  # the board is known to be in step: not before the first, nor after an error
+        self._renewal: Renewal | None = None
 
     async def begin(self) -> None:
         """Before the first plan: what was registered lately, by whomever, counts."""
@@ -56,19 +58,24 @@ class Lead:
     async def plan(self, changes: Changes) -> datetime | None:
         """Take in what changed, plan, commit and act; returns when to plan again though nothing happens.
 
-        The first call must be with `everything`.
+        The first call must be with `everything`, and the next one after an error.
 
         Raises:
             LeaseLost: the plan was not committed; this term is over.
         """
         if changes.everything or changes.catalog:
             self._budgets.limit(await self._store.catalog.credentials())
-        if changes.everything:
-            instances, decided = await self._begin_anew()
-        else:
-            instances = await self._store.planning.tell(self.board, changes)
-            decided = plan_on(self.board, self._moment(), _CREATES)
+        was_sound, self._is_sound = self._is_sound, False
+        instances = await self._take_in(changes, beside=was_sound)
+        decided = plan_on(self.board, self._moment(), _CREATES)
+        wake_at = await self._carry_out(decided, instances)
+        self._is_sound = True
+        return wake_at
+
+    async def _carry_out(self, decided: Plan, instances: Iterable[Instance]) -> datetime | None:
         made = await self._store.planning.commit(decided)
+        if self._renewal is not None:
+            self._renewal.noted(Changes(instances={instance.id for instance in made}))
         for instance in made:
             self.board.put_instance(instance)
             self._budgets.plan(self.board.entity(instance.entity_id).credentials_id, instance.id)
@@ -79,18 +86,46 @@ class Lead:
         for host in decided.drained:
             self._errands.ensure("drained", host, self._drained(host))
         self._hands.keep_only(self.board.instances.keys())
+        self._errands.keep_only(lambda subject: subject in self.board.instances or subject in self.board.hosts)
         self._registrar.keep_only(self.board.instances.keys())
         return decided.wake_at
 
     async def close(self) -> None:
         """Let go of everything under way: the next holder begins it again."""
+        self._drop_renewal()
         await self._errands.close()
 
-    async def _begin_anew(self) -> tuple[Iterable[Instance], Plan]:
-        """Read everything and plan: in a thread, as it can take seconds; until then the old board counts."""
-        world = await self._store.planning.world(self._cloud.capacities(), self._policy)
-        self.board, decided = await asyncio.to_thread(_plan_anew, world, self._moment())
-        return self.board.instances.values(), decided
+    async def _take_in(self, changes: Changes, *, beside: bool) -> Iterable[Instance]:
+        """Bring the board up to date; returns the instances that are to be looked at.
+
+        Everything is read and indexed in a task and a thread, as it can take seconds: jobs that come meanwhile do not
+        wait for it, but are placed by the board that there is.
+
+        Args:
+            beside: that will do.
+        """
+        if changes.everything:
+            self._drop_renewal()
+            self._renewal = Renewal(self._world, self._moment, self._store.feed.work.set)
+        renewal = self._renewal
+        if renewal is None:
+            return await self._store.planning.tell(self.board, changes)
+        if beside and not renewal.is_done:
+            renewal.noted(changes)
+            return await self._store.planning.tell(self.board, changes)
+        board, since = await renewal.board()
+        since.take_in(changes)
+        await self._store.planning.tell(board, since)
+        self.board, self._renewal = board, None
+        return board.instances.values()
+
+    async def _world(self) -> World:
+        return await self._store.planning.world(self._cloud.capacities(), self._policy)
+
+    def _drop_renewal(self) -> None:
+        if self._renewal is not None:
+            self._renewal.drop()
+            self._renewal = None
 
     def _moment(self) -> Moment:
         now = self._clock()
@@ -117,26 +152,23 @@ class Lead:
             self._errands.ensure("retire", instance.id, self._let_go(instance, retire))
 
     async def _let_go(self, instance: Instance, retire: Retire) -> None:
-        """What has changed since the plan is kept, and thought over again."""
+        """What has changed since the plan is kept, and thought over again; but not whose runner is deregistered."""
         fresh = await self._store.instances.get(instance.id)
         asks = retire.way in (Way.ASKING, Way.LOST)
         if fresh is None or fresh.runner_status is not instance.runner_status or (asks and fresh.job_id):
             return
         if asks and not await self._registrar.may_go(fresh):
             await self._store.instances.mark_busy(instance.id)
-        elif retire.way in (Way.LOST, Way.ENDED):
-            await self._store.upkeep.lose(instance.id, retire.reason, only_if=instance.runner_status)
+            return
+        deregistered = asks and bool(fresh.forge_runner_id)
+        only_if = None if deregistered or retire.way is Way.STOPPED else instance.runner_status
+        if retire.way in (Way.LOST, Way.ENDED):
+            await self._store.upkeep.lose(instance.id, retire.reason, only_if=only_if)
         else:
-            only_if = instance.runner_status if asks else None
             await self._store.instances.retire(
-                instance.id, retire.reason, failed=retire.failed, only_if=only_if, fenced=True
+                instance.id, retire.reason, failed=retire.failed, only_if=only_if, only_free=deregistered, fenced=True
             )
 
     async def _drained(self, host: str) -> None:
         if await self._store.upkeep.drained(host):
             log.info("host is drained", host=host)
-
-
-def _plan_anew(world: World, moment: Moment) -> tuple[Board, Plan]:
-    board = Board.of(world)
-    return board, plan_on(board, moment, _CREATES)

@@ -71,7 +71,7 @@ class Registrar:
             await self._store.instances.retire(instance.id, reason, failed=True, is_try=False, fenced=True)
             return
         finally:
-            self._budgets.give_up(credentials, instance.id)
+            self._budgets.give_up(instance.id)
         if configuration is None:
             return
         runner_id, files = configuration.runner_id, configuration.files

@@ -121,7 +121,7 @@ class Database:
 
 
 async def _to_its_end(work: "asyncio.Future[Result]") -> Result:
-    """Wait for it, also when cancelled: what has begun to be committed may be committed, and others wait for its end."""
+    """Wait for it, also when cancelled: what has begun to be committed may be, and others wait for its end."""
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:

@@ -35,6 +35,13 @@ class PhaseFact(msgspec.Struct, frozen=True):
     error_code: str = ""  # where it is an error
 
 
+class Begun(msgspec.Struct, frozen=True):
+    """An instance for which a command is being carried out."""
+
+    instance: Instance
+    before: bool  # it was begun before: by an earlier life of this process, or by another one
+
+
 class _Configured(msgspec.Struct, frozen=True):
     """What a forge gave an instance's runner."""
 
@@ -249,6 +256,7 @@ class Instances:
         failed: bool = False,
         is_try: bool = True,
         only_if: RunnerStatus | None = None,
+        only_free: bool = False,
         fenced: bool = False,
     ) -> bool:
         """Send an instance on its way to deletion; False when it is on its way already, or gone.
@@ -256,7 +264,9 @@ class Instances:
         Args:
             failed: count it as a failure of its pool,
             is_try: and, if so, as one of the tries of the job that it was made for.
-            only_if: what its runner was when this was decided; when it is something else now, nothing is done.
+            only_if: what its runner was when this was decided; when it is something else now, or has a job, nothing
+                is done.
+            only_free: nothing is done when its runner has a job.
             fenced: it was decided by the holder of the planning lease, as such.
 
         Raises:
@@ -269,7 +279,9 @@ class Instances:
             found = await instance_rows.by_ids(connection, [instance_id])
             if not found or not can(found[0], Status.PENDING_DELETE):
                 return False
-            if only_if is not None and (found[0].runner_status is not only_if or found[0].job_id):
+            if only_if is not None and found[0].runner_status is not only_if:
+                return False
+            if (only_free or only_if is not None) and found[0].job_id:
                 return False
             finished = changes.finish(found[0], now, fault=reason if failed else "")
             await connection.run_sync(instance_rows.save, [finished])
@@ -298,17 +310,26 @@ class Instances:
                 await connection.run_sync(instance_rows.save, [running])
 
     @retried
-    async def begin(self, instance_id: str, status: Status) -> Instance | None:
-        """Note that a command is being carried out (creating or deleting); None when the instance has moved on."""
+    async def begin(self, instance_id: str, status: Status, *, fenced: bool = False) -> Begun | None:
+        """Note that a command is being carried out (creating or deleting); None when the instance has moved on.
+
+        Args:
+            fenced: only the holder of the planning lease carries it out.
+
+        Raises:
+            LeaseLost: `fenced`, and another coordinator carries it out now.
+        """
         now = self._clock()
 
-        def note(connection: sa.Connection) -> Instance | None:
+        def note(connection: sa.Connection) -> Begun | None:
+            if fenced:
+                self._lease.check(connection)
             found = instance_rows.locked(connection, instance_id)
             if found is None or (found.status is not status and not can(found, status)):
                 return None
             instance = advance(found, now, status=status)
             instance_rows.save(connection, [instance])
-            return instance
+            return Begun(instance, before=found.status is status)
 
         return await self._database.at_once(note)
 

@@ -22,11 +22,9 @@ from coordinator.store.feed import Feed
 from coordinator.store.lease import Lease
 from coordinator.store.retrying import retried
 from coordinator.store.rows import POOL_QUERY, to_entity, to_host, to_job, to_pool
-from coordinator.store.schema import entities, hosts, instances, jobs, pools, timeline
+from coordinator.store.schema import REGISTERED, entities, hosts, instances, jobs, pools, timeline
 
 _NAME_CHARACTERS = 12
-_LATEST_ENTRIES = 20_000
-"""In that many the last minute's registrations are; there is no index by time."""
 
 
 class Planning:
@@ -96,13 +94,11 @@ class Planning:
 
         A call that is without an answer may have been made just now.
         """
-        newest = sa.select(sa.func.coalesce(sa.func.max(timeline.c.id), 0)).scalar_subquery()
+        lately = sa.select(timeline.c.instance_id, timeline.c.at).where(REGISTERED, timeline.c.at > since).subquery()
         configured = (
-            sa.select(entities.c.credentials_id, timeline.c.at)
+            sa.select(entities.c.credentials_id, lately.c.at)
             .join(instances, instances.c.entity_id == entities.c.id)
-            .join(timeline, timeline.c.instance_id == instances.c.id)
-            .where(timeline.c.step == Step.RUNNER_CONFIGURED, timeline.c.at > since)
-            .where(timeline.c.id > newest - _LATEST_ENTRIES)
+            .join(lately, lately.c.instance_id == instances.c.id)
         )
         asked = (
             sa.select(entities.c.credentials_id)

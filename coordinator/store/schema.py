@@ -332,6 +332,9 @@ instances = sa.Table(
     sa.Index(None, "host"),
 )
 
+REGISTERED: Final = sa.text("step = 'runner configured'")
+"""In the words of its index: what the forges' limits are counted by."""
+
 timeline = sa.Table(
     "timeline",
     metadata,
@@ -343,6 +346,7 @@ timeline = sa.Table(
     _text("detail"),
     sa.Index(None, "job_id"),
     sa.Index(None, "instance_id"),
+    sa.Index("ix_timeline_registered", "at", sqlite_where=REGISTERED, postgresql_where=REGISTERED),
 )
 
 consoles = sa.Table(

@@ -151,14 +151,15 @@ class Upkeep:
     # --- what the planner finds ---
 
     @retried
-    async def lose(self, instance_id: str, reason: str, *, only_if: RunnerStatus) -> None:
+    async def lose(self, instance_id: str, reason: str, *, only_if: RunnerStatus | None) -> None:
         """End the row of an instance whose host is away.
 
         Where the host has come back meanwhile, the instance is sent on its way to deletion like any other: the host
         has said what it holds already, and would not be asked again.
 
         Args:
-            only_if: what its runner was when this was decided; when it is something else now, nothing is done.
+            only_if: what its runner was when this was decided; when it is something else now, nothing is done. None:
+                its runner is deregistered; nothing is done only if it has a job.
 
         Raises:
             LeaseLost: another coordinator decides now.
@@ -167,7 +168,9 @@ class Upkeep:
         async with self._database.write() as connection:
             await connection.run_sync(self._lease.check)
             found = await instance_rows.by_ids(connection, [instance_id])
-            if not found or found[0].runner_status is not only_if or found[0].status is Status.DELETED:
+            if not found or found[0].status is Status.DELETED:
+                return
+            if found[0].job_id if only_if is None else found[0].runner_status is not only_if:
                 return
             row = (await connection.execute(_locked(found[0].host))).first()
             if row is None or not row.coordinator:

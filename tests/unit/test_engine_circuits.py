@@ -99,3 +99,13 @@ async def test_who_waits_passes_when_the_rest_is_over_though_nobody_calls(monkey
     assert circuits.not_closed()["cloud"].open_until is not None
     async with asyncio.timeout(10):
         await circuits.passage("cloud")
+
+
+async def test_who_waits_for_a_provider_hears_when_another_call_finds_it_well(circuits: Circuits) -> None:
+    heard: list[None] = []
+    circuits.on_well = lambda: heard.append(None)
+    call(circuits, None)
+    assert not heard
+    broken(circuits)
+    call(circuits, None)
+    assert len(heard) == 1

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.domain.changes import Step
 from coordinator.domain.fleet import Credentials
 from coordinator.domain.instance import Instance, Status
+from coordinator.domain.timeline import Entry
 from coordinator.engine.budgets import WINDOW, Budgets
 from coordinator.engine.registrar import Registrar
 from coordinator.forges.contract import (
@@ -221,6 +223,26 @@ async def test_a_new_life_knows_what_was_registered_lately(desk: Desk) -> None:
     desk.sample.clock.move(minutes=2)
     await store.instances.retire(waiting.id, "not wanted")
     assert await store.planning.registered_since(desk.sample.clock() - WINDOW) == []
+
+
+async def test_what_was_registered_lately_is_found_beneath_all_that_happened_since(desk: Desk) -> None:
+    store = desk.sample.store
+    done = await desk.sample.instance(1)
+    await store.instances.configure_runner(done.id, 7, {})
+    store.notes.add(Entry(Step.COMMITTED, desk.sample.clock(), f"job-{number}") for number in range(20_001))
+    await store.notes.flush()
+    assert len(await store.planning.registered_since(desk.sample.clock() - WINDOW)) == 1
+
+
+def test_a_registration_that_was_planned_with_other_credentials_does_not_use_those_up_for_ever() -> None:
+    budgets = Budgets()
+    budgets.limit([Credentials("old", "bot", "forge", 3), Credentials("new", "bot", "forge", 3)])
+    budgets.plan("old", "first")
+    budgets.plan("old", "second")
+    assert budgets.now(NOW)["old"].calls == 1
+    budgets.spend("new", "first")
+    budgets.give_up("second")
+    assert {name: budget.calls for name, budget in budgets.now(NOW).items()} == {"old": 3, "new": 2}
 
 
 def test_the_minute_of_a_call_begins_with_its_answer_and_a_call_without_one_counts() -> None:

@@ -17,6 +17,7 @@ from coordinator.domain.planning.board import Board
 from coordinator.domain.world import Create, Moment, Plan, Policy
 from coordinator.store.changed import Changes
 from coordinator.store.instances import AlreadyTakenError, PhaseFact
+from coordinator.store.lease import LeaseLost
 from coordinator.store.schema import instances
 from tests.samples.store import DOCUMENT, Sample, open_sample
 
@@ -165,12 +166,23 @@ async def test_an_instance_is_retired_once(sample: Sample) -> None:
 
 async def test_a_command_is_begun_only_while_it_still_makes_sense(sample: Sample) -> None:
     machine = await sample.instance()
-    begun = await sample.store.instances.begin(machine.id, Status.CREATING)
-    assert begun is not None
-    assert await sample.store.instances.begin(machine.id, Status.CREATING) == begun
+    first = await sample.store.instances.begin(machine.id, Status.CREATING)
+    again = await sample.store.instances.begin(machine.id, Status.CREATING)
+    assert first is not None
+    assert again is not None
+    assert (first.before, again.before) == (False, True)
+    assert first.instance == again.instance
     await sample.store.instances.retire(machine.id, "not needed")
     assert await sample.store.instances.begin(machine.id, Status.CREATING) is None
     assert await sample.store.instances.begin(machine.id, Status.DELETING) is not None
+
+
+async def test_what_is_for_the_planning_coordinator_to_begin_is_refused_to_another(sample: Sample) -> None:
+    machine = await sample.instance()
+    sample.store.lease.lose()
+    with pytest.raises(LeaseLost):
+        await sample.store.instances.begin(machine.id, Status.CREATING, fenced=True)
+    assert (await sample.now(machine)).status is Status.PENDING_CREATE
 
 
 # --- plans ---

@@ -12,6 +12,7 @@ from coordinator.domain.instance import RunnerStatus, Status
 from coordinator.domain.job import JobStatus
 from coordinator.domain.timeline import Entry
 from coordinator.store.catalog import WebhookOwner
+from tests.samples.domain import event
 from tests.samples.store import DOCUMENT, TWIN, WEBHOOK_SECRET, Sample, open_sample
 
 
@@ -52,6 +53,18 @@ async def test_a_runner_that_came_up_meanwhile_is_not_retired_for_being_late(sam
     assert not gone
     assert (await sample.now(instance)).status is Status.PENDING_CREATE
     assert await sample.store.instances.retire(instance.id, "surplus", only_if=RunnerStatus.IDLE)
+
+
+async def test_a_deregistered_runner_goes_whatever_it_said_meanwhile_but_for_a_job(sample: Sample) -> None:
+    up, taken = await sample.instance(1), await sample.instance(2)
+    for instance in (up, taken):
+        await sample.store.instances.runner_said(instance.id, RunnerStatus.INSTALLING, "booted")
+        await sample.store.instances.runner_said(instance.id, RunnerStatus.IDLE, "up")
+    await sample.store.instances.mark_busy(taken.id)
+    job = await sample.queue(1)
+    await sample.store.ledger.record(event(JobStatus.IN_PROGRESS, runner_name=taken.name, key=job.key))
+    assert await sample.store.instances.retire(up.id, "surplus", only_free=True)
+    assert not await sample.store.instances.retire(taken.id, "surplus", only_free=True)
 
 
 async def test_a_planner_hears_of_the_runner_that_an_instance_was_given(sample: Sample) -> None:
