@@ -278,8 +278,9 @@ class World:
 
     async def _uncordon(self, host: str) -> None:
         self.log(host, "is opened")
+        # From now on it may be open: the planner hears of it before whoever asked for it does.
+        self.rules.closed(host, DRAINED, yes=False)
         if await self._said_of(host, Admission.OPEN, None):
-            self.rules.closed(host, DRAINED, yes=False)
             self.rules.stops.pop(host, None)
 
     async def _said_of(self, host: str, admission: Admission, deadline: datetime | None) -> bool:
