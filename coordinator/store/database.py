@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
@@ -77,8 +77,11 @@ class Database:
                 await connection.rollback()
                 raise
             commit = asyncio.ensure_future(connection.commit())
-            commit.add_done_callback(lambda done: self._ended(done, lambda _: changes))
-            await _to_its_end(commit)
+            try:
+                await _to_its_end(commit)
+            finally:
+                if _was_done(commit):
+                    self._tell_here(changes)
 
     async def at_once(self, transaction: Callable[[sa.Connection], Result]) -> Result:
         """As a `write()` whose whole block is a function. On SQLite it runs in a thread, without a stop at the loop.
@@ -90,14 +93,14 @@ class Database:
                 return await connection.run_sync(transaction)
         async with self._turn:
             work = self._whole.run(transaction)
-            work.add_done_callback(lambda done: self._ended(done, lambda both: both[1]))
-            result, _ = await _to_its_end(work)
+            try:
+                result, _ = await _to_its_end(work)
+            finally:
+                if _was_done(work):
+                    self._tell_here(work.result()[1])
         return result
 
-    def _ended(self, done: "asyncio.Future[Result]", changes_of: Callable[[Result], Changes]) -> None:
-        if done.cancelled() or done.exception() is not None:
-            return
-        changes = changes_of(done.result())
+    def _tell_here(self, changes: Changes) -> None:
         if changes.to_plan:
             self.on_change(changes)
 
@@ -126,6 +129,9 @@ async def _to_its_end(work: "asyncio.Future[Result]") -> Result:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
         await asyncio.wait([work])
-        if not work.cancelled():
-            work.exception()  # nobody is left who could be told
         raise
+
+
+def _was_done(work: "asyncio.Future[Any]") -> bool:
+    """With success."""
+    return work.done() and not work.cancelled() and work.exception() is None
