@@ -12,6 +12,7 @@ import msgspec
 STDOUT_LIMIT_BYTES = 1024 * 1024
 STDERR_LIMIT_BYTES = 64 * 1024
 _REAP_SECONDS = 5
+_AT_ONCE_BYTES = 256 * 1024
 
 
 class Ending(Enum):
@@ -38,43 +39,51 @@ class _TooMuch(Exception):
     """More came out of a pipe than it may hold."""
 
 
-class _Captured(asyncio.Protocol):
-    """The last `limit` bytes that came out of a pipe; `ended` is done when nothing can come any more."""
+class _Pipe:
+    """The reading end of a pipe, and the last `limit` bytes that came out of it.
+
+    Our own, not the subprocess module's: it can be closed while someone still holds the writing end, so a process that
+    escaped its group cannot keep us. And it is there at once: each turn of the loop that a start waits for is one in
+    which the loop does something else first.
+    """
 
     def __init__(self, limit: int, *, fail_beyond: bool) -> None:
         self.data = bytearray()
         self.cut = False
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # nothing can come any more
         self._limit = limit
         self._fail_beyond = fail_beyond
+        self._reading = -1
 
-    def data_received(self, data: bytes) -> None:
+    def open(self) -> int:
+        """Returns the writing end, which is the caller's to close."""
+        self._reading, writing = os.pipe()
+        os.set_blocking(self._reading, False)
+        asyncio.get_running_loop().add_reader(self._reading, self._read)
+        return writing
+
+    def close(self) -> None:
+        if self._reading >= 0:
+            asyncio.get_running_loop().remove_reader(self._reading)
+            os.close(self._reading)
+            self._reading = -1
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._reading, _AT_ONCE_BYTES)
+        except BlockingIOError:
+            return
+        if not data:
+            self.close()
+            if not self.ended.done():
+                self.ended.set_result(None)
+            return
         self.data += data
         if len(self.data) > self._limit:
             self.cut = True
             del self.data[: -self._limit]
             if self._fail_beyond and not self.ended.done():
                 self.ended.set_exception(_TooMuch())
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.ended.done():
-            self.ended.set_result(None)
-
-
-class _Pipe:
-    """The reading end of a pipe. Our own, not the subprocess module's: it can be closed while someone still holds the
-    writing end, so a process that escaped its group cannot keep us."""
-
-    def __init__(self, limit: int, *, fail_beyond: bool) -> None:
-        self.captured = _Captured(limit, fail_beyond=fail_beyond)
-
-    async def open(self, stack: contextlib.AsyncExitStack) -> int:
-        """Returns the writing end, which is the caller's to close."""
-        reading, writing = os.pipe()
-        file = os.fdopen(reading, "rb", buffering=0)
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: self.captured, file)
-        stack.callback(transport.close)
-        return writing
 
 
 async def run(
@@ -96,18 +105,20 @@ async def run(
     """
     out = _Pipe(STDOUT_LIMIT_BYTES, fail_beyond=True)
     err = _Pipe(STDERR_LIMIT_BYTES, fail_beyond=False)
-    async with contextlib.AsyncExitStack() as stack:
-        process = await _start(executable, environment, out, err, stack, inherited)
-        ending = await _wait(process, stdin, timeout_seconds, out.captured.ended, err.captured.ended)
+    with contextlib.ExitStack() as stack:
+        stack.callback(out.close)
+        stack.callback(err.close)
+        process = await _start(executable, environment, out, err, inherited)
+        ending = await _wait(process, stdin, timeout_seconds, out.ended, err.ended)
         exit_code = process.returncode
         if ending is not Ending.EXITED:
             await _kill_group(process)
         return Finished(
             ending=ending,
             exit_code=exit_code,
-            stdout=bytes(out.captured.data),
-            stderr=bytes(err.captured.data),
-            stderr_cut=err.captured.cut,
+            stdout=bytes(out.data),
+            stderr=bytes(err.data),
+            stderr_cut=err.cut,
         )
 
 
@@ -116,13 +127,12 @@ async def _start(
     environment: Mapping[str, str],
     out: _Pipe,
     err: _Pipe,
-    stack: contextlib.AsyncExitStack,
     inherited: Collection[int],
 ) -> asyncio.subprocess.Process:
     with contextlib.ExitStack() as ours:
-        stdout = await out.open(stack)
+        stdout = out.open()
         ours.callback(os.close, stdout)
-        stderr = await err.open(stack)
+        stderr = err.open()
         ours.callback(os.close, stderr)
         starting = asyncio.ensure_future(
             asyncio.create_subprocess_exec(
