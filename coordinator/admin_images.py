@@ -63,7 +63,7 @@ class ImageAdmin:
             raise _unsuitable(name, host, hosts[0] if hosts else None, images)
         answer = pb.PrefetchImagesResponse()
         for image, names in able.items():
-            wanting = await self._store.images.want(image.sha256, names)
+            wanting = await self._store.images.want(image, names)
             answer.hosts.extend(wanting)
             answer.have.extend(sorted(set(names) - set(wanting)))
         return answer

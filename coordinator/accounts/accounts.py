@@ -9,7 +9,7 @@ import structlog
 from coordinator.accounts.passwords import Passwords
 from coordinator.accounts.roles import Actor, Role
 from coordinator.accounts.sessions import Sessions
-from coordinator.pki.attempts import Attempts, TooManyAttempts
+from coordinator.pki.attempts import Attempts, TooManyAttempts, Tried
 from coordinator.store.store import Store
 from coordinator.store.users import AlreadyInitialized, User
 from coordinator.tokens import TokenInvalid
@@ -23,6 +23,7 @@ _USERNAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _EMAIL: Final = re.compile(r"[^@\s]{1,64}@[^@\s]{1,190}")
 _LONGEST_NAME: Final = 200
 _BY_ADDRESS: Final = 10
+_CHECK: Final = "user name and the password"
 _BY_USER: Final = 30  # more, so that one who guesses does not easily lock the user out
 
 
@@ -43,8 +44,8 @@ class Accounts:
         self._store = store
         self._sessions = sessions
         self._passwords = Passwords()
-        self._by_address = Attempts(monotonic, _BY_ADDRESS)
-        self._by_user = Attempts(monotonic, _BY_USER)
+        self._by_address = Attempts(monotonic, _BY_ADDRESS, Tried("logins from this address failed", _CHECK))
+        self._by_user = Attempts(monotonic, _BY_USER, Tried("logins as this user failed", _CHECK))
         self._initialized = False
 
     async def initialized(self) -> bool:

@@ -21,7 +21,7 @@ from coordinator.domain.labels import labels
 from coordinator.http.bodies import Bodies, announced
 from coordinator.http.errors import AnyRequest, ApiError
 from coordinator.store.catalog import Catalog, WebhookOwner
-from coordinator.store.ledger import Ledger
+from coordinator.store.ledger import EntityGone, Ledger
 
 log = structlog.get_logger()
 
@@ -127,7 +127,10 @@ class Webhooks:
         async with self._bodies.read(request, length) as body:
             job_event = await self._event(body, request.headers.get("x-hub-signature-256", ""), received_at)
         if job_event is not None:
-            await self._ledger.record(job_event)
+            try:
+                await self._ledger.record(job_event)
+            except EntityGone as error:
+                log.info("webhook of a repository that was removed", reason=str(error))
         return _taken()
 
     async def _event(self, body: bytes | bytearray, signature: str, received_at: datetime) -> JobEvent | None:

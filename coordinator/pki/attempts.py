@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 from ipaddress import IPv6Address, IPv6Network
-from typing import Final
+from typing import Final, NamedTuple
 
 from hostler.errors import HostlerError
 
@@ -18,12 +18,23 @@ class TooManyAttempts(HostlerError):
     code = "too_many_attempts"
 
 
+class Tried(NamedTuple):
+    """What is tried, in the words of a refusal."""
+
+    failures: str
+    check: str
+
+
+TOKENS: Final = Tried("tokens that open nothing came from this address", "token")
+
+
 class Attempts:
     """Failures by the peer's address; whoever succeeds is not counted."""
 
-    def __init__(self, monotonic: Callable[[], float], allowed: int = _ALLOWED) -> None:
+    def __init__(self, monotonic: Callable[[], float], allowed: int = _ALLOWED, tried: Tried = TOKENS) -> None:
         self._monotonic = monotonic
         self._allowed = allowed
+        self._tried = tried
         self._failed: dict[str, deque[float]] = {}
 
     def check(self, peer: str) -> None:
@@ -39,8 +50,8 @@ class Attempts:
             failed.popleft()
         if len(failed) >= self._allowed:
             raise TooManyAttempts(
-                f"{self._allowed} tokens that open nothing came from this address within a minute",
-                hint="wait a minute, and check the token",
+                f"{self._allowed} {self._tried.failures} within a minute",
+                hint=f"wait a minute, and check the {self._tried.check}",
             )
 
     def failed(self, peer: str) -> None:

@@ -127,9 +127,9 @@ class Images:
             return [(row.host, to_image(row)) for row in rows]
 
     @retried
-    async def want(self, sha256: str, hosts: Collection[str]) -> list[str]:
+    async def want(self, image: Image, hosts: Collection[str]) -> list[str]:
         """Let hosts fetch a content, now or when they next connect; returns those that do not have it yet."""
-        now = self._clock()
+        now, sha256 = self._clock(), image.sha256
         async with self._database.write() as connection:
             known = await _rows(connection, hosts)
             wanting = [host for host in sorted(hosts) if domain.may_be_wanted(known.get((host, sha256)))]
@@ -137,6 +137,9 @@ class Images:
             olds = [known.get((host, sha256)) for host in wanting]
             rows = [domain.wanted(old, host, sha256, now) for host, old in zip(wanting, olds, strict=True)]
             await _replace(connection, [(row.host, row.sha256) for row in rows], rows)
+            if wanting:
+                after = {"hosts": wanting}
+                await self._audit.write(connection, "prefetched", f"image {image.name}/{image.arch}", after=after)
         return wanting
 
     async def report(self, report: Report) -> None:

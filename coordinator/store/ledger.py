@@ -21,6 +21,7 @@ from coordinator.store.retrying import retried
 from coordinator.store.rows import from_job, to_job
 from coordinator.store.schema import jobs
 from coordinator.store.timelines import Notes
+from hostler.errors import HostlerError
 
 log = structlog.get_logger()
 
@@ -30,6 +31,12 @@ _STEP: Final = {
     JobStatus.IN_PROGRESS: Step.RUNNING,
     JobStatus.COMPLETED: Step.COMPLETED,
 }
+
+
+class EntityGone(HostlerError):
+    """An event of an entity that is not declared any more."""
+
+    code = "entity_gone"
 
 
 class Ledger:
@@ -51,8 +58,15 @@ class Ledger:
         self._batcher: Batcher[JobEvent, Job] = Batcher(self._write)
 
     async def record(self, event: JobEvent) -> Job:
-        """Fold an event into the ledger; returns when it is on disk. Late and repeated events change nothing."""
-        return await self._batcher.submit(event)
+        """Fold an event into the ledger; returns when it is on disk. Late and repeated events change nothing.
+
+        Raises:
+            EntityGone: whose job it is was removed since it was looked up.
+        """
+        try:
+            return await self._batcher.submit(event)
+        except sa.exc.IntegrityError as error:  # of foreign keys: what is not unique is tried again
+            raise EntityGone(f"the entity {event.key.entity_id} is not declared any more") from error
 
     @retried
     async def _write(self, events: Sequence[JobEvent]) -> Sequence[Job]:

@@ -111,6 +111,9 @@ async def test_guesses_are_limited_by_address_and_forgotten_after_a_minute(site:
     assert [(await _login(site, password="wrong")).status_code for _ in range(11)] == [401] * 10 + [429]
     right = await _login(site)
     assert (right.status_code, right.headers["retry-after"]) == (429, "60")
+    assert (
+        "logins from this address failed within a minute (wait a minute, and check the user" in right.json()["details"]
+    )
     site.monotonic += 61
     assert (await _login(site)).status_code == 200
 

@@ -14,6 +14,7 @@ from coordinator.domain.job import JobStatus
 from coordinator.store.database import Database
 from coordinator.store.edits import CREDENTIALS, ENDPOINT, POOL, REPOSITORY, InUse, NotThere
 from coordinator.store.instances import PhaseFact
+from coordinator.store.ledger import EntityGone
 from coordinator.store.migrate import alembic_config, migrate
 from coordinator.store.schema import consoles, instances, jobs, timeline
 from coordinator.store.writing import AlreadyThere, Clash
@@ -153,5 +154,5 @@ async def test_a_webhook_of_what_was_just_removed_takes_no_other_with_it(sample:
     failed, recorded = await asyncio.gather(
         sample.store.ledger.record(gone), sample.store.ledger.record(mine), return_exceptions=True
     )
-    assert isinstance(failed, sa.exc.IntegrityError)
+    assert isinstance(failed, EntityGone)
     assert [recorded] == await sample.store.history.jobs(completed=True)

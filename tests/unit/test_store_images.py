@@ -147,7 +147,8 @@ async def test_a_fetch_takes_nothing_of_a_machines_time(sample: Sample) -> None:
 
 async def test_what_is_wanted_is_told_until_the_host_has_begun(sample: Sample) -> None:
     await sample.apply(image())
-    assert await sample.store.images.want(SHA, ["host-1", "host-2"]) == ["host-1", "host-2"]
+    (wanted,) = await sample.store.images.all()
+    assert await sample.store.images.want(wanted, ["host-1", "host-2"]) == ["host-1", "host-2"]
     assert sample.store.feed.take().hosts >= {"host-1", "host-2"}
     assert [(host, one.name) for host, one in await sample.store.images.wanted()] == [
         ("host-1", "debian"),
@@ -155,7 +156,12 @@ async def test_what_is_wanted_is_told_until_the_host_has_begun(sample: Sample) -
     ]
     await sample.store.images.report(say(ImageState.FETCHING))
     assert [host for host, _ in await sample.store.images.wanted()] == ["host-2"]
-    assert await sample.store.images.want(SHA, ["host-1", "host-2"]) == ["host-2"], "one has begun"
+    assert await sample.store.images.want(wanted, ["host-1", "host-2"]) == ["host-2"], "one has begun"
+    told = [(one.action, one.target, one.after) for one in await sample.store.audit.page(most=2)]
+    assert told == [
+        ("prefetched", "image debian/amd64", '{"hosts":["host-2"]}'),
+        ("prefetched", "image debian/amd64", '{"hosts":["host-1","host-2"]}'),
+    ]
     await sample.store.images.report(say(ImageState.HAVE))
     assert await state(sample) == {"host-1": ImageState.HAVE, "host-2": ImageState.WANTED}
 
