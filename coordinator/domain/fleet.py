@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import NamedTuple
 
 import msgspec
 
@@ -13,11 +14,27 @@ from hostler.network import NetworkAccess, NetworkPolicy
 
 
 class ForgeKind(StrEnum):
-    GITHUB = "github"
+    GITHUB = "github"  # and GHES
+    GITEA = "gitea"
 
 
 class EntityKind(StrEnum):
     REPOSITORY = "repository"
+    ORGANIZATION = "organization"
+    ENTERPRISE = "enterprise"  # GitHub's
+    INSTANCE = "instance"  # a whole Gitea
+
+    @property
+    def word(self) -> str:
+        """What people call it."""
+        return "forge instance" if self is EntityKind.INSTANCE else self.value
+
+
+class AuthKind(StrEnum):
+    """How we prove to a forge who we are."""
+
+    TOKEN = "pat"  # noqa: S105 (what GARM calls a user's token)
+    APP = "app"  # of a GitHub App that is installed there
 
 
 class Balancer(StrEnum):
@@ -51,6 +68,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     kind: ForgeKind
     base_url: str  # what people open; the host of a job's html_url
     api_base_url: str
+    ca_bundle: str = ""  # PEM; who may vouch for it besides those whom the system trusts
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -62,8 +80,30 @@ class Credentials(msgspec.Struct, frozen=True):
     registrations_per_minute: int = 0  # at most that many runners; 0: the endpoint sets no limit
 
 
+class EntityName(NamedTuple):
+    """What an entity is called at its endpoint."""
+
+    kind: EntityKind
+    owner: str  # of a repository; else the organization's or enterprise's own name, or the endpoint's
+    name: str = ""  # of a repository
+
+    @property
+    def full(self) -> str:
+        return f"{self.owner}/{self.name}" if self.name else self.owner
+
+    @property
+    def path(self) -> str:
+        """Where it is found beneath its forge's address."""
+        match self.kind:
+            case EntityKind.ENTERPRISE:
+                return f"enterprises/{self.owner}"
+            case EntityKind.INSTANCE:
+                return ""
+        return self.full
+
+
 class Entity(msgspec.Struct, frozen=True):
-    """Whose jobs are run: a repository, and later organizations, enterprises and whole instances."""
+    """Whose jobs are run. Owner and name are as in EntityName."""
 
     id: str
     endpoint_id: str
@@ -78,8 +118,16 @@ class Entity(msgspec.Struct, frozen=True):
     balancer: Balancer = Balancer.ROUNDROBIN
 
     @property
+    def named(self) -> EntityName:
+        return EntityName(self.kind, self.owner, self.name)
+
+    @property
     def full_name(self) -> str:
-        return f"{self.owner}/{self.name}"
+        return self.named.full
+
+    def registration_url(self, endpoint: Endpoint) -> str:
+        """What its runners' programs call it by."""
+        return f"{endpoint.base_url}/{self.named.path}".rstrip("/")
 
 
 class Flavor(msgspec.Struct, frozen=True):

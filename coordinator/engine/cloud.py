@@ -145,7 +145,7 @@ class CloudExecutor:
         return CloudSpec(
             name=instance.name,
             tools=tuple(await self._forges.tools(instance.entity_id)),
-            repo_url=f"{access.endpoint.base_url}/{access.entity.full_name}",
+            repo_url=access.entity.registration_url(access.endpoint),
             callback_url=where.callback,
             metadata_url=where.metadata,
             instance_token=token,

@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from coordinator.domain import polling
+from coordinator.domain.fleet import EntityKind
 from coordinator.domain.job import Job, JobEvent, JobKey, JobStatus
 from coordinator.domain.labels import Labels, labels
 from coordinator.domain.polling import Absence
@@ -97,6 +98,8 @@ class Poller:
             del self._repositories[entity_id]
         for entity_id, pools in sorted(served.items()):
             entity = (await self._store.catalog.forge_access(entity_id)).entity
+            if entity.kind is not EntityKind.REPOSITORY:
+                continue  # forges list the jobs of single repositories alone
             known = self._repositories.setdefault(entity_id, _Repository("", entity.endpoint_id, pools, now))
             known.credentials_id, known.pools = entity.credentials_id, pools
         self._look_around_at = now + min(_LOOK_AROUND, self._every)

@@ -7,9 +7,10 @@ from typing import Final
 
 import aiohttp
 
-from coordinator.forges.contract import Forge
+from coordinator.forges.contract import Forge, ForgeRefused
 from coordinator.forges.github import GitHub
 from coordinator.forges.kept import KeptAnswers
+from coordinator.forges.usable import unusable
 from coordinator.store.catalog import Catalog
 from providers.exec.spec import Tool
 
@@ -30,8 +31,15 @@ class Forges:
         self._kept = KeptAnswers()
 
     async def of(self, entity_id: str) -> Forge:
-        """The client for an entity, with the credentials that it has now."""
+        """The client for an entity, with the credentials that it has now.
+
+        Raises:
+            ForgeRefused: no client can speak for it.
+        """
         access = await self._catalog.forge_access(entity_id)
+        reason = unusable(access.endpoint, access.entity, access.auth)
+        if reason:
+            raise ForgeRefused(f"{access.endpoint.name} ({access.entity.full_name}): {reason}")
         slots = self._slots.setdefault(access.entity.credentials_id, asyncio.Semaphore(_AT_ONCE))
         return GitHub(self._session, access, slots, self._kept)
 

@@ -14,7 +14,7 @@ from litestar.openapi.spec import Components, SecurityScheme
 from coordinator.accounts.accounts import Accounts
 from coordinator.http.errors import ErrorBody
 from coordinator.rest import accounts as account_routes
-from coordinator.rest import fleet, forges, pools, repositories
+from coordinator.rest import entities, fleet, forges, pools
 from coordinator.rest.errors import answer_hostler_error
 from coordinator.rest.fleet import MayGo, Where
 from coordinator.rest.guard import OPEN, guard
@@ -30,7 +30,7 @@ def router(store: Store, accounts: Accounts, where: Where, may_go: MayGo) -> Rou
     handlers: list[HTTPRouteHandler] = [
         *account_routes.routes(store, accounts),
         *forges.routes(store),
-        *repositories.routes(store),
+        *entities.routes(store),
         *pools.routes(store, frozenset(where.clouds)),
         *fleet.routes(store, where, may_go),
     ]

@@ -1,4 +1,4 @@
-"""Pools, by their ids and as those of a repository."""
+"""Pools, by their ids and as those of an entity."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
@@ -8,7 +8,9 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, JSONBody, QueryParameter
 
 from coordinator.declare import PoolDeclaration, declaration
-from coordinator.rest.params import CreatePoolParams, UpdatePoolParams
+from coordinator.declare_entity import owner_keys
+from coordinator.rest.entities import SERVED, Served
+from coordinator.rest.params_entities import CreatePoolParams, UpdatePoolParams
 from coordinator.rest.shapes import InstanceBody, PoolBody
 from coordinator.rest.view import declared, view
 from coordinator.store.edits import POOL, NotThere
@@ -29,7 +31,8 @@ def routes(store: Store, clouds: frozenset[str]) -> list[HTTPRouteHandler]:
     Args:
         clouds: names of providers; all others are drivers of hosts.
     """
-    return [*_looking(store), *_changing(store, clouds), *_of_repositories(store, clouds)]
+    of_entities = [one for served in SERVED for one in _of_entities(store, served, clouds)]
+    return [*_looking(store), *_changing(store, clouds), *of_entities]
 
 
 def _looking(store: Store) -> list[HTTPRouteHandler]:
@@ -73,54 +76,51 @@ def _changing(store: Store, clouds: frozenset[str]) -> list[HTTPRouteHandler]:
     return [update_pool, delete_pool]
 
 
-def _of_repositories(store: Store, clouds: frozenset[str]) -> list[HTTPRouteHandler]:
-    @get("/repositories/{repo_id:str}/pools", operation_id="ListRepoPools")
-    async def list_repository_pools(repo_id: FromPath[str]) -> list[PoolBody]:
-        there = await view(store)
-        return there.repository_body(there.repository(repo_id)).pool
+def _of_entities(store: Store, served: Served, clouds: frozenset[str]) -> list[HTTPRouteHandler]:
+    path, called, kind = f"{served.of_one}/pools", f"{served.one}Pool", served.kind
 
-    @post("/repositories/{repo_id:str}/pools", status_code=200, operation_id="CreateRepoPool")
-    async def create_repository_pool(repo_id: FromPath[str], data: JSONBody[CreatePoolParams]) -> PoolBody:
+    @get(path, operation_id=f"List{called}s")
+    async def list_entity_pools(entity_id: FromPath[str]) -> list[PoolBody]:
+        there = await view(store)
+        return there.entity_body(there.entity(kind, entity_id)).pool
+
+    @post(path, status_code=200, operation_id=f"Create{called}")
+    async def create_entity_pool(entity_id: FromPath[str], data: JSONBody[CreatePoolParams]) -> PoolBody:
         """A pool that makes nothing until it is enabled."""
         there = await declared(store)
-        entity = there.repository(repo_id).entity
+        entity = there.entity(kind, entity_id).entity
         values = {
             **_DEFAULTS,
             **data.changes(),
             "name": data.name or store.new_id(),
             "endpoint": there.there.endpoints[entity.endpoint_id].endpoint.name,
-            "repository": entity.full_name,
             "provider": data.provider_name,
+            **owner_keys(entity.named),
         }
         return await _told(store, await store.edits.add(declaration(PoolDeclaration, values), clouds))
 
-    @get("/repositories/{repo_id:str}/pools/{pool_id:str}", operation_id="GetRepoPool")
-    async def get_repository_pool(repo_id: FromPath[str], pool_id: FromPath[str]) -> PoolBody:
-        return await _told(store, pool_id, repo_id)
+    @get(f"{path}/{{pool_id:str}}", operation_id=f"Get{called}")
+    async def get_entity_pool(entity_id: FromPath[str], pool_id: FromPath[str]) -> PoolBody:
+        there = await view(store)
+        return there.pool_body(there.pool_of(kind, entity_id, pool_id))
 
-    @put("/repositories/{repo_id:str}/pools/{pool_id:str}", operation_id="UpdateRepoPool")
-    async def update_repository_pool(
-        repo_id: FromPath[str], pool_id: FromPath[str], data: JSONBody[UpdatePoolParams]
+    @put(f"{path}/{{pool_id:str}}", operation_id=f"Update{called}")
+    async def update_entity_pool(
+        entity_id: FromPath[str], pool_id: FromPath[str], data: JSONBody[UpdatePoolParams]
     ) -> PoolBody:
-        (await declared(store)).pool(pool_id, repo_id)
+        (await declared(store)).pool_of(kind, entity_id, pool_id)
         await store.edits.change(POOL, pool_id, data.changes(), clouds)
-        return await _told(store, pool_id, repo_id)
+        return await _told(store, pool_id)
 
-    @delete("/repositories/{repo_id:str}/pools/{pool_id:str}", status_code=200, operation_id="DeleteRepoPool")
-    async def delete_repository_pool(repo_id: FromPath[str], pool_id: FromPath[str]) -> None:
+    @delete(f"{path}/{{pool_id:str}}", status_code=200, operation_id=f"Delete{called}")
+    async def delete_entity_pool(entity_id: FromPath[str], pool_id: FromPath[str]) -> None:
         """Refused while it has runners."""
-        (await declared(store)).pool(pool_id, repo_id)
+        (await declared(store)).pool_of(kind, entity_id, pool_id)
         await store.edits.remove(POOL, pool_id)
 
-    return [
-        list_repository_pools,
-        create_repository_pool,
-        get_repository_pool,
-        update_repository_pool,
-        delete_repository_pool,
-    ]
+    return [list_entity_pools, create_entity_pool, get_entity_pool, update_entity_pool, delete_entity_pool]
 
 
-async def _told(store: Store, pool_id: str, repo_id: str | None = None) -> PoolBody:
+async def _told(store: Store, pool_id: str) -> PoolBody:
     there = await view(store)
-    return there.pool_body(there.pool(pool_id, repo_id))
+    return there.pool_body(there.pool(pool_id))

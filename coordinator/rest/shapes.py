@@ -4,17 +4,22 @@ Additions of ours are marked; clients of GARM pass them over.
 """
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
-from coordinator.domain.fleet import Entity, Pool
+from coordinator.declare_entity import keys_of
+from coordinator.domain.fleet import Entity, EntityKind, ForgeKind, Pool
 from coordinator.domain.instance import Instance
 from coordinator.domain.job import Job, JobStatus
 from coordinator.domain.timeline import Entry
+from coordinator.forges.usable import unusable
 from coordinator.store.overview import KnownCredentials, KnownEndpoint, KnownEntity, KnownPool
+
+GROUP: Final = {"runner_group": "github-runner-group"}
+"""What GARM calls it, which is no name in Python."""
 
 
 class ControllerInfo(msgspec.Struct, frozen=True):
@@ -34,7 +39,7 @@ class ProviderBody(msgspec.Struct, frozen=True):
     description: str
 
 
-class ForgeEndpoint(msgspec.Struct, frozen=True):
+class ForgeEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     description: str
     base_url: str
@@ -43,6 +48,9 @@ class ForgeEndpoint(msgspec.Struct, frozen=True):
     endpoint_type: str
     created_at: datetime
     updated_at: datetime
+    ca_cert_bundle: str | msgspec.UnsetType = msgspec.UNSET  # base64, as Go writes bytes
+    tools_metadata_url: str | msgspec.UnsetType = msgspec.UNSET  # of a Gitea
+    use_internal_tools_metadata: bool | msgspec.UnsetType = msgspec.UNSET  # of a Gitea
 
 
 class ForgeCredentials(msgspec.Struct, frozen=True, rename={"auth_type": "auth-type"}):
@@ -56,20 +64,22 @@ class ForgeCredentials(msgspec.Struct, frozen=True, rename={"auth_type": "auth-t
     forge_type: str
     endpoint: ForgeEndpoint
     repositories: list["Repository"]
-    organizations: list[Any]
-    enterprises: list[Any]
+    organizations: list["Organization"]
+    enterprises: list["Enterprise"]
     created_at: datetime
     updated_at: datetime
+    ca_bundle: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class PoolManagerStatus(msgspec.Struct, frozen=True):
     running: bool
+    failure_reason: str | msgspec.UnsetType = msgspec.UNSET
 
 
-class Repository(msgspec.Struct, frozen=True):
+class EntityBody(msgspec.Struct, frozen=True, kw_only=True):
+    """What bodies of entities of every kind have."""
+
     id: str
-    owner: str
-    name: str
     credentials_id: int
     credentials_name: str
     credentials: ForgeCredentials
@@ -82,12 +92,60 @@ class Repository(msgspec.Struct, frozen=True):
     agent_mode: bool = False
 
 
+class Repository(EntityBody, frozen=True, kw_only=True):
+    owner: str
+    name: str
+
+
+class Organization(EntityBody, frozen=True, kw_only=True):
+    name: str
+
+
+class Enterprise(EntityBody, frozen=True, kw_only=True):
+    name: str
+
+
+class ForgeInstance(EntityBody, frozen=True, kw_only=True):
+    pass
+
+
+BODIES: Final[Mapping[EntityKind, type[EntityBody]]] = {
+    EntityKind.REPOSITORY: Repository,
+    EntityKind.ORGANIZATION: Organization,
+    EntityKind.ENTERPRISE: Enterprise,
+    EntityKind.INSTANCE: ForgeInstance,
+}
+
+
+LISTS: Final[Mapping[EntityKind, object]] = {
+    EntityKind.REPOSITORY: list[Repository],
+    EntityKind.ORGANIZATION: list[Organization],
+    EntityKind.ENTERPRISE: list[Enterprise],
+    EntityKind.INSTANCE: list[ForgeInstance],
+}
+
+
+class OwnerKeys(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose a pool, scale set or job is: those of its kind of entity alone are said."""
+
+    repo_id: str | msgspec.UnsetType = msgspec.UNSET
+    org_id: str | msgspec.UnsetType = msgspec.UNSET
+    enterprise_id: str | msgspec.UnsetType = msgspec.UNSET
+    forge_instance_id: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class OwnerNames(OwnerKeys, frozen=True, kw_only=True):
+    repo_name: str | msgspec.UnsetType = msgspec.UNSET
+    org_name: str | msgspec.UnsetType = msgspec.UNSET
+    enterprise_name: str | msgspec.UnsetType = msgspec.UNSET
+
+
 class Tag(msgspec.Struct, frozen=True):
     id: str
     name: str
 
 
-class PoolBody(msgspec.Struct, frozen=True, rename={"runner_group": "github-runner-group"}):
+class PoolBody(OwnerNames, frozen=True, kw_only=True, rename=GROUP):
     id: str
     provider_name: str
     image: str
@@ -104,8 +162,6 @@ class PoolBody(msgspec.Struct, frozen=True, rename={"runner_group": "github-runn
     priority: int
     generation: int
     extra_specs: dict[str, Any]
-    repo_id: str
-    repo_name: str
     endpoint: ForgeEndpoint
     instances: list["InstanceBody"]
     created_at: datetime
@@ -120,7 +176,7 @@ class StatusMessage(msgspec.Struct, frozen=True):
     event_level: str
 
 
-class InstanceBody(msgspec.Struct, frozen=True, rename={"runner_group": "github-runner-group"}):
+class InstanceBody(msgspec.Struct, frozen=True, rename=GROUP):
     id: str
     name: str
     pool_id: str
@@ -140,7 +196,7 @@ class InstanceBody(msgspec.Struct, frozen=True, rename={"runner_group": "github-
     provider_fault: str | msgspec.UnsetType = msgspec.UNSET  # base64, as Go writes bytes
 
 
-class JobBody(msgspec.Struct, frozen=True):
+class JobBody(OwnerKeys, frozen=True, kw_only=True):
     id: int
     workflow_job_id: int
     run_id: int
@@ -152,7 +208,6 @@ class JobBody(msgspec.Struct, frozen=True):
     runner_name: str
     repository_owner: str
     repository_name: str
-    repo_id: str
     workflow_run_url: str
     created_at: datetime
     updated_at: datetime
@@ -162,6 +217,7 @@ class JobBody(msgspec.Struct, frozen=True):
 
 def endpoint_body(known: KnownEndpoint) -> ForgeEndpoint:
     endpoint = known.endpoint
+    is_gitea = endpoint.kind is ForgeKind.GITEA
     return ForgeEndpoint(
         name=endpoint.name,
         description=known.description,
@@ -171,11 +227,14 @@ def endpoint_body(known: KnownEndpoint) -> ForgeEndpoint:
         endpoint_type=endpoint.kind.value,
         created_at=known.times.created_at,
         updated_at=known.times.changed_at,
+        ca_cert_bundle=go_bytes(endpoint.ca_bundle),
+        tools_metadata_url=known.tools_metadata_url if is_gitea else msgspec.UNSET,
+        use_internal_tools_metadata=known.use_internal_tools_metadata if is_gitea else msgspec.UNSET,
     )
 
 
 def credentials_body(
-    known: KnownCredentials, endpoint: KnownEndpoint, repositories: list[Repository]
+    known: KnownCredentials, endpoint: KnownEndpoint, users: Sequence[EntityBody] = ()
 ) -> ForgeCredentials:
     return ForgeCredentials(
         id=known.number,
@@ -184,35 +243,58 @@ def credentials_body(
         base_url=endpoint.endpoint.base_url,
         api_base_url=endpoint.endpoint.api_base_url,
         upload_base_url=endpoint.upload_base_url,
-        auth_type="pat",
+        auth_type=known.auth.value,
         forge_type=endpoint.endpoint.kind.value,
         endpoint=endpoint_body(endpoint),
-        repositories=repositories,
-        organizations=[],
-        enterprises=[],
+        repositories=[one for one in users if isinstance(one, Repository)],
+        organizations=[one for one in users if isinstance(one, Organization)],
+        enterprises=[one for one in users if isinstance(one, Enterprise)],
+        ca_bundle=go_bytes(endpoint.endpoint.ca_bundle),
         created_at=known.times.created_at,
         updated_at=known.times.changed_at,
     )
 
 
-def repository_body(
+def entity_body(
     known: KnownEntity, secret: KnownCredentials, endpoint: KnownEndpoint, pools: list[PoolBody]
-) -> Repository:
+) -> EntityBody:
     entity = known.entity
-    return Repository(
+    called: dict[str, Any] = {} if entity.kind is EntityKind.INSTANCE else keys_of(entity.named)
+    return BODIES[entity.kind](
         id=entity.id,
-        owner=entity.owner,
-        name=entity.name,
         credentials_id=secret.number,
         credentials_name=secret.name,
-        credentials=credentials_body(secret, endpoint, []),
+        credentials=credentials_body(secret, endpoint),
         pool_balancing_type=entity.balancer.value,
-        pool_manager_status=PoolManagerStatus(running=True),
+        pool_manager_status=_manager(unusable(endpoint.endpoint, entity, secret.auth)),
         endpoint=endpoint_body(endpoint),
         pool=pools,
         created_at=known.times.created_at,
         updated_at=known.times.changed_at,
+        **called,
     )
+
+
+def _manager(reason: str) -> PoolManagerStatus:
+    return PoolManagerStatus(not reason, reason or msgspec.UNSET)
+
+
+def owner_keys(entity: Entity) -> dict[str, str]:
+    return {f"{_SHORT[entity.kind]}_id": entity.id}
+
+
+def owner_names(entity: Entity) -> dict[str, str]:
+    """A forge instance is said by its endpoint alone."""
+    named = {} if entity.kind is EntityKind.INSTANCE else {f"{_SHORT[entity.kind]}_name": entity.full_name}
+    return owner_keys(entity) | named
+
+
+_SHORT: Final = {
+    EntityKind.REPOSITORY: "repo",
+    EntityKind.ORGANIZATION: "org",
+    EntityKind.ENTERPRISE: "enterprise",
+    EntityKind.INSTANCE: "forge_instance",
+}
 
 
 def pool_body(known: KnownPool, entity: Entity, endpoint: KnownEndpoint, instances: list[InstanceBody]) -> PoolBody:
@@ -234,13 +316,12 @@ def pool_body(known: KnownPool, entity: Entity, endpoint: KnownEndpoint, instanc
         priority=pool.priority,
         generation=pool.generation,
         extra_specs=msgspec.json.decode(pool.extra_specs),
-        repo_id=entity.id,
-        repo_name=entity.full_name,
         endpoint=endpoint_body(endpoint),
         instances=instances,
         created_at=known.times.created_at,
         updated_at=known.times.changed_at,
         name=pool.name,
+        **owner_names(entity),
     )
 
 
@@ -262,7 +343,7 @@ def instance_body(instance: Instance, pool: Pool, timeline: list[Entry] | None =
         updated_at=instance.changed_at,
         status_messages=[_message(entry) for entry in timeline or []],
         host=instance.host,
-        provider_fault=base64.b64encode(instance.fault.encode()).decode() if instance.fault else msgspec.UNSET,
+        provider_fault=go_bytes(instance.fault),
     )
 
 
@@ -280,13 +361,18 @@ def job_body(job: Job, entities: Mapping[str, Entity]) -> JobBody:
         runner_name=job.runner_name,
         repository_owner=entity.owner,
         repository_name=entity.name,
-        repo_id=entity.id,
         workflow_run_url=job.html_url,
+        **owner_keys(entity),
         created_at=job.queued_at,
         updated_at=job.changed_at,
         job_id=job.id,
         completed_at=job.changed_at if job.status is JobStatus.COMPLETED else msgspec.UNSET,
     )
+
+
+def go_bytes(text: str) -> str | msgspec.UnsetType:
+    """In base64, as Go writes bytes; left out when empty."""
+    return base64.b64encode(text.encode()).decode() if text else msgspec.UNSET
 
 
 def _message(entry: Entry) -> StatusMessage:

@@ -3,10 +3,11 @@
 from collections import defaultdict
 from collections.abc import Iterable
 
+from coordinator.domain.fleet import EntityKind, ForgeKind
 from coordinator.domain.instance import Instance
 from coordinator.http.errors import ApiError
 from coordinator.rest import shapes
-from coordinator.rest.shapes import ForgeCredentials, InstanceBody, PoolBody, Repository
+from coordinator.rest.shapes import EntityBody, ForgeCredentials, InstanceBody, PoolBody
 from coordinator.store.overview import KnownCredentials, KnownEndpoint, KnownEntity, KnownPool, Overview
 from coordinator.store.store import Store
 
@@ -21,46 +22,62 @@ class View:
 
     # --- one, or 404 ---
 
-    def endpoint(self, name: str) -> KnownEndpoint:
-        for known in self.there.endpoints.values():
+    def endpoint(self, forge: ForgeKind, name: str) -> KnownEndpoint:
+        for known in self.endpoints(forge):
             if known.endpoint.name == name:
                 return known
         raise none("endpoint", name)
 
-    def credentials(self, number: int) -> KnownCredentials:
-        for known in self.there.credentials.values():
+    def credentials(self, forge: ForgeKind, number: int) -> KnownCredentials:
+        for known in self.credentials_of(forge):
             if known.number == number:
                 return known
         raise none("credentials", str(number))
 
-    def repository(self, repo_id: str) -> KnownEntity:
-        if repo_id not in self.there.entities:
-            raise none("repository", repo_id)
-        return self.there.entities[repo_id]
+    def entity(self, kind: EntityKind, entity_id: str) -> KnownEntity:
+        known = self.there.entities.get(entity_id)
+        if known is None or known.entity.kind is not kind:
+            raise none(kind.word, entity_id)
+        return known
 
-    def pool(self, pool_id: str, repo_id: str | None = None) -> KnownPool:
-        """`repo_id`: of which it must be."""
-        if repo_id is not None:
-            self.repository(repo_id)
+    def pool(self, pool_id: str) -> KnownPool:
+        if pool_id not in self.there.pools:
+            raise none("pool", pool_id)
+        return self.there.pools[pool_id]
+
+    def pool_of(self, kind: EntityKind, entity_id: str, pool_id: str) -> KnownPool:
+        self.entity(kind, entity_id)
         known = self.there.pools.get(pool_id)
-        if known is None or repo_id not in (None, known.pool.entity_id):
+        if known is None or known.pool.entity_id != entity_id:
             raise none("pool", pool_id)
         return known
+
+    # --- several ---
+
+    def endpoints(self, forge: ForgeKind) -> list[KnownEndpoint]:
+        return [known for known in self.there.endpoints.values() if known.endpoint.kind is forge]
+
+    def credentials_of(self, forge: ForgeKind) -> list[KnownCredentials]:
+        ids = {known.endpoint.id for known in self.endpoints(forge)}
+        return [known for known in self.there.credentials.values() if known.endpoint_id in ids]
+
+    def entities(self, kind: EntityKind) -> list[KnownEntity]:
+        return [known for known in self.there.entities.values() if known.entity.kind is kind]
 
     # --- bodies ---
 
     def credentials_body(self, known: KnownCredentials) -> ForgeCredentials:
         users = [
-            self.repository_body(entity, pools=False)
+            self.entity_body(entity, pools=False)
             for entity in self.there.entities.values()
             if entity.entity.credentials_id == known.id
         ]
         return shapes.credentials_body(known, self.there.endpoints[known.endpoint_id], users)
 
-    def repository_body(self, known: KnownEntity, *, pools: bool = True) -> Repository:
+    def entity_body(self, known: KnownEntity, *, pools: bool = True) -> EntityBody:
         entity = known.entity
         mine = [one for one in self.there.pools.values() if one.pool.entity_id == entity.id] if pools else []
-        return shapes.repository_body(
+        return shapes.entity_body(
             known,
             self.there.credentials[entity.credentials_id],
             self.there.endpoints[entity.endpoint_id],
@@ -74,9 +91,9 @@ class View:
     def instances(self, known: KnownPool) -> list[InstanceBody]:
         return [shapes.instance_body(one, known.pool) for one in self._instances.get(known.pool.id, ())]
 
-    def instances_of(self, repo_id: str | None = None) -> list[InstanceBody]:
-        """Of a repository, or all."""
-        pools = [one for one in self.there.pools.values() if repo_id in (None, one.pool.entity_id)]
+    def instances_of(self, entity_id: str | None = None) -> list[InstanceBody]:
+        """Of an entity, or all."""
+        pools = [one for one in self.there.pools.values() if entity_id in (None, one.pool.entity_id)]
         return [instance for pool in pools for instance in self.instances(pool)]
 
 

@@ -268,11 +268,11 @@ def _user(request: AnyRequest) -> str:
 
 
 def _registration_url(access: ForgeAccess) -> str:
-    return f"{access.endpoint.base_url}/{access.entity.full_name}"
+    return access.entity.registration_url(access.endpoint)
 
 
 def _service_name(access: ForgeAccess) -> str:
-    return f"actions.runner.{access.entity.owner}.{access.entity.name}"
+    return f"actions.runner.{access.entity.full_name.replace('/', '.')}"
 
 
 def _decode(body: bytes, kind: type[T]) -> T:

@@ -9,12 +9,13 @@ from coordinator.declare import (
     CredentialsDeclaration,
     Declaration,
     EndpointDeclaration,
+    EntityDeclaration,
     FlavorDeclaration,
     PoolDeclaration,
-    RepositoryDeclaration,
 )
+from coordinator.declare_entity import OfEntity
 from coordinator.declare_image import ImageDeclaration
-from coordinator.domain.fleet import EntityKind
+from coordinator.domain.fleet import AuthKind, EntityKind, EntityName, ForgeKind
 from coordinator.domain.labels import labels
 from coordinator.store.migrate import only_one_at_a_time
 from coordinator.store.schema import credentials, endpoints, entities, flavors, images, pools
@@ -42,8 +43,8 @@ class Application:
             await self._make_anew_of(flavor)
         for image in declared.image:
             await self._image(image)
-        for repository in declared.repository:
-            await self.repository(repository)
+        for entity in declared.entities:
+            await self.entity(entity)
         for pool in declared.pool:
             await self.pool(pool)
         await self._writing.try_anew()
@@ -58,16 +59,27 @@ class Application:
             "registrations_per_minute": endpoint.registration_limit,
             "upload_base_url": endpoint.upload_base_url,
             "description": endpoint.description,
+            "tools_metadata_url": endpoint.tools_metadata_url,
+            "use_internal_tools_metadata": endpoint.use_internal_tools_metadata,
         }
-        row_id, _ = await self._writing.upsert("endpoint", endpoints, {"name": endpoint.name}, values, row_id=row_id)
+        key, sealed = {"name": endpoint.name}, {"ca_bundle": endpoint.ca_bundle}
+        row_id, _ = await self._writing.upsert("endpoint", endpoints, key, values, sealed, row_id=row_id)
         return row_id
 
     async def credentials(self, secret: CredentialsDeclaration, row_id: str = "") -> str:
         key = {"name": secret.name}
         endpoint_id = await self._endpoint(secret.endpoint)
         await self._stays(secret.name, endpoint_id)
-        values: dict[str, Any] = {"endpoint_id": endpoint_id, "description": secret.description}
-        token = {"token": secret.token}
+        if secret.auth is AuthKind.APP:
+            await self._is_of(endpoint_id, ForgeKind.GITHUB, f"credentials '{secret.name}': Apps")
+        values: dict[str, Any] = {
+            "endpoint_id": endpoint_id,
+            "description": secret.description,
+            "auth": secret.auth,
+            "app_id": secret.app_id,
+            "installation_id": secret.installation_id,
+        }
+        token = {"token": secret.secret}
         query = sa.select(credentials.c.id).where(credentials.c.name == secret.name)
         if not row_id and (await self._connection.execute(query)).first() is None:
             values["number"] = await self._next_number()
@@ -79,20 +91,23 @@ class Application:
         highest = await self._connection.scalar(sa.select(sa.func.max(credentials.c.number)))
         return (highest or 0) + 1
 
-    async def repository(self, repository: RepositoryDeclaration, row_id: str = "") -> str:
-        endpoint_id = await self._endpoint(repository.endpoint)
-        owner, name = await self._spelled(endpoint_id, repository.owner, repository.name)
-        key = {"endpoint_id": endpoint_id, "kind": EntityKind.REPOSITORY.value, "owner": owner, "name": name}
+    async def entity(self, entity: EntityDeclaration, row_id: str = "") -> str:
+        endpoint_id = await self._endpoint(entity.endpoint)
+        kind = entity.named.kind
+        if kind in _ONLY_AT:
+            await self._is_of(endpoint_id, _ONLY_AT[kind], f"{kind.word}s")
+        owner, name = await self._spelled(endpoint_id, entity.named)
+        key = {"endpoint_id": endpoint_id, "kind": kind.value, "owner": owner, "name": name}
         values = {
-            "credentials_id": await self._credentials(repository.credentials, endpoint_id),
-            "weight": repository.weight,
-            "quota": repository.quota,
-            "priority": repository.priority,
-            "label_priorities": _priorities(repository.label_priorities),
-            "balancer": repository.balancer.value,
+            "credentials_id": await self._credentials(entity.credentials, endpoint_id),
+            "weight": entity.weight,
+            "quota": entity.quota,
+            "priority": entity.priority,
+            "label_priorities": _priorities(entity.label_priorities),
+            "balancer": entity.balancer.value,
         }
-        secret = {"webhook_secret": repository.webhook_secret}
-        row_id, _ = await self._writing.upsert("repository", entities, key, values, secret, row_id=row_id)
+        secret = {"webhook_secret": entity.webhook_secret}
+        row_id, _ = await self._writing.upsert(kind.word, entities, key, values, secret, row_id=row_id)
         return row_id
 
     async def _make_anew_of(self, flavor: FlavorDeclaration) -> None:
@@ -177,11 +192,17 @@ class Application:
         if known not in (None, endpoint_id):
             raise Clash(f"the credentials '{name}' are of another endpoint", hint="give the new ones another name")
 
-    async def _spelled(self, endpoint_id: str, owner: str, name: str) -> tuple[str, str]:
+    async def _spelled(self, endpoint_id: str, named: EntityName) -> tuple[str, str]:
         """As it is in the database, where it is there in another spelling: forges do not regard case."""
-        where = _is_repository(endpoint_id, owner, name)
+        where = _is_entity(endpoint_id, named)
         row = (await self._connection.execute(sa.select(entities.c.owner, entities.c.name).where(where))).first()
-        return (row.owner, row.name) if row else (owner, name)
+        return (row.owner, row.name) if row else (named.owner, named.name)
+
+    async def _is_of(self, endpoint_id: str, kind: ForgeKind, what: str) -> None:
+        query = sa.select(endpoints.c.name, endpoints.c.kind).where(endpoints.c.id == endpoint_id)
+        endpoint = (await self._connection.execute(query)).one()
+        if endpoint.kind != kind:
+            raise Clash(f"{what} are {kind} only, and the endpoint '{endpoint.name}' is {endpoint.kind}")
 
     async def _endpoint(self, name: str) -> str:
         return await self._writing.find("endpoint", name, endpoints, endpoints.c.name == name)
@@ -193,18 +214,21 @@ class Application:
     async def _flavor(self, name: str, pool: str) -> str:
         return await self._writing.find("flavor", name, flavors, flavors.c.name == name, f", which pool '{pool}' names")
 
-    async def _entity(self, pool: PoolDeclaration) -> str:
-        owner, _, name = pool.repository.partition("/")
-        mine = _is_repository(await self._endpoint(pool.endpoint), owner, name)
-        return await self._writing.find("repository", pool.repository, entities, mine)
+    async def _entity(self, one: OfEntity) -> str:
+        named = one.owner
+        mine = _is_entity(await self._endpoint(one.endpoint), named)
+        return await self._writing.find(named.kind.word.replace(" ", "_"), named.full, entities, mine)
 
 
-def _is_repository(endpoint_id: str, owner: str, name: str) -> sa.ColumnElement[bool]:
+_ONLY_AT: Final = {EntityKind.ENTERPRISE: ForgeKind.GITHUB, EntityKind.INSTANCE: ForgeKind.GITEA}
+
+
+def _is_entity(endpoint_id: str, named: EntityName) -> sa.ColumnElement[bool]:
     return sa.and_(
         entities.c.endpoint_id == endpoint_id,
-        entities.c.kind == EntityKind.REPOSITORY,
-        sa.func.lower(entities.c.owner) == owner.lower(),
-        sa.func.lower(entities.c.name) == name.lower(),
+        entities.c.kind == named.kind,
+        sa.func.lower(entities.c.owner) == named.owner.lower(),
+        sa.func.lower(entities.c.name) == named.name.lower(),
     )
 
 

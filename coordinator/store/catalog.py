@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coordinator.declare import Declaration
-from coordinator.domain.fleet import Credentials, Endpoint, Entity, EntityKind, Pool
+from coordinator.domain.fleet import AuthKind, Credentials, Endpoint, Entity, EntityKind, Pool
 from coordinator.store import changed
 from coordinator.store.applying import Application
 from coordinator.store.batch import Batcher
@@ -15,7 +15,7 @@ from coordinator.store.database import Database
 from coordinator.store.retrying import retried
 from coordinator.store.rows import POOL_QUERY, to_credentials, to_endpoint, to_entity, to_pool
 from coordinator.store.schema import credentials, endpoints, entities, pools
-from coordinator.store.writing import Tools, Writing
+from coordinator.store.writing import Tools, Writing, opened, seal_owner
 
 
 class ForgeAccess(NamedTuple):
@@ -23,7 +23,8 @@ class ForgeAccess(NamedTuple):
 
     endpoint: Endpoint
     entity: Entity
-    token: str
+    token: str  # or an App's private key
+    auth: AuthKind = AuthKind.TOKEN
 
     def __repr__(self) -> str:
         return f"ForgeAccess({self.endpoint.name}, {self.entity.full_name})"
@@ -110,8 +111,9 @@ class Catalog:
         endpoint = (await connection.execute(sa.select(endpoints).where(endpoints.c.id == entity.endpoint_id))).one()
         query = sa.select(credentials).where(credentials.c.id == entity.credentials_id)
         secret = (await connection.execute(query)).one()
-        token = self._sealer.open(secret.token, f"credentials:{secret.id}").decode()
-        return ForgeAccess(to_endpoint(endpoint), to_entity(entity), token)
+        token = self._sealer.open(secret.token, seal_owner("credentials", secret.id)).decode()
+        ca_bundle = opened(self._sealer, endpoint.ca_bundle, seal_owner("endpoint", endpoint.id))
+        return ForgeAccess(to_endpoint(endpoint, ca_bundle), to_entity(entity), token, AuthKind(secret.auth))
 
     async def pool(self, pool_id: str) -> Pool:
         async with self._database.read() as connection:

@@ -10,10 +10,11 @@ from coordinator.declare import (
     CredentialsDeclaration,
     Declared,
     EndpointDeclaration,
+    EntityDeclaration,
     PoolDeclaration,
-    RepositoryDeclaration,
     changed_declaration,
 )
+from coordinator.domain.fleet import EntityKind, ForgeKind
 from coordinator.store import as_declared, changed
 from coordinator.store.applying import Application
 from coordinator.store.database import Database
@@ -47,11 +48,28 @@ class Kind(NamedTuple):
     table: sa.Table
     key: sa.Column[Any]  # what callers know them by
     told: tuple[str, ...]  # of one that is removed, in the audit log
+    only: sa.ColumnElement[bool] = sa.true()  # of the table's rows
 
 
-ENDPOINT: Final = Kind("endpoint", endpoints, endpoints.c.name, ("base_url", "api_base_url"))
-CREDENTIALS: Final = Kind("credentials", credentials, credentials.c.number, ("description",))
-REPOSITORY: Final = Kind("repository", entities, entities.c.id, ("weight", "quota", "priority", "balancer"))
+def endpoint_of(forge: ForgeKind) -> Kind:
+    told = ("base_url", "api_base_url")
+    return Kind("endpoint", endpoints, endpoints.c.name, told, endpoints.c.kind == forge)
+
+
+def credentials_of(forge: ForgeKind) -> Kind:
+    theirs = sa.select(endpoints.c.id).where(endpoints.c.kind == forge)
+    told = ("description",)
+    return Kind("credentials", credentials, credentials.c.number, told, credentials.c.endpoint_id.in_(theirs))
+
+
+def entity(kind: EntityKind) -> Kind:
+    told = ("weight", "quota", "priority", "balancer")
+    return Kind(kind.word, entities, entities.c.id, told, entities.c.kind == kind)
+
+
+ENDPOINT: Final = endpoint_of(ForgeKind.GITHUB)
+CREDENTIALS: Final = credentials_of(ForgeKind.GITHUB)
+REPOSITORY: Final = entity(EntityKind.REPOSITORY)
 POOL: Final = Kind("pool", pools, pools.c.id, ("provider", "image", "flavor", "labels", "max_runners", "min_idle"))
 
 
@@ -65,7 +83,7 @@ class Edits:
     async def overview(self) -> Overview:
         """All that is declared, as of one moment."""
         async with self._database.read() as connection:
-            return await overview(connection)
+            return await overview(connection, self._tools.sealer)
 
     async def add(self, declared: Declared, known_providers: frozenset[str]) -> str:
         """Make one that is not there yet; returns its row's id.
@@ -149,8 +167,8 @@ async def _one(application: Application, declared: Declared, row_id: str) -> str
             return await application.endpoint(declared, row_id)
         case CredentialsDeclaration():
             return await application.credentials(declared, row_id)
-        case RepositoryDeclaration():
-            return await application.repository(declared, row_id)
+        case EntityDeclaration():
+            return await application.entity(declared, row_id)
         case PoolDeclaration():
             return await application.pool(declared, row_id)
     raise TypeError(f"{type(declared).__name__} is not changed alone")
@@ -159,38 +177,50 @@ async def _one(application: Application, declared: Declared, row_id: str) -> str
 async def _locked(connection: AsyncConnection, kind: Kind, key: object) -> sa.Row[Any]:
     row = None
     if "\0" not in str(key):  # which PostgreSQL would refuse
-        row = (await connection.execute(sa.select(kind.table).where(kind.key == key).with_for_update())).first()
+        row = (
+            await connection.execute(sa.select(kind.table).where(kind.key == key, kind.only).with_for_update())
+        ).first()
     if row is None:
         raise NotThere(f"there is no {kind.name} '{str(key)[:100]}'")
     return row
 
 
-# By kind: who may refer to one of it, by which column, and what they are called.
+# By table: who may refer to one of its rows, by which column, and what they are called.
 _USERS: Final = {
-    "endpoint": ((credentials, "endpoint_id", "credentials"), (entities, "endpoint_id", "repositories")),
-    "credentials": ((entities, "credentials_id", "repositories"),),
-    "repository": ((pools, "entity_id", "pools"),),
-    "pool": ((instances, "pool_id", "runners"),),
+    endpoints: ((credentials, "endpoint_id", "credentials"), (entities, "endpoint_id", "entities")),
+    credentials: ((entities, "credentials_id", "entities"),),
+    entities: ((pools, "entity_id", "pools"),),
+    pools: ((instances, "pool_id", "runners"),),
 }
 _NAMED: Final = 10
+_entity_called: Final = sa.case(
+    (entities.c.name == "", entities.c.owner), else_=entities.c.owner + "/" + entities.c.name
+)
 
 
 async def _unused(connection: AsyncConnection, kind: Kind, row: sa.Row[Any]) -> None:
-    for table, column, called in _USERS[kind.name]:
-        query = sa.select(table.c.name).where(table.c[column] == row.id)
+    for table, column, called in _USERS[kind.table]:
+        called_by = _entity_called if table is entities else table.c.name
+        query = sa.select(called_by).where(table.c[column] == row.id)
         if table is instances:
             query = query.where(instances.c.status.in_(ALIVE))
-        names = list(await connection.scalars(query.order_by(table.c.name).limit(_NAMED)))
+        names = list(await connection.scalars(query.order_by(called_by).limit(_NAMED)))
         if names:
             raise InUse(
-                f"the {kind.name} '{row.name}' has {called}: {', '.join(names)}", hint=f"remove the {called} first"
+                f"the {kind.name} '{_called(row)}' has {called}: {', '.join(names)}",
+                hint=f"remove the {called} first",
             )
+
+
+def _called(row: sa.Row[Any]) -> str:
+    values = row._asdict()
+    return "/".join(values[part] for part in ("owner", "name") if values.get(part))
 
 
 async def _forget_history(connection: AsyncConnection, kind: Kind, row_id: str) -> int:
     """A batch of what is over; rows deleted."""
-    if kind is POOL:
+    if kind.table is pools:
         return await forget_instances(connection, instances.c.pool_id == row_id)
-    if kind is REPOSITORY:
+    if kind.table is entities:
         return await forget_jobs(connection, jobs.c.entity_id == row_id)
     return 0

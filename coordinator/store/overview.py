@@ -8,9 +8,11 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from coordinator.domain.fleet import Endpoint, Entity, Pool
+from coordinator.domain.fleet import AuthKind, Endpoint, Entity, Pool
 from coordinator.store.rows import POOL_QUERY, to_endpoint, to_entity, to_pool
 from coordinator.store.schema import credentials, endpoints, entities
+from coordinator.store.sealing import Sealer
+from coordinator.store.writing import opened, seal_owner
 
 
 class Times(msgspec.Struct, frozen=True):
@@ -22,6 +24,8 @@ class KnownEndpoint(msgspec.Struct, frozen=True):
     endpoint: Endpoint
     description: str
     upload_base_url: str
+    tools_metadata_url: str
+    use_internal_tools_metadata: bool
     times: Times
 
 
@@ -31,6 +35,7 @@ class KnownCredentials(msgspec.Struct, frozen=True):
     name: str
     description: str
     endpoint_id: str
+    auth: AuthKind
     times: Times
 
 
@@ -53,20 +58,33 @@ class Overview(msgspec.Struct, frozen=True):
     pools: Mapping[str, KnownPool]
 
 
-async def overview(connection: AsyncConnection) -> Overview:
+async def overview(connection: AsyncConnection, sealer: Sealer) -> Overview:
     """Of one moment where the transaction reads so."""
     by_name = sa.select(entities).order_by(entities.c.owner, entities.c.name)
     return Overview(
         endpoints={
-            row.id: KnownEndpoint(to_endpoint(row), row.description, row.upload_base_url, _times(row))
+            row.id: _endpoint(row, opened(sealer, row.ca_bundle, seal_owner("endpoint", row.id)))
             for row in await connection.execute(sa.select(endpoints).order_by(endpoints.c.name))
         },
         credentials={
-            row.id: KnownCredentials(row.id, row.number, row.name, row.description, row.endpoint_id, _times(row))
+            row.id: KnownCredentials(
+                row.id, row.number, row.name, row.description, row.endpoint_id, AuthKind(row.auth), _times(row)
+            )
             for row in await connection.execute(sa.select(credentials).order_by(credentials.c.name))
         },
         entities={row.id: KnownEntity(to_entity(row), _times(row)) for row in await connection.execute(by_name)},
         pools={row.id: KnownPool(to_pool(row), _times(row)) for row in await connection.execute(POOL_QUERY)},
+    )
+
+
+def _endpoint(row: sa.Row[Any], ca_bundle: str) -> KnownEndpoint:
+    return KnownEndpoint(
+        endpoint=to_endpoint(row, ca_bundle),
+        description=row.description,
+        upload_base_url=row.upload_base_url,
+        tools_metadata_url=row.tools_metadata_url,
+        use_internal_tools_metadata=row.use_internal_tools_metadata,
+        times=_times(row),
     )
 
 

@@ -18,6 +18,7 @@ from coordinator.store.schema import (
     controller,
     coordinators,
     credentials,
+    endpoints,
     entities,
     instances,
     signing_keys,
@@ -27,6 +28,7 @@ from hostler.errors import HostlerError
 
 SEALED: Final[tuple[tuple[sa.Column[bytes], str], ...]] = (
     (controller.c.instance_token_key, "controller"),
+    (endpoints.c.ca_bundle, "endpoint"),
     (credentials.c.token, "credentials"),
     (entities.c.webhook_secret, "entity"),
     (instances.c.runner_files, "instance"),

@@ -14,6 +14,7 @@ from coordinator.domain.fleet import (
     Endpoint,
     Entity,
     EntityKind,
+    EntityName,
     Flavor,
     ForgeKind,
     Host,
@@ -101,8 +102,12 @@ def from_instance(instance: Instance) -> dict[str, Any]:
     return values | msgspec.structs.asdict(instance.resources)
 
 
-def to_endpoint(row: Row) -> Endpoint:
-    return Endpoint(row.id, row.name, ForgeKind(row.kind), row.base_url, row.api_base_url)
+def to_endpoint(row: Row, ca_bundle: str) -> Endpoint:
+    return Endpoint(row.id, row.name, ForgeKind(row.kind), row.base_url, row.api_base_url, ca_bundle)
+
+
+def entity_name(row: Row) -> EntityName:
+    return EntityName(EntityKind(row.kind), row.owner, row.name)
 
 
 def to_credentials(row: Row) -> Credentials:

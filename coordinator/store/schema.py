@@ -1,214 +1,60 @@
 """The tables. Migrations in `migrations/` lead to exactly this; a test compares the two."""
 
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 import sqlalchemy as sa
-from sqlalchemy.types import TypeDecorator
 
-from coordinator.domain.resources import Devices, devices
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
-
-
-class UtcTime(TypeDecorator[datetime]):
-    """An aware datetime as microseconds since 1970: exact, sortable and the same in both engines."""
-
-    impl = sa.BigInteger
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Any) -> int | None:
-        return None if value is None else (value - _EPOCH) // _MICROSECOND
-
-    def process_result_value(self, value: Any, dialect: Any) -> datetime | None:
-        return None if value is None else _EPOCH + timedelta(microseconds=value)
-
-
-class Names(TypeDecorator[frozenset[str]]):
-    """A set of short strings as sorted JSON."""
-
-    impl = sa.Text
-    cache_ok = True
-
-    def process_bind_param(self, value: frozenset[str] | None, dialect: Any) -> str | None:
-        return None if value is None else msgspec.json.encode(sorted(value)).decode()
-
-    def process_result_value(self, value: Any, dialect: Any) -> frozenset[str] | None:
-        return None if value is None else frozenset(msgspec.json.decode(value, type=list[str]))
-
-
-class Counts(TypeDecorator[Devices]):
-    """Devices by kind as a JSON object."""
-
-    impl = sa.Text
-    cache_ok = True
-
-    def process_bind_param(self, value: Devices | None, dialect: Any) -> str | None:
-        return None if value is None else msgspec.json.encode(dict(value)).decode()
-
-    def process_result_value(self, value: Any, dialect: Any) -> Devices | None:
-        if value is None or value == "{}":
-            return ()
-        return devices(msgspec.json.decode(value, type=dict[str, int]))
-
-
-class Plain(TypeDecorator[str]):
-    """Text from outside, without the NUL characters that PostgreSQL refuses."""
-
-    impl = sa.Text
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Any) -> str | None:
-        return None if value is None else value.replace("\0", "")
-
-
-metadata = sa.MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s",
-        "pk": "pk_%(table_name)s",
-    }
+from coordinator.store.columns import (
+    Names,
+    Plain,
+    count_column,
+    id_column,
+    metadata,
+    ref_column,
+    resources_columns,
+    text_column,
+    time_column,
 )
+from coordinator.store.declared_tables import credentials, endpoints, entities, flavors, images, pools
 
-
-def _id() -> sa.Column[str]:
-    return sa.Column("id", sa.String(36), primary_key=True)
-
-
-def _ref(name: str, table: str) -> sa.Column[str]:
-    return sa.Column(name, sa.String(36), sa.ForeignKey(f"{table}.id"), nullable=False)
-
-
-def _text(name: str) -> sa.Column[str]:
-    return sa.Column(name, Plain, nullable=False)
-
-
-def _count(name: str) -> sa.Column[int]:
-    return sa.Column(name, sa.Integer, nullable=False)
-
-
-def _time(name: str, *, nullable: bool = False) -> sa.Column[datetime]:
-    return sa.Column(name, UtcTime, nullable=nullable)
-
-
-def _made() -> list[sa.Column[Any]]:
-    """When a declared object was first declared, and last changed."""
-    return [sa.Column(name, UtcTime, nullable=False, server_default="0") for name in ("created_at", "changed_at")]
-
-
-def _resources() -> list[sa.Column[Any]]:
-    counted = sa.Column("devices", Counts, nullable=False, server_default="{}")
-    return [_count("vcpus"), _count("memory_mib"), _count("disk_gib"), counted]
-
+__all__ = [
+    "admin_tokens",
+    "audit",
+    "audit_head",
+    "authority",
+    "consoles",
+    "controller",
+    "coordinators",
+    "credentials",
+    "endpoints",
+    "enrolments",
+    "entities",
+    "flavors",
+    "host_images",
+    "hosts",
+    "images",
+    "instances",
+    "invitations",
+    "jobs",
+    "metadata",
+    "planning_lease",
+    "pools",
+    "signing_keys",
+    "timeline",
+    "users",
+]
 
 # One row: who this installation is, and the keys that only it may know.
 controller = sa.Table(
     "controller",
     metadata,
-    _id(),
+    id_column(),
     sa.Column("instance_token_key", sa.LargeBinary, nullable=False),  # sealed
-    _time("created_at"),
+    time_column("created_at"),
     # Set by people while it runs; empty: as configured.
     sa.Column("metadata_url", Plain, nullable=False, server_default=""),
     sa.Column("callback_url", Plain, nullable=False, server_default=""),
     sa.Column("webhook_url", Plain, nullable=False, server_default=""),
-)
-
-endpoints = sa.Table(
-    "endpoints",
-    metadata,
-    _id(),
-    sa.Column("name", Plain, nullable=False, unique=True),
-    _text("kind"),
-    sa.Column("base_url", Plain, nullable=False, unique=True),
-    _text("api_base_url"),
-    # How many runners one credential may register there; 0: as many as it likes.
-    sa.Column("registrations_per_minute", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("upload_base_url", Plain, nullable=False, server_default=""),
-    sa.Column("description", Plain, nullable=False, server_default=""),
-    *_made(),
-)
-
-credentials = sa.Table(
-    "credentials",
-    metadata,
-    _id(),
-    sa.Column("name", Plain, nullable=False, unique=True),
-    _ref("endpoint_id", "endpoints"),
-    sa.Column("token", sa.LargeBinary, nullable=False),  # sealed
-    sa.Column("number", sa.Integer, nullable=False, server_default="0"),  # what clients of the REST API call them by
-    sa.Column("description", Plain, nullable=False, server_default=""),
-    *_made(),
-    sa.Index(None, "number", unique=True),
-)
-
-entities = sa.Table(
-    "entities",
-    metadata,
-    _id(),
-    _ref("endpoint_id", "endpoints"),
-    _text("kind"),
-    _text("owner"),
-    _text("name"),
-    _ref("credentials_id", "credentials"),
-    sa.Column("webhook_secret", sa.LargeBinary, nullable=False),  # sealed
-    sa.Column("weight", sa.Float, nullable=False, server_default="1"),
-    sa.Column("quota", sa.Integer, nullable=True),
-    sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("label_priorities", Plain, nullable=False, server_default="{}"),  # JSON: label to priority
-    sa.Column("balancer", Plain, nullable=False, server_default="roundrobin"),
-    *_made(),
-    sa.UniqueConstraint("endpoint_id", "kind", "owner", "name"),
-)
-
-flavors = sa.Table("flavors", metadata, _id(), sa.Column("name", Plain, nullable=False, unique=True), *_resources())
-
-pools = sa.Table(
-    "pools",
-    metadata,
-    _id(),
-    _text("name"),
-    _ref("entity_id", "entities"),
-    _text("provider"),
-    _text("image"),
-    _text("flavor"),
-    _text("arch"),
-    _text("os_type"),
-    sa.Column("labels", Names, nullable=False),
-    _count("max_runners"),
-    sa.Column("enabled", sa.Boolean, nullable=False),
-    _count("priority"),
-    _text("runner_prefix"),
-    _text("runner_group"),
-    _count("bootstrap_timeout_seconds"),
-    _text("extra_specs"),
-    sa.Column("min_idle", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("generation", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("placement", Plain, nullable=False, server_default="spread"),
-    sa.Column("share_hosts", sa.Boolean, nullable=False, server_default=sa.true()),
-    sa.Column("network_policy", sa.Text, nullable=False, server_default="internet"),
-    sa.Column("network_allow", sa.Text, nullable=False, server_default="[]"),  # JSON: list of entries
-    sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
-    _time("cool_until", nullable=True),
-    sa.Column("fault", Plain, nullable=False, server_default=""),
-    *_made(),
-    sa.UniqueConstraint("entity_id", "name"),
-)
-
-images = sa.Table(
-    "images",
-    metadata,
-    _id(),
-    _text("name"),
-    _text("arch"),
-    _text("url"),
-    _text("sha256"),
-    _text("format"),
-    _text("compression"),
-    sa.UniqueConstraint("name", "arch"),
 )
 
 # How it stands with a content on a host, whether or not the catalogue still has it.
@@ -217,13 +63,13 @@ host_images = sa.Table(
     metadata,
     sa.Column("host", Plain, primary_key=True),
     sa.Column("sha256", Plain, primary_key=True),
-    _text("state"),
-    _time("changed_at"),
+    text_column("state"),
+    time_column("changed_at"),
     sa.Column("bytes", sa.BigInteger, nullable=False),
-    _text("error_code"),
-    _text("detail"),
-    _count("failures"),
-    _time("cool_until", nullable=True),
+    text_column("error_code"),
+    text_column("detail"),
+    count_column("failures"),
+    time_column("cool_until", nullable=True),
     sa.Index(None, "state"),
 )
 
@@ -231,21 +77,21 @@ hosts = sa.Table(
     "hosts",
     metadata,
     sa.Column("name", Plain, primary_key=True),
-    _text("arch"),
-    *_resources(),
-    _text("drivers"),  # JSON: driver to {acceleration, images}
-    _text("agent_version"),
-    _time("last_seen"),
+    text_column("arch"),
+    *resources_columns(),
+    text_column("drivers"),  # JSON: driver to {acceleration, images}
+    text_column("agent_version"),
+    time_column("last_seen"),
     sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
-    _time("cool_until", nullable=True),
+    time_column("cool_until", nullable=True),
     # Which coordinator holds its stream (empty: none), that stream's number there, and the agent's process on it.
     sa.Column("coordinator", Plain, nullable=False, server_default=""),
     sa.Column("stream", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("agent_run", Plain, nullable=False, server_default=""),
-    _time("disconnected_at", nullable=True),  # of one that is away: since when a coordinator has missed it
+    time_column("disconnected_at", nullable=True),  # of one that is away: since when a coordinator has missed it
     sa.Column("admission", Plain, nullable=False, server_default="open"),
     sa.Column("admission_reason", Plain, nullable=False, server_default=""),
-    _time("drain_deadline", nullable=True),
+    time_column("drain_deadline", nullable=True),
     # What its agent says that it is short of: code and text, empty when of nothing.
     sa.Column("pressure_code", Plain, nullable=False, server_default=""),
     sa.Column("pressure", Plain, nullable=False, server_default=""),
@@ -255,7 +101,7 @@ hosts = sa.Table(
 coordinators = sa.Table(
     "coordinators",
     metadata,
-    _id(),
+    id_column(),
     sa.Column("expires_at", sa.BigInteger, nullable=False),
 )
 
@@ -264,7 +110,7 @@ planning_lease = sa.Table(
     "planning_lease",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
-    _text("holder"),
+    text_column("holder"),
     sa.Column("fencing", sa.BigInteger, nullable=False),
     sa.Column("expires_at", sa.BigInteger, nullable=False),
 )
@@ -272,24 +118,24 @@ planning_lease = sa.Table(
 jobs = sa.Table(
     "jobs",
     metadata,
-    _id(),
-    _ref("endpoint_id", "endpoints"),
+    id_column(),
+    ref_column("endpoint_id", "endpoints"),
     sa.Column("forge_job_id", sa.BigInteger, nullable=False),
-    _count("attempt"),
-    _ref("entity_id", "entities"),
-    _text("status"),
+    count_column("attempt"),
+    ref_column("entity_id", "entities"),
+    text_column("status"),
     sa.Column("labels", Names, nullable=False),
-    _text("name"),
-    _text("workflow"),
+    text_column("name"),
+    text_column("workflow"),
     sa.Column("run_id", sa.BigInteger, nullable=False),
-    _time("queued_at"),
-    _time("changed_at"),
-    _text("runner_name"),
-    _text("instance_id"),
-    _text("conclusion"),
-    _text("html_url"),
+    time_column("queued_at"),
+    time_column("changed_at"),
+    text_column("runner_name"),
+    text_column("instance_id"),
+    text_column("conclusion"),
+    text_column("html_url"),
     sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
-    _time("retry_at", nullable=True),
+    time_column("retry_at", nullable=True),
     sa.Column("fault", Plain, nullable=False, server_default=""),
     sa.UniqueConstraint("endpoint_id", "forge_job_id", "attempt", "entity_id"),
     sa.Index(None, "status", "entity_id"),
@@ -300,26 +146,26 @@ jobs = sa.Table(
 instances = sa.Table(
     "instances",
     metadata,
-    _id(),
+    id_column(),
     sa.Column("name", Plain, nullable=False, unique=True),
-    _ref("pool_id", "pools"),
-    _ref("entity_id", "entities"),
-    _text("provider"),
-    _text("host"),
-    _text("image"),
-    *_resources(),
+    ref_column("pool_id", "pools"),
+    ref_column("entity_id", "entities"),
+    text_column("provider"),
+    text_column("host"),
+    text_column("image"),
+    *resources_columns(),
     sa.Column("labels", Names, nullable=False),
-    _text("status"),
-    _text("runner_status"),
-    _count("generation"),
-    _time("created_at"),
-    _time("changed_at"),
-    _time("bootstrap_deadline"),
-    _time("idle_since", nullable=True),
-    _text("job_id"),
-    _text("provider_id"),
+    text_column("status"),
+    text_column("runner_status"),
+    count_column("generation"),
+    time_column("created_at"),
+    time_column("changed_at"),
+    time_column("bootstrap_deadline"),
+    time_column("idle_since", nullable=True),
+    text_column("job_id"),
+    text_column("provider_id"),
     sa.Column("forge_runner_id", sa.BigInteger, nullable=False),
-    _text("fault"),
+    text_column("fault"),
     sa.Column("pool_generation", sa.Integer, nullable=False, server_default="0"),
     sa.Column("for_job", Plain, nullable=False, server_default=""),
     sa.Column("os_name", Plain, nullable=False, server_default=""),
@@ -339,11 +185,11 @@ timeline = sa.Table(
     "timeline",
     metadata,
     sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
-    _text("job_id"),
-    _text("instance_id"),
-    _text("step"),
-    _time("at"),
-    _text("detail"),
+    text_column("job_id"),
+    text_column("instance_id"),
+    text_column("step"),
+    time_column("at"),
+    text_column("detail"),
     sa.Index(None, "job_id"),
     sa.Index(None, "instance_id"),
     sa.Index("ix_timeline_registered", "at", sqlite_where=REGISTERED, postgresql_where=REGISTERED),
@@ -361,21 +207,21 @@ consoles = sa.Table(
 authority = sa.Table(
     "authority",
     metadata,
-    _id(),
-    _text("certificate"),  # PEM
+    id_column(),
+    text_column("certificate"),  # PEM
     sa.Column("key", sa.LargeBinary, nullable=False),  # sealed
-    _time("created_at"),
+    time_column("created_at"),
 )
 
 invitations = sa.Table(
     "invitations",
     metadata,
-    _id(),
-    _text("host"),
+    id_column(),
+    text_column("host"),
     sa.Column("token_hash", sa.String(64), nullable=False, unique=True),
-    _time("expires_at"),
+    time_column("expires_at"),
     sa.Column("ended", Plain, nullable=False, server_default=""),  # how: used, withdrawn; empty: open
-    _time("ended_at", nullable=True),
+    time_column("ended_at", nullable=True),
     sa.Index(None, "host"),
 )
 
@@ -383,11 +229,11 @@ invitations = sa.Table(
 enrolments = sa.Table(
     "enrolments",
     metadata,
-    _id(),
-    _text("host"),
-    _time("enrolled_at"),
+    id_column(),
+    text_column("host"),
+    time_column("enrolled_at"),
     sa.Column("ended", Plain, nullable=False, server_default=""),  # how: revoked, replaced; empty: it stands
-    _time("ended_at", nullable=True),
+    time_column("ended_at", nullable=True),
     sa.Index(
         "ix_enrolments_standing",
         "host",
@@ -400,37 +246,37 @@ enrolments = sa.Table(
 admin_tokens = sa.Table(
     "admin_tokens",
     metadata,
-    _id(),
+    id_column(),
     sa.Column("name", Plain, nullable=False, unique=True),
     sa.Column("token_hash", sa.String(64), nullable=False, unique=True),
-    _time("made_at"),
-    _time("expires_at"),
+    time_column("made_at"),
+    time_column("expires_at"),
     sa.Column("role", Plain, nullable=False, server_default="admin"),
 )
 
 users = sa.Table(
     "users",
     metadata,
-    _id(),
+    id_column(),
     sa.Column("username", Plain, nullable=False, unique=True),
-    _text("email"),
-    _text("full_name"),
-    _text("password_hash"),  # argon2id, with its parameters
-    _text("role"),
+    text_column("email"),
+    text_column("full_name"),
+    text_column("password_hash"),  # argon2id, with its parameters
+    text_column("role"),
     sa.Column("enabled", sa.Boolean, nullable=False),
-    _count("generation"),  # sessions of an older one are over
-    _time("created_at"),
-    _time("changed_at"),
+    count_column("generation"),  # sessions of an older one are over
+    time_column("created_at"),
+    time_column("changed_at"),
 )
 
 # One for each purpose; instances' is in `controller`.
 signing_keys = sa.Table(
     "signing_keys",
     metadata,
-    _id(),
+    id_column(),
     sa.Column("purpose", Plain, nullable=False, unique=True),
     sa.Column("key", sa.LargeBinary, nullable=False),  # sealed
-    _time("created_at"),
+    time_column("created_at"),
 )
 
 # Append-only; accounts/chain.py says what `mac` covers.
@@ -438,13 +284,13 @@ audit = sa.Table(
     "audit",
     metadata,
     sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
-    _time("at"),
-    _text("actor"),
-    _text("via"),
-    _text("action"),
-    _text("target"),
-    _text("before"),
-    _text("after"),
+    time_column("at"),
+    text_column("actor"),
+    text_column("via"),
+    text_column("action"),
+    text_column("target"),
+    text_column("before"),
+    text_column("after"),
     sa.Column("mac", sa.String(64), nullable=False),
 )
 

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coordinator.accounts.chain import MASK
+from coordinator.domain.fleet import EntityKind
 from coordinator.store import cooldowns, tried
 from coordinator.store.audit import Audit
 from coordinator.store.schema import entities, flavors, pools
@@ -88,8 +89,8 @@ class Writing:
         owner = seal_owner(kind, row_id)
         changed = [name for name, value in values.items() if row is None or getattr(row, name) != value]
         for name, secret in (secrets or {}).items():
-            if row is None or self._tools.sealer.open(getattr(row, name), owner) != secret.encode():
-                values = values | {name: self._tools.sealer.seal(secret.encode(), owner)}
+            if row is None or opened(self._tools.sealer, getattr(row, name), owner) != secret:
+                values = values | {name: self._tools.sealer.seal(secret.encode(), owner) if secret else None}
                 changed.append(name)
         if row is None or changed:
             self._touched[kind].add(row_id)
@@ -143,7 +144,7 @@ class Writing:
         meant = sa.or_(
             pools.c.id.in_(touched["pool"]),
             pools.c.flavor.in_(sa.select(flavors.c.name).where(flavors.c.id.in_(touched["flavor"]))),
-            entities.c.id.in_(touched["repository"]),
+            entities.c.id.in_(set[str]().union(*(touched[kind.word] for kind in EntityKind))),
             entities.c.credentials_id.in_(touched["credentials"]),
             entities.c.endpoint_id.in_(touched["endpoint"]),
         )
@@ -162,7 +163,12 @@ def seal_owner(kind: str, row_id: str) -> str:
     return f"{_SEAL_OWNER.get(kind, kind)}:{row_id}"
 
 
-_SEAL_OWNER: Final = {"repository": "entity"}
+_SEAL_OWNER: Final[Mapping[str, str]] = {kind.word: "entity" for kind in EntityKind}
+
+
+def opened(sealer: Sealer, sealed: bytes | None, owner: str) -> str:
+    """A secret as it was declared; empty: none was."""
+    return sealer.open(sealed, owner).decode() if sealed is not None else ""
 
 
 def _told(values: Mapping[Any, Any], names: Iterable[str], secrets: Mapping[str, str] | None) -> dict[str, Any]:

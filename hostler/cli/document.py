@@ -13,7 +13,7 @@ from typing import Any
 
 from hostler.errors import ConfigError
 
-SECRETS = ("token", "webhook_secret")
+SECRETS = ("token", "webhook_secret", "private_key", "ca_bundle")
 
 
 def resolved(path: Path, environment: Mapping[str, str] = os.environ) -> str:

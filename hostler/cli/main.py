@@ -56,11 +56,11 @@ def fleet_status(*, json: Json = False, coordinator: Coordinator = DEFAULT) -> N
 
 @app.command
 def apply(file: Path, /, *, coordinator: Coordinator = DEFAULT) -> None:
-    """Create or update what a TOML document declares: endpoints, credentials, repositories, flavors, images,
-    pools.
+    """Create or update what a TOML document declares: endpoints, credentials, repositories and other entities,
+    flavors, images, pools.
 
-    Secrets may stay outside of it: token_file and webhook_secret_file name files, token_env and webhook_secret_env
-    environment variables.
+    Secrets may stay outside of it: token_file, webhook_secret_file, private_key_file and ca_bundle_file name files,
+    token_env and its like environment variables.
 
     Parameters
     ----------

@@ -64,6 +64,8 @@ def test_secrets_are_read_from_files_and_environment(tmp_path: Path) -> None:
         token = "as it is"
         [[repository]]
         webhook_secret_file = "{tmp_path}/hook"
+        private_key_file = "hook"
+        ca_bundle_file = "hook"
         [deep.er]
         list = [{{webhook_secret_env = "OTHER"}}]
         other_file = "untouched"
@@ -71,7 +73,8 @@ def test_secrets_are_read_from_files_and_environment(tmp_path: Path) -> None:
         OTHER="other-token\n",
     )
     assert [entry["token"] for entry in document["credentials"]] == [" forge-token ", "other-token\n", "as it is"]
-    assert document["repository"] == [{"webhook_secret": "line1\nline2"}]
+    kept = "line1\nline2"
+    assert document["repository"] == [{"webhook_secret": kept, "private_key": kept, "ca_bundle": kept}]
     assert document["deep"]["er"] == {"list": [{"webhook_secret": "other-token\n"}], "other_file": "untouched"}
     assert "token_file" not in document["credentials"][0]
 

@@ -125,7 +125,8 @@ async def test_an_endpoint_is_made_changed_and_removed(site: Site) -> None:
         ({"name": ""}, 400, "name: "),
         ({"base_url": "https://FORGE.example"}, 400, "is that of endpoint 'forge'"),
         ({"base_url": "nonsense"}, 400, "base_url: "),
-        ({"ca_cert_bundle": "LS0t"}, 400, "ca_cert_bundle: not kept here"),
+        ({"ca_cert_bundle": "LS0t"}, 400, "ca_bundle: must be one or more certificates"),
+        ({"ca_cert_bundle": "?"}, 400, "ca_cert_bundle: must be text in base64"),
         ({"base_url": 7}, 400, "base_url"),
     ],
 )
@@ -175,7 +176,7 @@ async def test_credentials_that_a_repository_uses_stay(site: Site) -> None:
     (mine,) = await _call(site, "GET", "/github/credentials")
     assert [one["name"] for one in mine["repositories"]] == ["Widgets"]
     answer = await _call(site, "DELETE", "/github/credentials/1", status=400)
-    assert "the credentials 'token' has repositories: Widgets" in answer["details"]
+    assert "the credentials 'token' has entities: Octo/Widgets" in answer["details"]
 
 
 @pytest.mark.parametrize(
@@ -232,7 +233,8 @@ async def test_a_repository_is_made_changed_and_removed(site: Site) -> None:
         ({"webhook_secret": ""}, 400, "webhook_secret: "),
         ({"owner": ""}, 400, "owner: "),
         ({"pool_balancer_type": "random"}, 400, "pool_balancer_type"),
-        ({"forge_type": "gitea"}, 400, "forge_type"),
+        ({"forge_type": "gitea"}, 400, "there are no credentials 'token' of gitea"),
+        ({"forge_type": "gitlab"}, 400, "forge_type"),
         ({"agent_mode": True}, 400, "agent_mode"),
     ],
 )
@@ -248,7 +250,7 @@ async def test_a_repository_with_pools_stays_and_one_without_goes_with_its_jobs(
     repository = await _repository(site)
     path = f"/repositories/{repository['id']}"
     answer = await _call(site, "DELETE", path, status=400)
-    assert "the repository 'Widgets' has pools: linux" in answer["details"]
+    assert "the repository 'Octo/Widgets' has pools: linux" in answer["details"]
     await _call(site, "DELETE", f"{path}/pools/{repository['pool'][0]['id']}")
     site.store.feed.take()
     await _call(site, "DELETE", path)

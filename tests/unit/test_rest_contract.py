@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from coordinator.domain.job import JobStatus
+from tests.samples.forges import ca_certificate
 from tests.samples.http import Site, open_site
 
 CONTRACT: Final = msgspec.json.decode(
@@ -21,6 +22,12 @@ CONTRACT: Final = msgspec.json.decode(
 OPERATIONS, TYPES = CONTRACT["operations"], CONTRACT["types"]
 LOGIN: Final = {"username": "ada", "password": "correct-Horse-battery-9-staple"}
 SECRET: Final = "a webhook's secret of 1 line"
+ENTITIES: Final[dict[str, dict[str, str]]] = {
+    "Repo": {"owner": "o", "name": "r", "credentials_name": "bot"},
+    "Org": {"name": "o", "credentials_name": "bot"},
+    "Enterprise": {"name": "o", "credentials_name": "bot"},
+    "ForgeInstance": {"endpoint_name": "tea", "credentials_name": "brew"},
+}
 
 ADDED: Final = {"Instance": {"host"}, "Job": {"job_id"}, "Pool": {"name"}, "User": {"role"}}
 """Ours, which clients of GARM pass over."""
@@ -31,27 +38,29 @@ LEFT_OUT: Final = {
         "agent_url", "allow_insecure_garm_agent", "cached_garm_agent_release_fetched_at", "enable_agent_tools_sync",
         "garm_agent_releases_url", "garm_agent_version", "ca_cert_bundle",
     },
-    "ForgeCredentials": {"ca_bundle", "rate_limit"},
-    # Gitea's.
-    "ForgeEndpoint": {"ca_cert_bundle", "tools_metadata_url", "use_internal_tools_metadata"},
-    # Of what we have not, or not yet: scale sets, proxies, templates, GARM's agent, other entities than repositories.
+    "Enterprise": {"events"},
+    "ForgeCredentials": {"rate_limit"},
+    "ForgeInstance": {"events"},
+    # Of what we have not, or not yet: scale sets, proxies, templates, GARM's agent.
     "Instance": {
         "addresses", "capabilities", "heartbeat", "job", "os_name", "os_version", "scale_set_id",
     },
-    "Job": {
-        "enterprise_id", "forge_instance_id", "locked_by", "org_id", "runner_group_id", "runner_group_name",
-        "runner_id", "scaleset_job_id", "started_at",
-    },
-    "Pool": {
-        "enable_shell", "enterprise_id", "enterprise_name", "forge_instance_id", "org_id", "org_name", "proxy_id",
-        "proxy_name", "template_id", "template_name",
-    },
-    "PoolManagerStatus": {"failure_reason"},
+    "Job": {"locked_by", "runner_group_id", "runner_group_name", "runner_id", "scaleset_job_id", "started_at"},
+    "Organization": {"events"},
+    "Pool": {"enable_shell", "proxy_id", "proxy_name", "template_id", "template_name"},
     "Repository": {"events"},
 }  # fmt: skip
 """What no body has: clients written in Go read the empty value."""
 
-SOMETIMES: Final = {"Instance": {"provider_fault"}, "Job": {"completed_at"}}
+_OWNERS: Final = {"repo_id", "org_id", "enterprise_id", "forge_instance_id"}
+SOMETIMES: Final = {
+    "ForgeCredentials": {"ca_bundle"},
+    "ForgeEndpoint": {"ca_cert_bundle", "tools_metadata_url", "use_internal_tools_metadata"},
+    "Instance": {"provider_fault"},
+    "Job": {"completed_at"} | _OWNERS,
+    "Pool": _OWNERS | {"repo_name", "org_name", "enterprise_name"},
+    "PoolManagerStatus": {"failure_reason"},
+}
 
 
 def faults(value: Any, kind: Any, path: str = "body") -> list[str]:
@@ -129,27 +138,42 @@ async def test_every_operation_answers_as_documented(site: Site) -> None:
     await call("UpdateGithubEndpoint", "ghes", description="x")
     await call("GetGithubEndpoint", "ghes")
     assert await call("ListGithubEndpoints")
+    await call("CreateGiteaEndpoint", name="tea", base_url="https://tea.example")
+    await call("UpdateGiteaEndpoint", "tea", ca_cert_bundle=base64.b64encode(ca_certificate().encode()).decode())
+    assert (await call("GetGiteaEndpoint", "tea"))["ca_cert_bundle"]
+    assert await call("ListGiteaEndpoints")
     number = (await call("CreateCredentials", name="bot", endpoint="ghes", pat={"oauth2_token": "t"}))["id"]
-    repository = (await call("CreateRepo", owner="o", name="r", credentials_name="bot", webhook_secret=SECRET))["id"]
+    of_tea = (await call("CreateGiteaCredentials", name="brew", endpoint="tea", pat={"oauth2_token": "t"}))["id"]
+    await call("UpdateGiteaCredentials", of_tea, description="x")
+    assert (await call("GetGiteaCredentials", of_tea))["ca_bundle"]
+    assert await call("ListGiteaCredentials")
+    entities: dict[str, str] = {}
+    for one, said in ENTITIES.items():
+        made = await call(f"Create{one}", webhook_secret=SECRET, **said)
+        entity = entities[one] = made["id"]
+        await call(f"Update{one}", entity, pool_balancer_type="pack")
+        made = await call(
+            f"Create{one}Pool", entity, provider_name="cloud", image="i", flavor="f", tags=["x"], extra_specs={"a": 1}
+        )
+        pool = made["id"]
+        await call(f"Update{one}Pool", entity, pool, max_runners=7)
+        await call("UpdatePool", pool, priority=1)
+        assert (await call(f"Get{one}Pool", entity, pool)) == (await call("GetPool", pool))
+        assert await call(f"List{one}Pools", entity)
+        assert await call(f"List{one}Instances", entity) == []
+        assert (await call(f"Get{one}", entity))["pool"]
+        assert await call(f"List{one}s")
     await call("UpdateCredentials", number, description="x")
-    assert (await call("GetCredentials", number))["repositories"]
+    used = await call("GetCredentials", number)
+    assert used["repositories"]
+    assert used["organizations"]
+    assert used["enterprises"]
     assert await call("ListCredentials")
-    await call("UpdateRepo", repository, pool_balancer_type="pack")
-    made = await call(
-        "CreateRepoPool", repository, provider_name="cloud", image="i", flavor="f", tags=["x"], extra_specs={"a": 1}
-    )
-    pool = made["id"]
-    await call("UpdateRepoPool", repository, pool, max_runners=7)
-    await call("UpdatePool", pool, priority=1)
-    assert (await call("GetRepoPool", repository, pool)) == (await call("GetPool", pool))
-    assert await call("ListRepoPools", repository)
-    assert (await call("GetRepo", repository))["pool"]
 
     machine = await site.sample.instance()
     await site.store.ledger.record(site.sample.event(JobStatus.IN_PROGRESS, runner_name=machine.name))
     assert await call("ListJobs")
     assert any(one["instances"] for one in await call("ListPools"))
-    assert await call("ListRepos")
     assert await call("ListInstances")
     assert await call("ListPoolInstances", site.sample.pool.id)
     assert await call("ListRepoInstances", site.sample.entity_id)
@@ -157,11 +181,15 @@ async def test_every_operation_answers_as_documented(site: Site) -> None:
     assert (await call("GetInstance", machine.name))["provider_fault"]
     await call("DeleteInstance", (await site.sample.instance(2)).name)
 
-    await call("DeleteRepoPool", repository, pool)
-    await call("DeletePool", pool)
-    await call("DeleteRepo", repository)
+    for one, entity in entities.items():
+        (pool,) = [found["id"] for found in await call(f"List{one}Pools", entity)]
+        await call(f"Delete{one}Pool", entity, pool)
+        await call("DeletePool", pool)
+        await call(f"Delete{one}", entity)
     await call("DeleteCredentials", number)
+    await call("DeleteGiteaCredentials", of_tea)
     await call("DeleteGithubEndpoint", "ghes")
+    await call("DeleteGiteaEndpoint", "tea")
     assert set(called) == await _served(site)
 
 

@@ -25,8 +25,10 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from coordinator.accounts.roles import Role
+from coordinator.domain.fleet import EntityKind
 from coordinator.http import app
 from coordinator.rest import api
+from coordinator.rest.entities import SERVED
 from hostler import tickets
 from hostler.tickets import Kind
 from tests.samples.http import Site, open_site
@@ -40,6 +42,39 @@ CHECKS: Final = [
     response_schema_conformance,
 ]
 EXAMPLES: Final = 40
+KINDS: Final = ("Repo", "Org", "Enterprise", "ForgeInstance")
+ENTITY: Final[dict[str, object]] = {
+    "credentials_name": "token", "webhook_secret": "0123456789abcdef", "agent_mode": False, "forge_type": None,
+}  # fmt: skip
+POOL: Final[dict[str, object]] = {
+    "provider_name": "cloud", "image": "i", "flavor": "f", "tags": ["x"], "name": "", "runner_prefix": "",
+    "enable_shell": False, "proxy_id": 0, "template_id": 0, "max_runners": None, "min_idle_runners": 0,
+}  # fmt: skip
+OTHERS: Final = """
+[[endpoint]]
+name = "tea"
+kind = "gitea"
+base_url = "https://tea.example"
+api_base_url = "https://tea.example"
+[[credentials]]
+name = "brew"
+endpoint = "tea"
+token = "t"
+[[organization]]
+endpoint = "forge"
+name = "acme"
+credentials = "token"
+webhook_secret = "0123456789abcdef"
+[[enterprise]]
+endpoint = "forge"
+name = "acme"
+credentials = "token"
+webhook_secret = "0123456789abcdef"
+[[forge_instance]]
+endpoint = "tea"
+credentials = "brew"
+webhook_secret = "0123456789abcdef"
+"""
 GOOD: Final[dict[str, dict[str, object]]] = {
     "UpdateController": {
         "metadata_url": "", "callback_url": "https://c.example", "webhook_url": None, "minimum_job_age_backoff": 0,
@@ -48,16 +83,22 @@ GOOD: Final[dict[str, dict[str, object]]] = {
     },
     "CreateGithubEndpoint": {"name": "e", "base_url": "https://e.example", "ca_cert_bundle": None},
     "UpdateGithubEndpoint": {"base_url": "https://forge.example", "api_base_url": None, "ca_cert_bundle": None},
+    "CreateGiteaEndpoint": {"name": "t", "base_url": "https://t.example", "ca_cert_bundle": None},
+    "UpdateGiteaEndpoint": {"base_url": "https://tea.example", "api_base_url": None, "ca_cert_bundle": None},
     "CreateCredentials": {"name": "c", "endpoint": "forge", "auth_type": "pat", "pat": {"oauth2_token": "t"}},
+    "CreateGiteaCredentials": {"name": "b", "endpoint": "tea", "auth_type": "pat", "pat": {"oauth2_token": "t"}},
     "UpdateCredentials": {"app": None},
-    "CreateRepo": {"owner": "o", "name": "r", "credentials_name": "token", "webhook_secret": "0123456789abcdef"},
-    "UpdateRepo": {"credentials_name": "token", "webhook_secret": None, "agent_mode": False},
-    "CreateRepoPool": {
-        "provider_name": "cloud", "image": "i", "flavor": "f", "tags": ["x"], "name": "", "runner_prefix": "",
-        "enable_shell": False, "proxy_id": 0, "template_id": 0, "max_runners": None, "min_idle_runners": 0,
-    },
+    "CreateRepo": {"owner": "o", "name": "r"} | ENTITY,
+    "CreateOrg": {"name": "o"} | ENTITY,
+    "CreateEnterprise": {"name": "o"} | ENTITY,
+    "CreateForgeInstance": ENTITY | {"credentials_name": "brew", "endpoint_name": "tea"},
+    **{f"Update{one}": {"credentials_name": "", "webhook_secret": None, "agent_mode": False} for one in KINDS},
+    **{f"Create{one}Pool": POOL for one in KINDS},
     "UpdatePool": {"enable_shell": False, "proxy_id": 0, "template_id": 0, "tags": None, "runner_prefix": None},
-    "UpdateRepoPool": {"enable_shell": False, "proxy_id": 0, "template_id": 0, "flavor": "", "tags": None},
+    **{
+        f"Update{one}Pool": {"enable_shell": False, "proxy_id": 0, "template_id": 0, "flavor": "", "tags": None}
+        for one in KINDS
+    },
     "CreateToken": {"name": "t-2"},
 }  # fmt: skip
 """Of bodies: what keeps a call from being refused, whatever the other keys say."""
@@ -81,18 +122,25 @@ class Caller:
         self._runner = runner
         self._site = site
         self.known: dict[str, object] = {}  # parameters of paths
+        self._entities: dict[EntityKind, str] = {}
 
     async def look(self) -> None:
         """Make what there is to be found, where it is not there."""
         sample = self._site.sample
         await sample.fill()
         await sample.apply(TWIN)
+        await sample.apply(OTHERS)
         machine = await sample.instance()
-        self.known = {"repo_id": sample.entity_id, "pool_id": sample.pool.id, "number": 1, "name": machine.name}
+        self.known = {"pool_id": sample.pool.id, "name": machine.name}
+        found = await sample.store.catalog.entities()
+        self._entities = {one.kind: one.id for one in found} | {EntityKind.REPOSITORY: sample.entity_id}
 
     def aim(self, case: Any) -> None:
         """At what is there, with what it needs."""
-        known = self.known | ({"name": "forge"} if "endpoints" in case.path else {})
+        of_gitea = "/gitea/" in case.path
+        known = self.known | ({"name": "tea" if of_gitea else "forge"} if "/endpoints" in case.path else {})
+        known |= {"number": 2 if of_gitea else 1}
+        known |= {"entity_id": next((self._entities[one.kind] for one in SERVED if f"{one.path}/" in case.path), "")}
         case.path_parameters |= {name: known[name] for name in case.path_parameters if name in known}
         if isinstance(case.body, dict):
             case.body |= GOOD.get(case.operation.definition.raw["operationId"], {})
