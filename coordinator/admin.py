@@ -10,10 +10,12 @@ from coordinator.admin_hosts import HostAdmin, told
 from coordinator.admin_images import ImageAdmin
 from coordinator.admin_providers import ProviderAdmin
 from coordinator.declare import Declaration
-from coordinator.domain.fleet import Admission
+from coordinator.declare_plan import Step
+from coordinator.domain.fleet import Admission, ForgeKind
 from coordinator.domain.job import Job
 from coordinator.domain.timeline import Entry
 from coordinator.engine.engine import Engine
+from coordinator.exporting import exported, keys
 from coordinator.fleet import wire
 from coordinator.store.store import Store
 from hostler import __version__, config
@@ -52,10 +54,22 @@ class AdminService(AdminServicer):
     ) -> pb.ApplyResponse:
         try:
             declared = config.parse(request.document, Declaration, _DOCUMENT)
-            changes = await self._store.catalog.apply(declared, self._providers.names)
+            plan = await self._store.catalog.apply(
+                declared, self._providers.names, prune=request.prune, dry_run=request.dry_run
+            )
         except HostlerError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        return pb.ApplyResponse(changes=changes)
+        return pb.ApplyResponse(changes=plan.lines, steps=map(_step, plan.steps))
+
+    async def Export(
+        self, request: pb.ExportRequest, context: "grpc.aio.ServicerContext[object, object]"
+    ) -> pb.ExportResponse:
+        return pb.ExportResponse(
+            document=exported(await self._store.catalog.declared()),
+            keys=keys(Declaration),
+            forges=[kind.value for kind in ForgeKind],
+            providers=sorted(self._providers.names),
+        )
 
     async def ListJobs(
         self, request: pb.ListJobsRequest, context: "grpc.aio.ServicerContext[object, object]"
@@ -197,6 +211,11 @@ class AdminService(AdminServicer):
             waiting_reason=self._engine.waiting_reason(job.id, brief=brief),
             queued_at=wire.timestamp(job.queued_at),
         )
+
+
+def _step(step: Step) -> pb.ApplyStep:
+    differences = [pb.Difference(key=one.key, before=one.before, after=one.after) for one in step.differences]
+    return pb.ApplyStep(action=step.action.value, kind=step.kind, name=step.name, differences=differences)
 
 
 def _entry(entry: Entry) -> pb.TimelineEntry:

@@ -4,6 +4,8 @@ import re
 from functools import partial
 from typing import Any, Final, Literal
 
+import msgspec
+
 from coordinator.declare_base import Declared, changed_declaration, check_name, declaration
 from coordinator.declare_entity import (
     EnterpriseDeclaration,
@@ -79,6 +81,7 @@ class PoolDeclaration(OfEntity, frozen=True, kw_only=True):
     runner_group: str = ""
     bootstrap_timeout_minutes: int = 20
     extra_specs: dict[str, Any] = {}
+    extra_specs_json: str = ""  # the same as JSON, for what TOML cannot say
     min_idle_runners: int = 0
     placement: Placement = Placement.SPREAD
     share_hosts: bool = True
@@ -109,10 +112,21 @@ class PoolDeclaration(OfEntity, frozen=True, kw_only=True):
             f"runner_prefix: '{self.runner_prefix}' must be 1 to 31 of a-z, 0-9 and '-', a letter first",
         )
         config.check_key("network_allow", lambda: openings(tuple(self.network_allow)))
+        if self.extra_specs_json:
+            config.check(not self.extra_specs, "extra_specs_json: extra_specs says it already: keep one of them")
+            msgspec.structs.force_setattr(self, "extra_specs", _object(self.extra_specs_json))
+            msgspec.structs.force_setattr(self, "extra_specs_json", "")
 
     @property
     def says_network(self) -> bool:
         return self.network_policy is not NetworkPolicy.INTERNET or bool(self.network_allow)
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise ValueError(f"extra_specs_json: not a JSON object: {error}") from None
 
 
 class Declaration(Declared, frozen=True):
@@ -127,7 +141,3 @@ class Declaration(Declared, frozen=True):
     flavor: list[FlavorDeclaration] = []
     image: list[ImageDeclaration] = []
     pool: list[PoolDeclaration] = []
-
-    @property
-    def entities(self) -> list[EntityDeclaration]:
-        return [*self.repository, *self.organization, *self.enterprise, *self.forge_instance]

@@ -9,6 +9,8 @@ import msgspec
 from hostler import config
 from hostler.errors import ConfigError
 
+# Never shown, never exported; one that a document leaves out stays as it is.
+SECRET_KEYS: Final = frozenset({"token", "private_key", "webhook_secret"})
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -16,7 +18,7 @@ class Declared(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of everything declared: unknown keys are refused."""
 
 
-T = TypeVar("T", bound=Declared)
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 def declaration(kind: type[T], values: Mapping[str, object]) -> T:

@@ -13,7 +13,7 @@ class EntityDeclaration(Declared, frozen=True, kw_only=True):
 
     endpoint: str
     credentials: str
-    webhook_secret: str
+    webhook_secret: str | None = None  # None: as it is
     weight: float = 1.0
     quota: int | None = None
     priority: int = 0
@@ -29,7 +29,8 @@ class EntityDeclaration(Declared, frozen=True, kw_only=True):
         config.check(self.quota is None or self.quota >= 0, "quota: must be 0 or more")
         priorities = [self.priority, *self.label_priorities.values()]
         config.check(all(-100 <= one <= 100 for one in priorities), "priority: must be -100 to 100, also of labels")
-        config.check(len(self.webhook_secret) >= 16, "webhook_secret: must have at least 16 characters")
+        long_enough = self.webhook_secret is None or len(self.webhook_secret) >= 16
+        config.check(long_enough, "webhook_secret: must have at least 16 characters")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.named.full})"

@@ -65,18 +65,18 @@ class CredentialsDeclaration(Declared, frozen=True):
 
     name: str
     endpoint: str
-    token: str = ""
+    token: str | None = None  # None, as of all secrets: as it is
     description: str = ""
     app_id: int = 0
     installation_id: int = 0
-    private_key: str = ""  # PEM
+    private_key: str | None = None  # PEM
 
     @property
     def auth(self) -> AuthKind:
         return AuthKind.APP if self.app_id or self.installation_id or self.private_key else AuthKind.TOKEN
 
     @property
-    def secret(self) -> str:
+    def secret(self) -> str | None:
         return self.private_key if self.auth is AuthKind.APP else self.token
 
     def __post_init__(self) -> None:
@@ -84,14 +84,16 @@ class CredentialsDeclaration(Declared, frozen=True):
         check_description(self.description)
         if self.auth is AuthKind.APP:
             self._check_app()
-            return
-        ok = self.token.isascii() and self.token.isprintable() and " " not in self.token
-        config.check(bool(self.token) and ok, "token: must not be empty, nor hold spaces or line breaks")
+        elif self.token is not None:
+            ok = self.token.isascii() and self.token.isprintable() and " " not in self.token
+            config.check(bool(self.token) and ok, "token: must not be empty, nor hold spaces or line breaks")
 
     def _check_app(self) -> None:
         config.check(not self.token, "token: an App has none: leave it out, or app_id, installation_id and private_key")
         config.check(0 < self.app_id <= _INT64, "app_id: must be the App's number")
         config.check(0 < self.installation_id <= _INT64, "installation_id: must be the installation's number")
+        if self.private_key is None:
+            return
         try:
             key = load_pem_private_key(self.private_key.encode(), password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm):

@@ -29,6 +29,11 @@ class EntityKind(StrEnum):
         """What people call it."""
         return "forge instance" if self is EntityKind.INSTANCE else self.value
 
+    @property
+    def table(self) -> str:
+        """Of a document that declares some."""
+        return self.word.replace(" ", "_")
+
 
 class AuthKind(StrEnum):
     """How we prove to a forge who we are."""

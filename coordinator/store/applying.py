@@ -7,7 +7,6 @@ import sqlalchemy as sa
 
 from coordinator.declare import (
     CredentialsDeclaration,
-    Declaration,
     EndpointDeclaration,
     EntityDeclaration,
     FlavorDeclaration,
@@ -15,6 +14,7 @@ from coordinator.declare import (
 )
 from coordinator.declare_entity import OfEntity
 from coordinator.declare_image import ImageDeclaration
+from coordinator.declare_plan import AnyDeclared
 from coordinator.domain.fleet import AuthKind, EntityKind, EntityName, ForgeKind
 from coordinator.domain.labels import labels
 from coordinator.store.migrate import only_one_at_a_time
@@ -33,22 +33,25 @@ class Application:
         self._connection = writing.connection
         self._known_providers = known_providers
 
-    async def run(self, declared: Declaration) -> list[str]:
-        """All of it; a line for each object that changed."""
-        for endpoint in declared.endpoint:
-            await self.endpoint(endpoint)
-        for secret in declared.credentials:
-            await self.credentials(secret)
-        for flavor in declared.flavor:
-            await self._make_anew_of(flavor)
-        for image in declared.image:
-            await self._image(image)
-        for entity in declared.entities:
-            await self.entity(entity)
-        for pool in declared.pool:
-            await self.pool(pool)
-        await self._writing.try_anew()
-        return self._writing.changes
+    async def one(self, declared: AnyDeclared, row_id: str = "") -> str:
+        """Create or update one object; returns its row's id.
+
+        Raises:
+            UnknownReference, Clash, AlreadyThere: it cannot be.
+        """
+        match declared:
+            case EndpointDeclaration():
+                return await self.endpoint(declared, row_id)
+            case CredentialsDeclaration():
+                return await self.credentials(declared, row_id)
+            case EntityDeclaration():
+                return await self.entity(declared, row_id)
+            case PoolDeclaration():
+                return await self.pool(declared, row_id)
+            case FlavorDeclaration():
+                return await self._flavor_and_its_pools(declared)
+            case ImageDeclaration():
+                return await self._image(declared)
 
     async def endpoint(self, endpoint: EndpointDeclaration, row_id: str = "") -> str:
         await self._alone(endpoint)
@@ -79,9 +82,12 @@ class Application:
             "app_id": secret.app_id,
             "installation_id": secret.installation_id,
         }
-        token = {"token": secret.secret}
-        query = sa.select(credentials.c.id).where(credentials.c.name == secret.name)
-        if not row_id and (await self._connection.execute(query)).first() is None:
+        token = {} if secret.secret is None else {"token": secret.secret}
+        which = credentials.c.id == row_id if row_id else credentials.c.name == secret.name
+        row = (await self._connection.execute(sa.select(credentials.c.auth).where(which))).first()
+        if not token and (row is None or row.auth != secret.auth):
+            raise _not_given(f"credentials '{secret.name}'", _SECRET_OF[secret.auth])
+        if row is None:
             values["number"] = await self._next_number()
         row_id, _ = await self._writing.upsert("credentials", credentials, key, values, token, row_id=row_id)
         return row_id
@@ -96,7 +102,9 @@ class Application:
         kind = entity.named.kind
         if kind in _ONLY_AT:
             await self._is_of(endpoint_id, _ONLY_AT[kind], f"{kind.word}s")
-        owner, name = await self._spelled(endpoint_id, entity.named)
+        owner, name, new = await self._spelled(endpoint_id, entity.named)
+        if new and not row_id and entity.webhook_secret is None:
+            raise _not_given(f"{kind.word} '{entity.named.full}'", "webhook_secret")
         key = {"endpoint_id": endpoint_id, "kind": kind.value, "owner": owner, "name": name}
         values = {
             "credentials_id": await self._credentials(entity.credentials, endpoint_id),
@@ -106,18 +114,19 @@ class Application:
             "label_priorities": _priorities(entity.label_priorities),
             "balancer": entity.balancer.value,
         }
-        secret = {"webhook_secret": entity.webhook_secret}
+        secret = {} if entity.webhook_secret is None else {"webhook_secret": entity.webhook_secret}
         row_id, _ = await self._writing.upsert(kind.word, entities, key, values, secret, row_id=row_id)
         return row_id
 
-    async def _make_anew_of(self, flavor: FlavorDeclaration) -> None:
+    async def _flavor_and_its_pools(self, flavor: FlavorDeclaration) -> str:
         resources = msgspec.structs.asdict(flavor.resources)
-        _, changed = await self._writing.upsert("flavor", flavors, {"name": flavor.name}, resources)
+        row_id, changed = await self._writing.upsert("flavor", flavors, {"name": flavor.name}, resources)
         if changed:
             ours = pools.c.provider.not_in(self._known_providers)  # a cloud's flavors are its own
             await self._writing.date((pools.c.flavor == flavor.name) & ours)
+        return row_id
 
-    async def _image(self, image: ImageDeclaration) -> None:
+    async def _image(self, image: ImageDeclaration) -> str:
         values = {
             "url": image.url,
             "sha256": image.digest,
@@ -125,9 +134,10 @@ class Application:
             "compression": image.packed_by.value,
         }
         key = {"name": image.name, "arch": image.arch}
-        _, changed = await self._writing.upsert("image", images, key, values)
+        row_id, changed = await self._writing.upsert("image", images, key, values)
         if set(changed) - {"url"}:
             await self._writing.date((pools.c.image == image.name) & (pools.c.arch == image.arch))
+        return row_id
 
     async def pool(self, pool: PoolDeclaration, row_id: str = "") -> str:
         if pool.provider not in self._known_providers:
@@ -192,11 +202,11 @@ class Application:
         if known not in (None, endpoint_id):
             raise Clash(f"the credentials '{name}' are of another endpoint", hint="give the new ones another name")
 
-    async def _spelled(self, endpoint_id: str, named: EntityName) -> tuple[str, str]:
-        """As it is in the database, where it is there in another spelling: forges do not regard case."""
+    async def _spelled(self, endpoint_id: str, named: EntityName) -> tuple[str, str, bool]:
+        """As it is in the database, where it is there in another spelling, for forges do not regard case; else new."""
         where = _is_entity(endpoint_id, named)
         row = (await self._connection.execute(sa.select(entities.c.owner, entities.c.name).where(where))).first()
-        return (row.owner, row.name) if row else (named.owner, named.name)
+        return (row.owner, row.name, False) if row else (named.owner, named.name, True)
 
     async def _is_of(self, endpoint_id: str, kind: ForgeKind, what: str) -> None:
         query = sa.select(endpoints.c.name, endpoints.c.kind).where(endpoints.c.id == endpoint_id)
@@ -217,10 +227,15 @@ class Application:
     async def _entity(self, one: OfEntity) -> str:
         named = one.owner
         mine = _is_entity(await self._endpoint(one.endpoint), named)
-        return await self._writing.find(named.kind.word.replace(" ", "_"), named.full, entities, mine)
+        return await self._writing.find(named.kind.table, named.full, entities, mine)
 
 
+_SECRET_OF: Final = {AuthKind.TOKEN: "token", AuthKind.APP: "private_key"}
 _ONLY_AT: Final = {EntityKind.ENTERPRISE: ForgeKind.GITHUB, EntityKind.INSTANCE: ForgeKind.GITEA}
+
+
+def _not_given(whose: str, key: str) -> Clash:
+    return Clash(f"the {key} of {whose} is new, and not said", hint=f"give it as {key}, {key}_file or {key}_env")
 
 
 def _is_entity(endpoint_id: str, named: EntityName) -> sa.ColumnElement[bool]:

@@ -8,38 +8,72 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coordinator.declare import (
     CredentialsDeclaration,
-    Declared,
     EndpointDeclaration,
     EntityDeclaration,
+    FlavorDeclaration,
+    ImageDeclaration,
     PoolDeclaration,
     declaration,
 )
 from coordinator.declare_entity import BY_KIND, keys_of, owner_keys
-from coordinator.domain.fleet import AuthKind, Balancer, ForgeKind, Placement
+from coordinator.declare_plan import AnyDeclared
+from coordinator.domain.fleet import AuthKind, Balancer, EntityKind, ForgeKind, Placement
 from coordinator.store.rows import entity_name
-from coordinator.store.schema import credentials, endpoints, entities
+from coordinator.store.schema import credentials, endpoints, entities, flavors, images, pools
 from coordinator.store.sealing import Sealer
 from coordinator.store.writing import opened, seal_owner
+from hostler.images import Compression, ImageFormat
 from hostler.network import NetworkPolicy
 
 Row = sa.Row[Any]
 
 
-async def of(connection: AsyncConnection, kind: str, row: Row, sealer: Sealer) -> Declared:
+async def of(connection: AsyncConnection, kind: str, row: Row, sealer: Sealer) -> AnyDeclared:
     """
     Args:
         kind: endpoint, credentials, pool, or a kind of entity.
     """
     if kind == "endpoint":
-        return _endpoint(row, opened(sealer, row.ca_bundle, seal_owner(kind, row.id)))
+        return _endpoint(row, _bundle(row, sealer))
     if kind == "pool":
         entity = (await connection.execute(sa.select(entities).where(entities.c.id == row.entity_id))).one()
         return _pool(row, entity, await _name(connection, endpoints, entity.endpoint_id))
     endpoint = await _name(connection, endpoints, row.endpoint_id)
     if kind == "credentials":
-        return _credentials(row, endpoint, sealer.open(row.token, seal_owner(kind, row.id)).decode())
-    secret = sealer.open(row.webhook_secret, seal_owner(kind, row.id)).decode()
-    return _entity(row, endpoint, await _name(connection, credentials, row.credentials_id), secret)
+        return _credentials(row, endpoint, _token(row, sealer))
+    return _entity(row, endpoint, await _name(connection, credentials, row.credentials_id), _secret(row, sealer))
+
+
+async def everything(connection: AsyncConnection, sealer: Sealer) -> dict[str, dict[str, AnyDeclared]]:
+    """All there is: by the table of a document that declares it, then by its row's id."""
+    endpoint_rows = await _rows(connection, endpoints)
+    secret_rows = await _rows(connection, credentials)
+    entity_rows = await _rows(connection, entities)
+    endpoint = {row_id: row.name for row_id, row in endpoint_rows.items()}
+    secret = {row_id: row.name for row_id, row in secret_rows.items()}
+    found: dict[str, dict[str, AnyDeclared]] = {
+        "endpoint": {row_id: _endpoint(row, _bundle(row, sealer)) for row_id, row in endpoint_rows.items()},
+        "credentials": {
+            row_id: _credentials(row, endpoint[row.endpoint_id], _token(row, sealer))
+            for row_id, row in secret_rows.items()
+        },
+        "flavor": {row_id: _flavor(row) for row_id, row in (await _rows(connection, flavors)).items()},
+        "image": {row_id: _image(row) for row_id, row in (await _rows(connection, images)).items()},
+        **{kind.table: {} for kind in EntityKind},
+        "pool": {
+            row_id: _pool(row, entity_rows[row.entity_id], endpoint[entity_rows[row.entity_id].endpoint_id])
+            for row_id, row in (await _rows(connection, pools)).items()
+        },
+    }
+    for row_id, row in entity_rows.items():
+        declared = _entity(row, endpoint[row.endpoint_id], secret[row.credentials_id], _secret(row, sealer))
+        found[EntityKind(row.kind).table][row_id] = declared
+    return found
+
+
+async def _rows(connection: AsyncConnection, table: sa.Table) -> dict[str, Row]:
+    order = [table.c[key] for key in ("owner", "name", "arch", "id") if key in table.c]
+    return {row.id: row for row in await connection.execute(sa.select(table).order_by(*order))}
 
 
 async def _name(connection: AsyncConnection, table: sa.Table, row_id: str) -> str:
@@ -69,6 +103,28 @@ def _credentials(row: Row, endpoint: str, secret: str) -> CredentialsDeclaration
         app_id=row.app_id,
         installation_id=row.installation_id,
         **{"private_key" if row.auth == AuthKind.APP else "token": secret},
+    )
+
+
+def _bundle(row: Row, sealer: Sealer) -> str:
+    return opened(sealer, row.ca_bundle, seal_owner("endpoint", row.id))
+
+
+def _token(row: Row, sealer: Sealer) -> str:
+    return sealer.open(row.token, seal_owner("credentials", row.id)).decode()
+
+
+def _secret(row: Row, sealer: Sealer) -> str:
+    return sealer.open(row.webhook_secret, seal_owner(EntityKind(row.kind).word, row.id)).decode()
+
+
+def _flavor(row: Row) -> FlavorDeclaration:
+    return FlavorDeclaration(row.name, row.vcpus, row.memory_mib, row.disk_gib, dict(row.devices))
+
+
+def _image(row: Row) -> ImageDeclaration:
+    return ImageDeclaration(
+        row.name, row.url, row.sha256, row.arch, ImageFormat(row.format), Compression(row.compression)
     )
 
 

@@ -1,14 +1,16 @@
 """Endpoints, credentials, entities, flavors and pools: declared by people, read by everything else."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coordinator.declare import Declaration
+from coordinator.declare_plan import Action, Declarations, Plan, Step, plan
 from coordinator.domain.fleet import AuthKind, Credentials, Endpoint, Entity, EntityKind, Pool
-from coordinator.store import changed
+from coordinator.store import as_declared, changed, pruning
 from coordinator.store.applying import Application
 from coordinator.store.batch import Batcher
 from coordinator.store.database import Database
@@ -16,6 +18,7 @@ from coordinator.store.retrying import retried
 from coordinator.store.rows import POOL_QUERY, to_credentials, to_endpoint, to_entity, to_pool
 from coordinator.store.schema import credentials, endpoints, entities, pools
 from coordinator.store.writing import Tools, Writing, opened, seal_owner
+from hostler.errors import HostlerError
 
 
 class ForgeAccess(NamedTuple):
@@ -38,6 +41,16 @@ class WebhookOwner(NamedTuple):
 
     def __repr__(self) -> str:
         return f"WebhookOwner({self.entity.full_name})"
+
+
+class NothingDeclared(HostlerError):
+    """Pruning by an empty document."""
+
+    code = "nothing_declared"
+
+
+class _OnlyTried(Exception):
+    """A dry run came to its end."""
 
 
 class Catalog:
@@ -134,19 +147,56 @@ class Catalog:
         async with self._database.read() as connection:
             return [to_entity(row) for row in await connection.execute(sa.select(entities))]
 
-    @retried
-    async def apply(self, declared: Declaration, known_providers: frozenset[str]) -> list[str]:
-        """Create or update what is declared, all or nothing; a line for each object that changed.
+    async def declared(self) -> Declarations:
+        """All there is, as somebody would declare it. Holds secrets."""
+        async with self._database.read() as connection:
+            return await as_declared.everything(connection, self._sealer)
+
+    async def apply(
+        self, declared: Declaration, known_providers: frozenset[str], *, prune: bool = False, dry_run: bool = False
+    ) -> Plan:
+        """Create or update what is declared, and remove the rest where asked for, all or nothing.
+
+        Args:
+            dry_run: do it, so that it is refused as it would be, and undo it.
 
         Raises:
-            UnknownReference, Clash: nothing was changed.
+            DeclaredTwice, UnknownReference, Clash, InUse, NothingDeclared: nothing was changed.
         """
+        if prune and declared == Declaration():
+            raise NothingDeclared("the document declares nothing, and pruning by it would remove everything there is")
+        if prune and not dry_run:
+            await self._forget_history(plan(await self.declared(), declared, prune=True))
         try:
-            async with self._database.write() as connection:
-                changed.of(connection).catalog = True
-                return await Application(Writing(connection, self._tools), known_providers).run(declared)
+            return await self._apply(declared, known_providers, prune=prune, dry_run=dry_run)
         finally:
             self.forget()  # also when whoever asked has gone: it may be committed all the same
+
+    @retried
+    async def _apply(
+        self, declared: Declaration, known_providers: frozenset[str], *, prune: bool, dry_run: bool
+    ) -> Plan:
+        with suppress(_OnlyTried):
+            async with self._database.write() as connection:
+                changed.of(connection).catalog = True
+                there = await as_declared.everything(connection, self._sealer)
+                made = plan(there, declared, prune=prune)
+                await _carry_out(made, Writing(connection, self._tools), known_providers, removing=not dry_run)
+                if dry_run:
+                    raise _OnlyTried  # which rolls back
+        return made
+
+    async def _forget_history(self, made: Plan) -> None:
+        """In transactions of their own: webhooks wait for SQLite's only writer."""
+        going = pruning.going(made)
+        for step in made.changing:
+            while step.action is Action.REMOVE and await self._forget_some(step, going):
+                pass
+
+    @retried
+    async def _forget_some(self, step: Step, going: frozenset[str]) -> int:
+        async with self._database.write() as connection:
+            return await pruning.forget_some(connection, step, going)
 
     def forget(self) -> None:
         """Something was applied, here or by another coordinator."""
@@ -154,3 +204,16 @@ class Catalog:
         self._owners.clear()
         self._access.clear()
         self._forgotten()
+
+
+async def _carry_out(made: Plan, writing: Writing, known_providers: frozenset[str], *, removing: bool) -> None:
+    application = Application(writing, known_providers)
+    going = pruning.going(made)
+    for step in made.changing:
+        if step.action is not Action.REMOVE:
+            await application.one(step.declared)
+            continue
+        row = await pruning.removable(writing.connection, step, going, known_providers)
+        if removing:
+            await pruning.remove(writing, step, row)
+    await writing.try_anew()

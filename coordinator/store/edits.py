@@ -1,19 +1,13 @@
 """Single declared objects, by their ids: made, changed and removed, each in one transaction with its audit entry."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from coordinator.declare import (
-    CredentialsDeclaration,
-    Declared,
-    EndpointDeclaration,
-    EntityDeclaration,
-    PoolDeclaration,
-    changed_declaration,
-)
+from coordinator.declare import changed_declaration
+from coordinator.declare_plan import AnyDeclared
 from coordinator.domain.fleet import EntityKind, ForgeKind
 from coordinator.store import as_declared, changed
 from coordinator.store.applying import Application
@@ -85,7 +79,7 @@ class Edits:
         async with self._database.read() as connection:
             return await overview(connection, self._tools.sealer)
 
-    async def add(self, declared: Declared, known_providers: frozenset[str]) -> str:
+    async def add(self, declared: AnyDeclared, known_providers: frozenset[str]) -> str:
         """Make one that is not there yet; returns its row's id.
 
         Raises:
@@ -94,7 +88,7 @@ class Edits:
 
         async def write(connection: AsyncConnection) -> str:
             writing = Writing(connection, self._tools, only_new=True)
-            made = await _one(Application(writing, known_providers), declared, "")
+            made = await Application(writing, known_providers).one(declared)
             await writing.try_anew()
             return made
 
@@ -114,7 +108,7 @@ class Edits:
             row = await _locked(connection, kind, key)
             old = await as_declared.of(connection, kind.name, row, self._tools.sealer)
             writing = Writing(connection, self._tools)
-            await _one(Application(writing, known_providers), changed_declaration(old, changes), row.id)
+            await Application(writing, known_providers).one(changed_declaration(old, changes), row.id)
             await writing.try_anew()
             return str(row.id)
 
@@ -129,18 +123,13 @@ class Edits:
 
         async def forget_some(connection: AsyncConnection) -> int:
             row = await _locked(connection, kind, key)
-            await _unused(connection, kind, row)
-            return await _forget_history(connection, kind, row.id)
+            await unused(connection, kind, row)
+            return await forget_history(connection, kind, row.id)
 
         async def write(connection: AsyncConnection) -> None:
             row = await _locked(connection, kind, key)
-            await _unused(connection, kind, row)
-            changed.of(connection).everything = True  # planners take what is new or other, not what is gone
-            while await _forget_history(connection, kind, row.id):
-                pass  # what has come since
-            await connection.execute(sa.delete(kind.table).where(kind.table.c.id == row.id))
-            values = {column.name: getattr(row, column.name) for column in kind.table.c}
-            await Writing(connection, self._tools).removed(kind.name, values, kind.told)
+            await unused(connection, kind, row)
+            await remove_row(Writing(connection, self._tools), kind, row)
 
         while await self._forget_some(forget_some):
             pass
@@ -161,17 +150,15 @@ class Edits:
             self._forget()  # also when whoever asked has gone: it may be committed all the same
 
 
-async def _one(application: Application, declared: Declared, row_id: str) -> str:
-    match declared:
-        case EndpointDeclaration():
-            return await application.endpoint(declared, row_id)
-        case CredentialsDeclaration():
-            return await application.credentials(declared, row_id)
-        case EntityDeclaration():
-            return await application.entity(declared, row_id)
-        case PoolDeclaration():
-            return await application.pool(declared, row_id)
-    raise TypeError(f"{type(declared).__name__} is not changed alone")
+async def remove_row(writing: Writing, kind: Kind, row: sa.Row[Any]) -> None:
+    """Remove what nothing refers to, and write that down."""
+    connection = writing.connection
+    changed.of(connection).everything = True  # planners take what is new or other, not what is gone
+    while await forget_history(connection, kind, row.id):
+        pass  # what has come since
+    await connection.execute(sa.delete(kind.table).where(kind.table.c.id == row.id))
+    values = {column.name: getattr(row, column.name) for column in kind.table.c}
+    await writing.removed(kind.name, values, kind.told)
 
 
 async def _locked(connection: AsyncConnection, kind: Kind, key: object) -> sa.Row[Any]:
@@ -186,30 +173,40 @@ async def _locked(connection: AsyncConnection, kind: Kind, key: object) -> sa.Ro
 
 
 # By table: who may refer to one of its rows, by which column, and what they are called.
-_USERS: Final = {
+_USERS: Final[Mapping[sa.Table, tuple[tuple[sa.Table, str, str], ...]]] = {
     endpoints: ((credentials, "endpoint_id", "credentials"), (entities, "endpoint_id", "entities")),
     credentials: ((entities, "credentials_id", "entities"),),
     entities: ((pools, "entity_id", "pools"),),
     pools: ((instances, "pool_id", "runners"),),
 }
 _NAMED: Final = 10
+_LET_GO: Final = "disable the pool, with enabled = false, and remove it when its machines are gone"
 _entity_called: Final = sa.case(
     (entities.c.name == "", entities.c.owner), else_=entities.c.owner + "/" + entities.c.name
 )
 
 
-async def _unused(connection: AsyncConnection, kind: Kind, row: sa.Row[Any]) -> None:
-    for table, column, called in _USERS[kind.table]:
+async def unused(
+    connection: AsyncConnection, kind: Kind, row: sa.Row[Any], going: Collection[str] = frozenset()
+) -> None:
+    """
+    Args:
+        going: ids of what is removed with it.
+
+    Raises:
+        InUse: something else refers to it.
+    """
+    for table, column, called in _USERS.get(kind.table, ()):
         called_by = _entity_called if table is entities else table.c.name
         query = sa.select(called_by).where(table.c[column] == row.id)
         if table is instances:
             query = query.where(instances.c.status.in_(ALIVE))
+        if going:
+            query = query.where(table.c.id.not_in(going))
         names = list(await connection.scalars(query.order_by(called_by).limit(_NAMED)))
         if names:
-            raise InUse(
-                f"the {kind.name} '{_called(row)}' has {called}: {', '.join(names)}",
-                hint=f"remove the {called} first",
-            )
+            how = _LET_GO if table is instances else f"remove the {called} first"
+            raise InUse(f"the {kind.name} '{_called(row)}' has {called}: {', '.join(names)}", hint=how)
 
 
 def _called(row: sa.Row[Any]) -> str:
@@ -217,8 +214,8 @@ def _called(row: sa.Row[Any]) -> str:
     return "/".join(values[part] for part in ("owner", "name") if values.get(part))
 
 
-async def _forget_history(connection: AsyncConnection, kind: Kind, row_id: str) -> int:
-    """A batch of what is over; rows deleted."""
+async def forget_history(connection: AsyncConnection, kind: Kind, row_id: str) -> int:
+    """Forget a batch of what is over; rows deleted."""
     if kind.table is pools:
         return await forget_instances(connection, instances.c.pool_id == row_id)
     if kind.table is entities:

@@ -53,7 +53,6 @@ class Writing:
         self.connection = connection
         self._tools = tools
         self._only_new = only_new
-        self.changes: list[str] = []
         self._touched: defaultdict[str, set[str]] = defaultdict(set)  # kind to ids of what is new or changed
 
     async def find(self, kind: str, name: str, table: sa.Table, where: sa.ColumnElement[bool], among: str = "") -> str:
@@ -97,12 +96,10 @@ class Writing:
         label = told_as(kind, key)
         if row is None:
             await self._insert(table, {"id": row_id, **key, **values})
-            self.changes.append(f"{label}: created")
             await self._tools.audit.write(self.connection, "created", label, after=_told(values, values, secrets))
             return row_id, []
         if changed:
             await self._update(table, row_id, values)
-            self.changes.append(f"{label}: updated ({', '.join(changed)})")
             before = _told({name: getattr(row, name) for name in changed}, changed, secrets)
             after = _told(values, changed, secrets)
             await self._tools.audit.write(self.connection, "updated", label, before=before, after=after)

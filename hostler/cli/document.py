@@ -1,16 +1,15 @@
-"""The document of `hostler apply`: read, its secrets fetched from files and environment, written as TOML again.
+"""The document of `hostler apply`: read, and its secrets fetched from files and environment.
 
 What the tables mean is the coordinator's to say.
 """
 
-import json
 import os
 import tomllib
 from collections.abc import Mapping
-from datetime import date, time
 from pathlib import Path
 from typing import Any
 
+from hostler import toml
 from hostler.errors import ConfigError
 
 SECRETS = ("token", "webhook_secret", "private_key", "ca_bundle")
@@ -32,7 +31,7 @@ def resolved(path: Path, environment: Mapping[str, str] = os.environ) -> str:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
-    return written(_Resolver(path, environment).table(document, ""))
+    return toml.written(_Resolver(path, environment).table(document, ""))
 
 
 class _Resolver:
@@ -90,31 +89,3 @@ class _Resolver:
 
 
 _SOURCES = frozenset(f"{secret}_{source}" for secret in SECRETS for source in ("file", "env"))
-
-
-def written(document: Mapping[str, Any]) -> str:
-    """TOML of a parsed document: one line a top-level key, tables inline. For programs, not for people."""
-    return "".join(f"{_string(key)} = {_toml(value)}\n" for key, value in document.items())
-
-
-def _toml(value: Any) -> str:
-    match value:
-        case bool():
-            return str(value).lower()
-        case str():
-            return _string(value)
-        case int() | float():
-            return repr(value)
-        case date() | time():  # a datetime is a date
-            return value.isoformat()
-        case list():
-            return f"[{', '.join(map(_toml, value))}]"
-        case dict():
-            return f"{{{', '.join(f'{_string(key)} = {_toml(element)}' for key, element in value.items())}}}"
-        case _:
-            raise TypeError(f"TOML has no {type(value).__name__}")
-
-
-def _string(text: str) -> str:
-    # A JSON string is a TOML string, but for DEL.
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from hostler.cli import document, image_views
+from hostler import toml
+from hostler.cli import image_views
 from hostler.cli.client import DEFAULT, TIMEOUT_SECONDS, connected
 from hostler.cli.options import Coordinator, Json, show
 from hostler.errors import ConfigError
@@ -70,7 +71,7 @@ def add(
     """
     said = {"name": name, "url": url, "sha256": _digest(sha256), "arch": arch, "format": format_}
     entry: dict[str, Any] = {key: value for key, value in {**said, "compression": compression}.items() if value}
-    text = document.written({"image": [entry]})
+    text = toml.written({"image": [entry]})
     with connected(coordinator) as admin:
         answer = admin.Apply(ApplyRequest(document=text), timeout=TIMEOUT_SECONDS)
     for change in answer.changes or ["nothing to change"]:

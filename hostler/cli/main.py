@@ -1,19 +1,18 @@
 """The command line of `hostler`: nouns, verbs, and what the exit code means.
 
 0: done. 1: the coordinator refused or failed. 2: the command line or a file named there is wrong. 3: no coordinator
-answers.
+answers. 4: `diff` found changes, or nothing was done because nobody said yes. 5: `import` left something out.
 """
 
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 
 from hostler import __version__
-from hostler.cli import access, audit, document, host_views, shape, views
+from hostler.cli import access, audit, declaring, host_views, shape, views
 from hostler.cli.client import DEFAULT, TIMEOUT_SECONDS, Unreachable, connected
 from hostler.cli.hosts import host
 from hostler.cli.images import image
@@ -21,7 +20,6 @@ from hostler.cli.options import Coordinator, Json, show
 from hostler.cli.providers import provider
 from hostler.errors import ConfigError, HostlerError
 from protos.hostler.v1.admin_pb2 import (
-    ApplyRequest,
     FleetStatusRequest,
     GetConsoleRequest,
     GetJobRequest,
@@ -34,7 +32,8 @@ OK, REFUSED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
 app = App(
     name="hostler",
-    help="Ask and tell the coordinator. Exit codes: 0 done, 1 refused by the coordinator, 2 wrong usage, 3 no answer.",
+    help="Ask and tell the coordinator. Exit codes: 0 done, 1 refused by the coordinator, 2 wrong usage, 3 no answer, "
+    "4 there is something to change, 5 something was left out.",
     version=__version__,
     suppress_keyboard_interrupt=False,
 )
@@ -44,6 +43,8 @@ instance = App(name="instance", help="Single instances.")
 access.add_host_commands(host)
 for group in (fleet, host, image, provider, job, instance, access.token, audit.audit):
     app.command(group)
+for command in (declaring.apply, declaring.diff, declaring.export):
+    app.command(command)
 
 
 @fleet.command(name="status")
@@ -52,26 +53,6 @@ def fleet_status(*, json: Json = False, coordinator: Coordinator = DEFAULT) -> N
     with connected(coordinator) as admin:
         answer = admin.FleetStatus(FleetStatusRequest(), timeout=TIMEOUT_SECONDS)
     show(answer, host_views.fleet(answer, datetime.now(UTC)), json=json)
-
-
-@app.command
-def apply(file: Path, /, *, coordinator: Coordinator = DEFAULT) -> None:
-    """Create or update what a TOML document declares: endpoints, credentials, repositories and other entities,
-    flavors, images, pools.
-
-    Secrets may stay outside of it: token_file, webhook_secret_file, private_key_file and ca_bundle_file name files,
-    token_env and its like environment variables.
-
-    Parameters
-    ----------
-    file
-        The document.
-    """
-    text = document.resolved(file)
-    with connected(coordinator) as admin:
-        answer = admin.Apply(ApplyRequest(document=text), timeout=TIMEOUT_SECONDS)
-    for change in answer.changes or ["nothing to change"]:
-        print(views.clean(change))
 
 
 @job.command(name="list")
@@ -142,7 +123,7 @@ def _tell(message: str) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit code."""
     try:
-        app(list(arguments), exit_on_error=False, print_error=False, result_action="return_value")
+        code = app(list(arguments), exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
     except CycloptsError as error:
         _tell(f"{error}\ntry 'hostler --help'")
@@ -156,7 +137,7 @@ def run(arguments: Sequence[str]) -> int:
         return OK
     except KeyboardInterrupt:
         return INTERRUPTED
-    return OK
+    return code if isinstance(code, int) else OK
 
 
 def main() -> NoReturn:

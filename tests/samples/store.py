@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Final
 
 from coordinator.declare import Declaration
+from coordinator.declare_plan import Plan
+from coordinator.domain import world
 from coordinator.domain.fleet import Pool
 from coordinator.domain.instance import Instance
 from coordinator.domain.job import Job, JobEvent, JobKey, JobStatus
 from coordinator.domain.labels import labels
 from coordinator.domain.resources import Resources
-from coordinator.domain.world import Create, Plan
 from coordinator.store.hosts import HostRecord
 from coordinator.store.rows import DriverInfo
 from coordinator.store.store import Store, open_store
@@ -125,7 +126,12 @@ class Sample:
         )
 
     async def apply(self, document: str) -> list[str]:
-        return await self.store.catalog.apply(config.parse(document, Declaration, "document"), frozenset({"cloud"}))
+        return (await self.plan(document)).lines
+
+    async def plan(self, document: str, *, prune: bool = False, dry_run: bool = False) -> Plan:
+        """Apply it, and see what was to do."""
+        declared = config.parse(document, Declaration, "document")
+        return await self.store.catalog.apply(declared, frozenset({"cloud"}), prune=prune, dry_run=dry_run)
 
     def event(self, status: JobStatus, number: int = 1, **more: str) -> JobEvent:
         return JobEvent(
@@ -149,7 +155,7 @@ class Sample:
     async def instance(self, number: int = 1) -> Instance:
         """One that is planned for a queued job."""
         job = await self.queue(number)
-        made = await self.store.planning.commit(Plan(creates=(Create(self.pool, "host-1", job.id),)))
+        made = await self.store.planning.commit(world.Plan(creates=(world.Create(self.pool, "host-1", job.id),)))
         assert len(made) == 1
         return made[0]
 

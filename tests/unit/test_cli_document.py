@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hostler.cli.document import resolved, written
+from hostler.cli.document import resolved
 from hostler.errors import ConfigError
+from hostler.toml import written
 
 VALUES = st.recursive(
     st.booleans()

@@ -27,10 +27,14 @@ from protos.hostler.v1 import admin_pb2_grpc
 from protos.hostler.v1.admin_pb2 import (
     ApplyRequest,
     ApplyResponse,
+    ApplyStep,
     CheckProviderRequest,
     CheckProviderResponse,
     CordonHostRequest,
+    Difference,
     DrainHostRequest,
+    ExportRequest,
+    ExportResponse,
     FleetStatusRequest,
     FleetStatusResponse,
     GetConsoleRequest,
@@ -89,7 +93,17 @@ class FakeCoordinator(FakeImages):
         self.asked.append(request)
         if "refused" in request.document:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "key 'pool[0].flavor': no flavor 'refused'")
-        return ApplyResponse(changes=["created pool small"] if "pool" in request.document else [])
+        if "pool" not in request.document:
+            return ApplyResponse(steps=[ApplyStep(action="keep", kind="pool", name="small")])
+        hidden = Difference(key="token", before='"***"', after='"***"')
+        steps = [
+            ApplyStep(action="create", kind="pool", name="small", differences=[Difference(key="image", after='"x"')]),
+            ApplyStep(action="change", kind="credentials", name="bot\x1b[2J", differences=[hidden]),
+        ]
+        return ApplyResponse(changes=["created pool small"], steps=steps)
+
+    def Export(self, request: ExportRequest, context: grpc.ServicerContext) -> ExportResponse:  # noqa: N802
+        return ExportResponse(document='[[endpoint]]\nname = "forge"\n')
 
     def ListJobs(self, request: ListJobsRequest, context: grpc.ServicerContext) -> ListJobsResponse:  # noqa: N802
         self.asked.append(request)
@@ -248,6 +262,51 @@ def test_apply_sends_the_document_with_its_secrets(
     sent = coordinator.asked[0]
     assert isinstance(sent, ApplyRequest)
     assert tomllib.loads(sent.document) == {"pool": [{"name": "small"}], "credentials": [{"token": "forge-token"}]}
+
+
+SHOWN = """+ pool small
+    image: "x"
+~ credentials bot\N{REPLACEMENT CHARACTER}[2J
+    token: "***" -> "***"
+1 to create, 1 to change, 0 to remove, 0 unchanged
+"""
+
+
+def test_a_dry_run_and_a_diff_show_the_plan(tmp_path: Path, coordinator: FakeCoordinator, capsys: Output) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text('[[pool]]\nname = "small"\n')
+    assert run(["apply", "-f", str(path), "--dry-run"]) == 0
+    assert capsys.readouterr().out == SHOWN
+    assert run(["diff", "-f", str(path), "--prune"]) == 4
+    assert capsys.readouterr().out == SHOWN
+    assert run(["diff", str(path), "--json"]) == 4
+    assert json.loads(capsys.readouterr().out)["steps"][0]["action"] == "create"
+    document = 'pool = [{name = "small"}]'.replace("name", '"name"').replace("pool =", '"pool" =')
+    assert coordinator.asked == [
+        ApplyRequest(document=document + "\n", dry_run=True),
+        ApplyRequest(document=document + "\n", dry_run=True, prune=True),
+        ApplyRequest(document=document + "\n", dry_run=True),
+    ]
+
+
+def test_a_diff_without_changes_is_exit_0(tmp_path: Path, capsys: Output) -> None:
+    path = tmp_path / "fleet.toml"
+    path.touch()
+    assert run(["diff", "-f", str(path)]) == 0
+    assert capsys.readouterr().out == "= pool small\n0 to create, 0 to change, 0 to remove, 1 unchanged\n"
+    assert run(["diff", "-f", str(tmp_path / "absent")]) == 2
+
+
+def test_pruning_is_asked_for(tmp_path: Path, coordinator: FakeCoordinator) -> None:
+    path = tmp_path / "fleet.toml"
+    path.touch()
+    assert run(["apply", "-f", str(path), "--prune"]) == 0
+    assert coordinator.asked == [ApplyRequest(prune=True)]
+
+
+def test_an_export_is_printed_as_it_is(capsys: Output) -> None:
+    assert run(["export"]) == 0
+    assert tomllib.loads(capsys.readouterr().out) == {"endpoint": [{"name": "forge"}]}
 
 
 def test_apply_says_when_nothing_changed(tmp_path: Path, capsys: Output) -> None:
@@ -458,7 +517,7 @@ def test_a_service_that_is_no_coordinator_is_told_so(capsys: Output) -> None:
         (["host", "drain", "build-1", "--deadline", "90"], "--deadline"),
         (["host", "drain", "build-1", "--deadline", "400d"], "must be from 1s to 365d"),
         (["job", "list", "--every"], "--every"),
-        (["apply"], "FILE"),
+        (["apply"], "--file"),
         (["apply", "/nowhere/fleet.toml"], "/nowhere/fleet.toml: no such file"),
     ],
 )

@@ -60,7 +60,6 @@ WRONG = [
     (f'"{FORGE_TOKEN}"', '"hush\\n"', "credentials[0]", "nor hold spaces or line breaks"),
     (f'"{FORGE_TOKEN}"', '"hush hush"', "credentials[0]", "nor hold spaces or line breaks"),
     (f'"{FORGE_TOKEN}"', '"hush\u00e9"', "credentials[0]", "token: must not be empty"),
-    (f'token = "{FORGE_TOKEN}"', "", "credentials[0]", "token: must not be empty"),
     ('owner = "Octo"', 'owner = "Oc/to"', "repository[0]", "owner: 'Oc/to' must be"),
     (f'"{WEBHOOK_SECRET}"', '"hush"', "repository[0]", "webhook_secret: must have at least 16 characters"),
     (f'token = "{FORGE_TOKEN}"', "app_id = 7\nprivate_key = 'hush'", "credentials[0]", "installation_id: must be the"),

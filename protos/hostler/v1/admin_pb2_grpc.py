@@ -44,6 +44,11 @@ class AdminStub:
                 request_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.ApplyRequest.SerializeToString,
                 response_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.ApplyResponse.FromString,
                 _registered_method=True)
+        self.Export = channel.unary_unary(
+                '/hostler.v1.Admin/Export',
+                request_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.ExportRequest.SerializeToString,
+                response_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.ExportResponse.FromString,
+                _registered_method=True)
         self.ListJobs = channel.unary_unary(
                 '/hostler.v1.Admin/ListJobs',
                 request_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.ListJobsRequest.SerializeToString,
@@ -136,7 +141,14 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Apply(self, request, context):
-        """Create or update the objects that the document declares. Nothing is removed.
+        """Create or update the objects that the document declares; remove the others where that is asked for. All or nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Export(self, request, context):
+        """All that is declared, without its secrets: applied again it changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -256,6 +268,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Apply,
                     request_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.ApplyRequest.FromString,
                     response_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.ApplyResponse.SerializeToString,
+            ),
+            'Export': grpc.unary_unary_rpc_method_handler(
+                    servicer.Export,
+                    request_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.ExportRequest.FromString,
+                    response_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.ExportResponse.SerializeToString,
             ),
             'ListJobs': grpc.unary_unary_rpc_method_handler(
                     servicer.ListJobs,
@@ -392,6 +409,33 @@ class Admin:
             '/hostler.v1.Admin/Apply',
             protos_dot_hostler_dot_v1_dot_admin__pb2.ApplyRequest.SerializeToString,
             protos_dot_hostler_dot_v1_dot_admin__pb2.ApplyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Export(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostler.v1.Admin/Export',
+            protos_dot_hostler_dot_v1_dot_admin__pb2.ExportRequest.SerializeToString,
+            protos_dot_hostler_dot_v1_dot_admin__pb2.ExportResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,7 +33,9 @@ class AdminStub:
     def __new__(cls, channel: _aio.Channel) -> AdminAsyncStub: ...
     FleetStatus: _grpc.UnaryUnaryMultiCallable[_admin_pb2.FleetStatusRequest, _admin_pb2.FleetStatusResponse]
     Apply: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ApplyRequest, _admin_pb2.ApplyResponse]
-    """Create or update the objects that the document declares. Nothing is removed."""
+    """Create or update the objects that the document declares; remove the others where that is asked for. All or nothing."""
+    Export: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ExportRequest, _admin_pb2.ExportResponse]
+    """All that is declared, without its secrets: applied again it changes nothing."""
     ListJobs: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListJobsRequest, _admin_pb2.ListJobsResponse]
     GetJob: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetJobRequest, _admin_pb2.Job]
     Watch: _grpc.UnaryStreamMultiCallable[_admin_pb2.WatchRequest, _admin_pb2.TimelineEntry]
@@ -62,7 +64,9 @@ class AdminAsyncStub(AdminStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     FleetStatus: _aio.UnaryUnaryMultiCallable[_admin_pb2.FleetStatusRequest, _admin_pb2.FleetStatusResponse]  # type: ignore[assignment]
     Apply: _aio.UnaryUnaryMultiCallable[_admin_pb2.ApplyRequest, _admin_pb2.ApplyResponse]  # type: ignore[assignment]
-    """Create or update the objects that the document declares. Nothing is removed."""
+    """Create or update the objects that the document declares; remove the others where that is asked for. All or nothing."""
+    Export: _aio.UnaryUnaryMultiCallable[_admin_pb2.ExportRequest, _admin_pb2.ExportResponse]  # type: ignore[assignment]
+    """All that is declared, without its secrets: applied again it changes nothing."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListJobsRequest, _admin_pb2.ListJobsResponse]  # type: ignore[assignment]
     GetJob: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetJobRequest, _admin_pb2.Job]  # type: ignore[assignment]
     Watch: _aio.UnaryStreamMultiCallable[_admin_pb2.WatchRequest, _admin_pb2.TimelineEntry]  # type: ignore[assignment]
@@ -100,7 +104,15 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ApplyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ApplyResponse, _abc.Awaitable[_admin_pb2.ApplyResponse]]:
-        """Create or update the objects that the document declares. Nothing is removed."""
+        """Create or update the objects that the document declares; remove the others where that is asked for. All or nothing."""
+
+    @_abc_1.abstractmethod
+    def Export(
+        self,
+        request: _admin_pb2.ExportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ExportResponse, _abc.Awaitable[_admin_pb2.ExportResponse]]:
+        """All that is declared, without its secrets: applied again it changes nothing."""
 
     @_abc_1.abstractmethod
     def ListJobs(
