@@ -59,7 +59,7 @@ class AdminService(AdminServicer):
             )
         except HostlerError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        return pb.ApplyResponse(changes=plan.lines, steps=map(_step, plan.steps))
+        return pb.ApplyResponse(changes=plan.lines, steps=map(_step, plan.steps), unserved=plan.unserved)
 
     async def Export(
         self, request: pb.ExportRequest, context: "grpc.aio.ServicerContext[object, object]"

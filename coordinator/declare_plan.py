@@ -17,6 +17,7 @@ from coordinator.declare import (
     PoolDeclaration,
 )
 from coordinator.declare_base import SECRET_KEYS
+from coordinator.declare_unserved import unserved
 from coordinator.domain.labels import labels
 from hostler.errors import HostlerError
 
@@ -76,6 +77,7 @@ class Plan(msgspec.Struct, frozen=True):
     """In the order in which it is carried out."""
 
     steps: tuple[Step, ...]
+    unserved: tuple[str, ...] = ()  # entities that get no runners, and why
 
     @property
     def changing(self) -> tuple[Step, ...]:
@@ -119,7 +121,16 @@ def plan(there: Declarations, wanted: Declaration, *, prune: bool) -> Plan:
         gone = [known[key] for key in sorted(known.keys() - declared.keys())]
         removals.append([Step(Action.REMOVE, name, kind.call(old), old, row_id) for row_id, old in gone])
     backward = [step for steps in reversed(removals) for step in steps] if prune else []
-    return Plan((*forward, *backward))
+    return Plan((*forward, *backward), tuple(_unserved(there, forward)))
+
+
+def _unserved(there: Declarations, steps: Iterable[Step]) -> list[str]:
+    declared = [*(one for objects in there.values() for one in objects.values()), *(step.declared for step in steps)]
+    return unserved(
+        [one for one in declared if isinstance(one, EndpointDeclaration)],
+        [one for one in declared if isinstance(one, CredentialsDeclaration)],
+        [step.declared for step in steps if isinstance(step.declared, EntityDeclaration)],
+    )
 
 
 def _once(name: str, kind: Kind, declared: Iterable[AnyDeclared]) -> dict[Identity, AnyDeclared]:

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 from cyclopts import App, CycloptsError, Parameter
 
 from hostler import __version__
-from hostler.cli import access, audit, declaring, host_views, shape, views
+from hostler.cli import access, audit, declaring, host_views, importing, shape, views
 from hostler.cli.client import DEFAULT, TIMEOUT_SECONDS, Unreachable, connected
 from hostler.cli.hosts import host
 from hostler.cli.images import image
@@ -41,7 +41,7 @@ fleet = App(name="fleet", help="Hosts and what runs on them.")
 job = App(name="job", help="Jobs and their way through the fleet.")
 instance = App(name="instance", help="Single instances.")
 access.add_host_commands(host)
-for group in (fleet, host, image, provider, job, instance, access.token, audit.audit):
+for group in (fleet, host, image, provider, job, instance, access.token, audit.audit, importing.importing):
     app.command(group)
 for command in (declaring.apply, declaring.diff, declaring.export):
     app.command(command)

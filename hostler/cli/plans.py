@@ -12,10 +12,11 @@ _COUNTED: Final = {"create": "to create", "change": "to change", "remove": "to r
 
 
 def told(answer: ApplyResponse) -> str:
-    """A line an object, lines for its keys, and how many there are of each."""
+    """A line an object, lines for its keys, what will be of no use yet, and how many there are of each."""
     counts = Counter(step.action for step in answer.steps)
     summary = ", ".join(f"{counts[action]} {called}" for action, called in _COUNTED.items())
-    return "\n".join([*(line for step in answer.steps for line in _lines(step)), summary])
+    unserved = [clean(f"! no runners: {one}") for one in answer.unserved]
+    return "\n".join([*(line for step in answer.steps for line in _lines(step)), *unserved, summary])
 
 
 def _lines(step: ApplyStep) -> Iterator[str]:

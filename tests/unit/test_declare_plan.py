@@ -135,6 +135,14 @@ def test_another_spelling_of_a_repository_is_the_same_one() -> None:
     assert plan(there, _document(other), prune=True).lines == []
 
 
+def test_entities_that_get_no_runners_are_told_with_the_reason() -> None:
+    acme = '[[organization]]\nendpoint = "forge"\nname = "acme"\ncredentials = "token"\n'
+    there = _as_there(_document(DOCUMENT))
+    assert plan(there, _document(DOCUMENT), prune=False).unserved == ()
+    (told,) = plan(there, _document(acme), prune=False).unserved
+    assert told.startswith("organization acme: runners of organizations cannot be registered")
+
+
 def test_two_tables_of_one_object_are_refused() -> None:
     twice = DOCUMENT + '[[endpoint]]\nname = "forge"\nbase_url = "https://other.example"'
     with pytest.raises(DeclaredTwice, match="endpoint forge is declared twice"):

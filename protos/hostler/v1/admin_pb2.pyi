@@ -235,6 +235,7 @@ class ApplyResponse(_message.Message):
 
     CHANGES_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    UNSERVED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """one line an object that was created, updated or removed"""
@@ -243,15 +244,20 @@ class ApplyResponse(_message.Message):
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___ApplyStep]:
         """in their order, also for what stays as it is"""
 
+    @_builtins.property
+    def unserved(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """entities of the document that get no runners, with the reason"""
+
     def __init__(
         self,
         *,
         changes: _abc.Iterable[_builtins.str] | None = ...,
         steps: _abc.Iterable[Global___ApplyStep] | None = ...,
+        unserved: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "steps", b"steps", "unserved", b"unserved"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

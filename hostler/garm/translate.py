@@ -1,0 +1,230 @@
+"""What becomes of a GARM here: the document that declares it, what is left out, and which secrets are missing. Pure."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from hostler.garm.model import GarmCredentials, GarmEndpoint, GarmEntity, GarmFleet, GarmPool
+
+Label = tuple[str, str]  # a document's table, and what an object of it is called
+
+
+class There(msgspec.Struct, frozen=True):
+    """What the coordinator has and takes."""
+
+    keys: frozenset[str]  # that a document may hold, as table.key
+    forges: frozenset[str]
+    providers: frozenset[str]
+    endpoints: Mapping[str, str]  # by base URL: the name
+    objects: Mapping[Label, Mapping[str, Any]]  # whose secrets it knows, by what `known_as` says
+
+
+class Missing(NamedTuple):
+    """A secret of a new object that nobody has told."""
+
+    table: str
+    name: str
+    key: str
+
+
+class Answers(msgspec.Struct, frozen=True):
+    """What people say when they are asked."""
+
+    secrets: Mapping[Label, Mapping[str, Any]] = {}
+    refused: Mapping[Label, str] = {}  # what the coordinator does not take, and why
+    disabled: bool = False  # pools
+
+
+class Translation(msgspec.Struct, frozen=True):
+    document: Mapping[str, list[dict[str, Any]]]
+    left_out: tuple[str, ...]
+    missing: tuple[Missing, ...]
+
+    def label(self, table: str, index: int) -> Label:
+        """What the object at a place of the document is called."""
+        return self._labels[table][index]
+
+    @property
+    def _labels(self) -> Mapping[str, list[Label]]:
+        return {table: [(table, _called(table, one)) for one in rows] for table, rows in self.document.items()}
+
+
+def translate(fleet: GarmFleet, there: There, answers: Answers) -> Translation:
+    """Each object by the same name, after what it refers to; what refers to something left out is left out."""
+    return _Translator(fleet, there, answers).translation()
+
+
+class _Translator:
+    def __init__(self, fleet: GarmFleet, there: There, answers: Answers) -> None:
+        self._fleet = fleet
+        self._there = there
+        self._answers = answers
+        self._document: dict[str, list[dict[str, Any]]] = {}
+        self._left_out: list[str] = []
+        self._missing: list[Missing] = []
+        self._endpoints: dict[str, str] = {}  # GARM's names to ours, of what is taken over
+        self._credentials: dict[tuple[str, str], str] = {}  # by forge and GARM's name
+        self._entities: dict[str, dict[str, Any]] = {}  # by GARM's id: how pools say whose they are
+
+    def translation(self) -> Translation:
+        for endpoint in self._fleet.endpoints:
+            self._endpoint(endpoint)
+        for secret in self._fleet.credentials:
+            self._secret(secret)
+        for entity in self._fleet.entities:
+            self._entity(entity)
+        for pool in self._fleet.pools:
+            self._pool(pool)
+        for scale_set in self._fleet.scale_sets:
+            self._leave_out(f"scale set {scale_set.name}", "make a pool, with its name as a label")
+        for template in self._fleet.templates:
+            self._leave_out(f"template {template}", "runners are installed by Hostler's own scripts")
+        return Translation(self._document, tuple(self._left_out), tuple(self._missing))
+
+    def _endpoint(self, one: GarmEndpoint) -> None:
+        base_url = one.base_url.rstrip("/")
+        known = self._there.endpoints.get(base_url.lower())
+        if known is not None:
+            self._endpoints[one.name] = known
+            return
+        name = _name(one.name)
+        values = {
+            "name": name,
+            "kind": one.forge,
+            "base_url": base_url,
+            "api_base_url": (one.api_base_url or base_url).rstrip("/"),
+            "upload_base_url": one.upload_base_url.rstrip("/") if one.forge == "github" else "",
+            "description": one.description,
+            "ca_bundle": one.ca_bundle,
+            "tools_metadata_url": one.tools_metadata_url if one.forge == "gitea" else "",
+            "use_internal_tools_metadata": one.use_internal_tools_metadata and one.forge == "gitea",
+        }
+        reason = "" if one.forge in self._there.forges else f"no endpoint can be of {one.forge}"
+        if self._add("endpoint", values, reason):
+            self._endpoints[one.name] = name
+
+    def _secret(self, one: GarmCredentials) -> None:
+        name = _name(one.name)
+        if name in self._credentials.values():
+            name = f"{name}-{one.forge}"  # GARM lets each forge have one of that name
+        endpoint = self._endpoints.get(one.endpoint)
+        keys = ("app_id", "installation_id", "private_key") if one.auth == "app" else ("token",)
+        values = {"name": name, "endpoint": endpoint, "description": one.description}
+        known = self._known("credentials", values) or {}
+        values |= self._told("credentials", name, {key: known.get(key, getattr(one, key)) for key in keys})
+        if self._add("credentials", values, "" if endpoint else f"its endpoint {one.endpoint} is left out"):
+            self._credentials[one.forge, one.name] = name
+            self._ask("credentials", values, keys)
+
+    def _entity(self, one: GarmEntity) -> None:
+        endpoint = self._endpoints.get(one.endpoint)
+        secret = self._credentials.get((one.forge, one.credentials))
+        named: dict[str, Any] = {"owner": one.owner} if one.table == "repository" else {}
+        named |= {} if one.table == "forge_instance" else {"name": one.name}
+        values = {
+            "endpoint": endpoint,
+            **named,
+            "credentials": secret,
+            "balancer": one.balancer or "roundrobin",
+        }
+        called = _called(one.table, values)
+        values |= self._told(one.table, called, {"webhook_secret": one.webhook_secret})
+        reason = ""
+        if endpoint is None:
+            reason = f"its endpoint {one.endpoint} is left out"
+        elif secret is None:
+            reason = f"its credentials {one.credentials} are left out" if one.credentials else "it has no credentials"
+        if self._add(one.table, values, reason):
+            key: dict[str, Any] = {one.table: True if one.table == "forge_instance" else called}
+            self._entities[one.id] = {"endpoint": endpoint, **key}
+            self._ask(one.table, values, ("webhook_secret",))
+            if one.agent_mode:
+                self._leave_out(f"agent mode of {one.table} {called}", "GARM's agent is not served")
+
+    def _pool(self, one: GarmPool) -> None:
+        owner = self._entities.get(one.entity_id)
+        values = {
+            "name": one.id,
+            **(owner or {}),
+            "provider": one.provider,
+            "image": one.image,
+            "flavor": one.flavor,
+            "labels": list(one.tags),
+            "max_runners": one.max_runners,
+            "enabled": one.enabled and not self._answers.disabled,
+            "priority": one.priority,
+            "arch": one.os_arch,
+            "os_type": one.os_type,
+            "runner_prefix": one.runner_prefix.lower() or "garm",  # as GARM does
+            "runner_group": one.runner_group,
+            "bootstrap_timeout_minutes": one.bootstrap_timeout_minutes,
+            "min_idle_runners": one.min_idle_runners,
+        }
+        if one.extra_specs:
+            values["extra_specs_json"] = msgspec.json.encode(one.extra_specs).decode()
+        if not self._add("pool", values, self._no_pool(one, owner)):
+            return
+        for name, said in (("template", one.template), ("proxy", one.proxy), ("shell", one.shell)):
+            if said:
+                self._leave_out(f"{name} of pool {one.id}", "pools have none here")
+
+    def _no_pool(self, one: GarmPool, owner: object) -> str:
+        if owner is None:
+            return "whose it is is left out"
+        if one.provider not in self._there.providers:
+            return f"the coordinator's file has no [[provider]] '{one.provider}'"
+        return ""
+
+    def _add(self, table: str, values: dict[str, Any], reason: str) -> bool:
+        called = _called(table, values)
+        label = (table, called)
+        if not any(key.startswith(f"{table}.") for key in self._there.keys):
+            reason = "nothing of that kind can be declared"
+        unknown = [key for key, value in values.items() if value and f"{table}.{key}" not in self._there.keys]
+        if unknown:
+            reason = reason or f"{unknown[0]} cannot be declared of one"
+        reason = reason or self._answers.refused.get(label, "")
+        if reason:
+            self._leave_out(f"{table.replace('_', ' ')} {called}", reason)
+            return False
+        said = {key: value for key, value in values.items() if value not in ("", None)}
+        self._document.setdefault(table, []).append(said)
+        return True
+
+    def _told(self, table: str, called: str, read: Mapping[str, Any]) -> dict[str, Any]:
+        said = self._answers.secrets.get((table, called), {})
+        return {key: said.get(key, value) for key, value in read.items()}
+
+    def _known(self, table: str, values: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        return self._there.objects.get(known_as(table, values))
+
+    def _ask(self, table: str, values: Mapping[str, Any], keys: tuple[str, ...]) -> None:
+        """For what is not told, where the coordinator does not know it already."""
+        if self._known(table, values) is None:
+            called = _called(table, values)
+            self._missing += [Missing(table, called, key) for key in keys if values[key] is None]
+
+    def _leave_out(self, what: str, reason: str) -> None:
+        self._left_out.append(f"{what}: {reason}")
+
+
+def known_as(table: str, declared: Mapping[str, Any]) -> Label:
+    """What an object of a document is known by among those that are there."""
+    called = _called(table, declared)
+    return (table, called if table == "credentials" else f"{declared['endpoint']} {called}".lower())
+
+
+def _called(table: str, values: Mapping[str, Any]) -> str:
+    if table == "repository":
+        return f"{values['owner']}/{values['name']}"
+    return str(values["endpoint"] if table == "forge_instance" else values["name"])
+
+
+_NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def _name(garms: str) -> str:
+    """GARM takes any; ours begin with a letter or digit."""
+    return _NOT_IN_NAMES.sub("-", garms).lstrip("._-")[:100] or "garm"
