@@ -45,7 +45,7 @@ def _values(declared: AnyDeclared) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _line(key: str, value: Any, default: Any) -> str:
-    if key in SECRET_KEYS:
+    if key in SECRET_KEYS and value is not None:
         return f'# {key}_file = "FILE"\n'
     if value is None or value == default:
         return ""

@@ -165,8 +165,8 @@ class Catalog:
         """
         if prune and declared == Declaration():
             raise NothingDeclared("the document declares nothing, and pruning by it would remove everything there is")
-        if prune and not dry_run:
-            await self._forget_history(plan(await self.declared(), declared, prune=True))
+        if prune and not dry_run:  # what is refused must not have lost its history
+            await self._forget_history(await self._apply(declared, known_providers, prune=True, dry_run=True))
         try:
             return await self._apply(declared, known_providers, prune=prune, dry_run=dry_run)
         finally:

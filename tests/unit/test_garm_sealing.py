@@ -41,7 +41,7 @@ def test_what_an_older_garm_sealed_is_opened() -> None:
     assert unseal(old_sealed(b"secret"), PASSPHRASE) == b"secret"
 
 
-@pytest.mark.parametrize("value", [sealed(b"secret"), old_sealed(b"secret")])
+@pytest.mark.parametrize("value", [sealed(b"secret"), old_sealed(b"secret")], ids=["sealed", "old"])
 def test_another_passphrase_opens_nothing(value: bytes) -> None:
     with pytest.raises(NotOpened, match="the passphrase does not open"):
         unseal(value, PASSPHRASE[::-1])

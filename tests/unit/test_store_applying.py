@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.domain.job import JobStatus
 from coordinator.exporting import exported
 from coordinator.store.catalog import NothingDeclared
 from coordinator.store.edits import InUse
@@ -101,6 +102,19 @@ async def test_a_pool_with_machines_is_not_removed_and_nothing_else_is(sample: S
             await sample.plan(NO_POOL + TWIN, prune=True, dry_run=dry_run)
         assert "enabled = false" in str(caught.value)
     assert await sample.store.catalog.declared() == before
+
+
+async def test_when_pruning_is_refused_nothing_has_lost_its_history(sample: Sample) -> None:
+    await sample.apply(TWIN)
+    await sample.instance()
+    twin = await sample.entity_of("evil")
+    await sample.store.ledger.record(sample.event(JobStatus.COMPLETED, 77, entity_id=twin))
+    before = len(await sample.store.history.jobs(completed=True))
+    with pytest.raises(InUse, match="the pool 'linux' has runners"):
+        await sample.plan(NO_POOL, prune=True)
+    assert len(await sample.store.history.jobs(completed=True)) == before
+    await sample.plan(DOCUMENT, prune=True)
+    assert len(await sample.store.history.jobs(completed=True)) == before - 1
 
 
 async def test_what_stays_in_use_is_not_removed(sample: Sample) -> None:
