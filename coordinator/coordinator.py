@@ -39,6 +39,7 @@ from coordinator.fleet.entrance import Entrance, Loopback, Revocations
 from coordinator.fleet.links import Links
 from coordinator.fleet.reconciler import Reconciler
 from coordinator.fleet.service import FleetService
+from coordinator.fleet.silence import cut_silent_for_ever
 from coordinator.fleet.strays import ORPHAN_GRACE, Strays
 from coordinator.forges.forges import Forges
 from coordinator.http import app, server
@@ -180,6 +181,7 @@ class _Parts:
         yield self.engine.run()
         yield self.patrol.run()
         yield self.poller.run()
+        yield cut_silent_for_ever(self.links)
         yield housekeeping.prune_for_ever(self._store, self._keep)
 
 

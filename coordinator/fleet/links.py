@@ -28,6 +28,12 @@ class AgentStuck(HostlerError):
     code = "agent_stuck"
 
 
+class AgentSilent(HostlerError):
+    """An agent keeps its stream open and says nothing."""
+
+    code = "agent_silent"
+
+
 Outgoing = tuple[pb.CoordinatorMessage, Callable[[], None] | None]
 
 MOST_WAITING: Final = 2000
@@ -43,6 +49,8 @@ class Link:
         self.run = run  # of the agent's process; empty: it does not say
         self.enrolment = enrolment  # that its certificate comes from; empty: on loopback, without one
         self.last_heard = now
+        self.heard_at = float("inf")  # by the loop's clock; since then we listen
+        self.is_listening = False  # no message of it is being taken
         self.load = pb.Heartbeat()
         self.images: dict[str, pb.ImageReport] = {}  # the newest of each content, with its progress
         self.short = Pressure()  # as its agent says
@@ -69,8 +77,10 @@ class Link:
         self._news.set()
 
     def acknowledge(self, sequence: int) -> None:
-        """Say that every event up to this one is committed; only the latest of these has to be said."""
-        self._acknowledged = sequence
+        """Say that every event up to this one is committed; only the latest of these has to be said, and an agent may
+        repeat an older one.
+        """
+        self._acknowledged = max(self._acknowledged, sequence)
         self._news.set()
 
     async def next(self) -> Outgoing:
@@ -82,6 +92,10 @@ class Link:
                 return self._outgoing.popleft()
             self._news.clear()
             await self._news.wait()
+
+    def listen(self, at: float) -> None:
+        """What was heard is taken, and the next message may come. `at`: by the loop's clock."""
+        self.heard_at, self.is_listening = at, True
 
     def close(self, why: HostlerError | None = None) -> None:
         self.why = self.why or why

@@ -11,9 +11,10 @@ import structlog
 from coordinator.domain.changes import REFUSED, Phase
 from coordinator.fleet import openness, wire
 from coordinator.fleet.entrance import Entrance, Pass
-from coordinator.fleet.links import AgentStuck, HostTaken, Link, Links
+from coordinator.fleet.links import AgentSilent, AgentStuck, HostTaken, Link, Links
 from coordinator.fleet.prefetcher import Prefetcher
 from coordinator.fleet.reconciler import Reconciler
+from coordinator.fleet.silence import HEARTBEAT_SECONDS
 from coordinator.fleet.strays import Strays
 from coordinator.pki.issuer import NotAdmitted
 from coordinator.store.hosts import HostRecord, Pressure
@@ -27,7 +28,6 @@ from protos.hostler.v1.fleet_pb2_grpc import FleetServicer
 
 log = structlog.get_logger()
 
-HEARTBEAT_SECONDS: Final = 15
 _EVENTS_AT_ONCE: Final = 500
 """Of one agent, read and not committed yet."""
 
@@ -35,6 +35,7 @@ _CODES: Final = {
     HostTaken: grpc.StatusCode.ALREADY_EXISTS,
     VersionsApart: grpc.StatusCode.FAILED_PRECONDITION,
     AgentStuck: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    AgentSilent: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 _LEAVE_AGAIN_SECONDS: Final = (1, 2, 4, 8, 15, 30, *[60] * 60)
 Context = grpc.aio.ServicerContext[pb.AgentMessage, pb.CoordinatorMessage]
@@ -143,8 +144,10 @@ class FleetService(FleetServicer):
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read(self, link: Link, messages: AsyncIterator[pb.AgentMessage], acks: asyncio.Queue[Any]) -> None:
+        loop = asyncio.get_running_loop()
+        link.listen(loop.time())
         async for message in messages:
-            link.last_heard = self._store.now()
+            link.last_heard, link.is_listening = self._store.now(), False
             match message.WhichOneof("message"):
                 case "event":
                     # Not awaited one by one: events that arrive together share a commit, in their order. When there
@@ -158,6 +161,7 @@ class FleetService(FleetServicer):
                     await self._take_image_report(link, message.image_report)
                 case "inventory":
                     self._reconciler.looked(link, message.inventory)
+            link.listen(loop.time())
 
     async def _beat(self, link: Link, beat: pb.Heartbeat) -> None:
         """The database hears of it only when it changes where machines may go."""

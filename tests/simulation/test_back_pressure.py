@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from agent import session
-from coordinator.fleet import service, wire
+from coordinator.fleet import service, silence, wire
 from coordinator.fleet.entrance import Loopback
 from coordinator.fleet.links import MOST_WAITING, Link, Links
 from coordinator.fleet.reconciler import Reconciler
@@ -93,6 +93,22 @@ async def test_an_agent_that_reads_nothing_is_cut_off_and_may_come_back(served: 
         assert (await again.read()).HasField("welcome")
         again.cancel()
         call.cancel()
+
+
+async def test_an_agent_that_says_nothing_is_cut_off_and_may_come_back(served: Served) -> None:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{served.port}") as channel:
+        call = await open_stream(channel)
+        assert (await call.read()).HasField("welcome")
+        link = await served.link()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not link.is_listening:
+                await asyncio.sleep(0.01)
+        silence.cut_silent(served.links, asyncio.get_running_loop().time() + silence.LONGEST_SECONDS + 1)
+        assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "nothing was heard" in await call.details()
+        again = await open_stream(channel)
+        assert (await again.read()).HasField("welcome")
+        again.cancel()
 
 
 async def test_a_flood_of_events_waits_at_the_agent_while_the_database_is_slow(

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _NOT_FOUND: Final = 30
 _DUPLICATE: Final = 31
+CLOUD_FAULTS: Final = ("before", "after", "slow")
+"""A call fails and did nothing, or its answer is lost, or it takes long."""
 
 
 class CloudMachine:
@@ -48,6 +50,7 @@ class Cloud:
         self.creating = 0
         self._world = world
         self._chance = chances("cloud", world.scenario.seed)
+        self._twins = chances("twins", world.scenario.seed)
         self._numbers = 0
         self._reserved: set[str] = set()
         self._making: dict[str, tuple[asyncio.Task[Finished], float]] = {}  # by name: the call, and since when
@@ -81,7 +84,9 @@ class Cloud:
         command, instance = environment["GARM_COMMAND"], environment.get("GARM_INSTANCE_ID", "")
         await asyncio.sleep(self._chance.uniform(0.1, 2.0))
         faulty = self._chance.random() < self._world.faults.cloud_call
-        fault = self._chance.choice(["before", "after", "slow"]) if faulty else ""
+        fault = self._chance.choice(CLOUD_FAULTS) if faulty else ""
+        if fault:
+            self._world.accident(f"cloud {fault}")
         if fault == "before":
             self.log(f"{command} {instance} fails")
             return _failed(1, "the cloud's API says 500")
@@ -111,13 +116,21 @@ class Cloud:
         finally:
             self.creating -= 1
             self._reserved.discard(name)
+        machines = [self._make(name, pool_id, told["instance-token"])]
+        if self._twins.random() < self._world.faults.cloud_twin:
+            self._world.accident("cloud_twin")
+            self._world.rules.doubled(name)
+            machines.append(self._make(name, pool_id, told["instance-token"]))
+        return _answer(_shown(self._twins.choice(machines)))
+
+    def _make(self, name: str, pool_id: str, token: str) -> CloudMachine:
         self._numbers += 1
         provider_id = f"i-{self._numbers:04}"
         machine = self.machines[provider_id] = CloudMachine(name, pool_id, provider_id)
         self._world.rules.made(name, name, "cloud")
-        machine.guest = Guest(self._world, name, told["instance-token"], lambda: self._stopped(machine))
+        machine.guest = Guest(self._world, name, token, lambda: self._stopped(machine))
         machine.guest.boot()
-        return _answer(_shown(machine))
+        return machine
 
     def names(self) -> list[str]:
         return [machine.name for machine in self.machines.values()]
@@ -131,6 +144,7 @@ class Cloud:
         running = [machine for machine in self.machines.values() if machine.state == "running"]
         if running:
             machine = self._chance.choice(running)
+            self._world.accident("machine_dies")
             self.log(f"machine {machine.name} dies")
             if machine.guest is not None:
                 machine.guest.end()

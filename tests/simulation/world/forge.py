@@ -23,6 +23,7 @@ from providers.exec.spec import Tool
 from tests.simulation.world.scenario import BASE_URL, JobSpec, Scenario
 
 _TIMEOUT_SECONDS: Final = 30.0
+FORGE_FAULTS: Final = ("401", "403", "429", "502", "time-out", "lost")
 
 
 class Job:
@@ -170,11 +171,19 @@ class ForgeModel:
 class SimForge:
     """One entity's client, as the coordinator sees it. `faulty`: the chance that a call goes wrong, as it is now."""
 
-    def __init__(self, model: ForgeModel, entity: str, chance: random.Random, faulty: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        model: ForgeModel,
+        entity: str,
+        chance: random.Random,
+        faulty: Callable[[], float],
+        accident: Callable[[str], None],
+    ) -> None:
         self._model = model
         self._entity = entity
         self._chance = chance
         self._faulty = faulty
+        self._accident = accident
 
     async def configure_runner(self, name: str, labels: Labels, group: str) -> RunnerConfiguration:
         asked_at = asyncio.get_running_loop().time()
@@ -245,7 +254,8 @@ class SimForge:
         await asyncio.sleep(self._chance.uniform(0.03, 0.4))
         if self._chance.random() >= self._faulty():
             return False
-        fault = self._chance.choice(["401", "403", "429", "502", "time-out", "lost"])
+        fault = self._chance.choice(FORGE_FAULTS)
+        self._accident(f"forge {fault}")
         if fault == "401":
             raise ForgeRefused(f"HTTP 401, asked for {what}")
         if fault == "time-out":

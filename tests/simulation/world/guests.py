@@ -70,6 +70,7 @@ class Guest:
     async def _live(self) -> None:
         await asyncio.sleep(self._chance.uniform(1, 15))
         if self._chance.random() < self._world.faults.machine_dies:
+            self._world.accident("machine_dies")
             self._world.log(self.name, "dies while it boots")
             self._power_off()
             return
@@ -101,6 +102,7 @@ class Guest:
         self._world.log(self.name, f"runs job {runner.job.id}")
         if self._chance.random() < self._world.faults.machine_dies:
             await asyncio.sleep(runner.job.spec.duration / 2)
+            self._world.accident("machine_dies")
             self._world.log(self.name, "dies with its job")
             forge.disconnect(runner)
             self._world.spawn(self._given_up(runner))
@@ -142,5 +144,6 @@ class Guest:
             else:
                 if self._chance.random() >= self._world.faults.guest_call:
                     return answer
+                self._world.accident("guest_call")
                 self._world.log(self.name, "an answer of the coordinator is lost")
             await asyncio.sleep(_AGAIN_SECONDS)

@@ -4,17 +4,19 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from agent.backoff import Backoff
-from agent.decisions import Answer, Held, Holding, on_create, on_delete
+from agent.decisions import Answer, Held, on_create, on_delete
 from agent.endings import Ending
 from coordinator.domain.changes import REFUSED
 from coordinator.fleet import wire
+from coordinator.fleet.silence import HEARTBEAT_SECONDS
 from hostler import __version__
 from protos.hostler.v1 import fleet_pb2 as pb
 from providers.contract import Phase
 from tests.simulation.world.guests import Guest
 from tests.simulation.world.images import CODE, HostImages
+from tests.simulation.world.machines import Machine, capacity, driver, inventory
 from tests.simulation.world.rules import SHORT
-from tests.simulation.world.scenario import DRIVER, IMAGE, IMAGE_SHA256, HostSpec, chances
+from tests.simulation.world.scenario import IMAGE_SHA256, HostSpec, chances
 from tests.simulation.world.stream import Stream
 
 if TYPE_CHECKING:
@@ -22,33 +24,6 @@ if TYPE_CHECKING:
 
 _RECONNECT: Final = Backoff(first_seconds=0.5, most_seconds=10.0)
 _PHASES: Final = {Phase(phase.value): number for number, phase in wire.PHASES.items()}
-_STATES: Final = {
-    "creating": pb.MACHINE_STATE_CREATING,
-    "running": pb.MACHINE_STATE_RUNNING,
-    "stopped": pb.MACHINE_STATE_STOPPED,
-}
-
-
-class Machine:
-    def __init__(self, instance_id: str, name: str, generation: int, bootstrap: pb.Bootstrap) -> None:
-        self.id = instance_id
-        self.name = name
-        self.generation = generation
-        self.token = bootstrap.token
-        self.state = "creating"
-        self.phases: dict[Phase, pb.PhaseReached] = {}
-        self.making: asyncio.Task[None] | None = None
-        self.removing: asyncio.Task[None] | None = None
-        self.guest: Guest | None = None
-        self.gpus = 0
-
-    @property
-    def holding(self) -> Holding:
-        if self.removing is not None:
-            return Holding.REMOVING
-        if self.state == "creating":
-            return Holding.INTERRUPTED if self.making is None else Holding.MAKING
-        return Holding.MADE
 
 
 class Host:
@@ -62,10 +37,14 @@ class Host:
         self._chance = chances(spec.name, world.scenario.seed)
         self._fetching = world.scenario.faults.image_missing > 0
         self.images = HostImages(
-            lambda: world.faults, chances(f"{spec.name} images", world.scenario.seed), self._tell_of_image
+            lambda: world.faults,
+            chances(f"{spec.name} images", world.scenario.seed),
+            self._tell_of_image,
+            world.accident,
         )
         if chances(f"{spec.name} has", world.scenario.seed).random() >= world.scenario.faults.image_missing:
             self.images.has.add(IMAGE_SHA256)
+        self._repeats = chances(f"{spec.name} repeats", world.scenario.seed)
         self._outbox: dict[int, pb.AgentMessage] = {}
         self._sequence = 0
         self._runs = 0
@@ -73,7 +52,9 @@ class Host:
         self._stream: Stream | None = None
         self.is_gone = False  # for good
         self.short = False
-        self._welcomed_at = float("inf")
+        self._heard_from = float("inf")  # by what it says: a stream is there, and it does not hang
+        self._awake = asyncio.Event()
+        self._awake.set()
 
     def log(self, what: str) -> None:
         self._world.log(self.spec.name, what)
@@ -86,10 +67,11 @@ class Host:
             self.log("agent starts")
             self._agent = self._world.spawn(self._serve())
 
-    def crash(self) -> None:
+    def crash(self, accident: str = "agent_crashes") -> None:
         """The agent's process is killed: machines stay, what it was doing stops, what it had not said is lost."""
         if self._agent is None:
             return
+        self._world.accident(accident)
         self.log("agent is killed")
         self._agent.cancel()
         self._agent = None
@@ -97,6 +79,7 @@ class Host:
             self._stream.hang_up()
             self._stream = None
         self._outbox.clear()
+        self._awake.set()
         self.images.crash()
         for machine in self.machines.values():
             for work in (machine.making, machine.removing):
@@ -104,9 +87,9 @@ class Host:
                     work.cancel()
             machine.making = machine.removing = None
 
-    def burn(self) -> None:
+    def burn(self, accident: str = "host_crashes") -> None:
         """The host itself goes down, and nothing that ran on it comes back."""
-        self.crash()
+        self.crash(accident)
         self.log(f"is gone, with {len(self.machines)} machines")
         for machine in list(self.machines.values()):
             self._drop(machine)
@@ -114,14 +97,14 @@ class Host:
 
     def be_lost(self) -> None:
         """It goes down, and never comes back."""
-        self.burn()
+        self.burn("host_losses")
         self.is_gone = True
 
     def come_back_with_an_orphan(self) -> None:
         """The agent's process is killed, and the next one finds a machine of which nobody has heard."""
         if self.is_gone:
             return
-        self.crash()
+        self.crash("orphans")
         orphan = Machine(self._world.new_id(), "hostler-0123456789ab", 1, pb.Bootstrap())
         orphan.state = "running"
         orphan.phases[Phase.STARTED] = pb.PhaseReached(phase=pb.PHASE_STARTED, at=wire.timestamp(self._world.now()))
@@ -131,20 +114,44 @@ class Host:
 
     def cut(self, *, silently: bool) -> None:
         if self._stream is not None:
+            self._world.accident("cuts, silent" if silently else "cuts")
             self.log("stream is cut" + (" silently" if silently else ""))
             self._stream.cut(silently=silently)
+
+    def hang(self) -> None:
+        """The agent does nothing any more, and its stream stays open: what answers there is not the agent itself."""
+        if self._agent is not None and self._stream is not None and self._awake.is_set():
+            self._world.accident("agent_hangs")
+            self.log("agent hangs")
+            self._awake.clear()
+
+    def wake(self) -> None:
+        """It goes on where it was: with commands that have come meanwhile, and that may be old."""
+        if self._awake.is_set():
+            return
+        self.log("agent goes on")
+        if self._stream is not None:
+            for waiting in self._outbox.values():
+                self._stream.up.put(waiting)
+        self._heard_from = self._world.loop.time()
+        self._awake.set()
 
     async def _serve(self) -> None:
         attempt = 0
         while True:
             life = self._world.life
             if life is not None and life.alive and self._world.parts is not None:
-                self._welcomed_at = float("inf")
-                self._stream = Stream(self._world.parts.fleet, life, self._chance)
-                if await self._converse(self._stream):
-                    attempt = 0
+                self._heard_from = float("inf")
+                self._stream = stream = Stream(self._world.parts.fleet, life, self._chance)
+                heart = self._world.spawn(self._beat(stream))
+                try:
+                    if await self._converse(stream):
+                        attempt = 0
+                finally:
+                    heart.cancel()
                 self._stream = None
             await asyncio.sleep(_RECONNECT.delay(attempt, self._chance))
+            await self._awake.wait()
             attempt += 1
 
     async def _converse(self, stream: Stream) -> bool:
@@ -152,10 +159,11 @@ class Host:
         stream.up.put(pb.AgentMessage(hello=self._hello()))
         welcomed = False
         async for message in stream.down:
+            await self._awake.wait()
             match message.WhichOneof("message"):
                 case "welcome":
                     welcomed = True
-                    self._welcomed_at = self._world.loop.time()
+                    self._heard_from = self._world.loop.time()
                     self.log("connected")
                     for waiting in list(self._outbox.values()):
                         stream.up.put(waiting)
@@ -164,51 +172,42 @@ class Host:
                 case "delete_instance":
                     self._delete(message.delete_instance)
                 case "inventory_request":
-                    stream.up.put(pb.AgentMessage(inventory=self._inventory()))
+                    stream.up.put(pb.AgentMessage(inventory=inventory(self.machines.values())))
                 case "event_ack":
-                    for sequence in [s for s in self._outbox if s <= message.event_ack.sequence]:
-                        del self._outbox[sequence]
+                    self._acknowledged(message.event_ack.sequence)
         return welcomed
 
+    async def _beat(self, stream: Stream) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            await self._awake.wait()
+            stream.up.put(pb.AgentMessage(heartbeat=pb.Heartbeat(pressure=self._pressure())))
+
+    def _acknowledged(self, number: int) -> None:
+        for sequence in [s for s in self._outbox if s <= number]:
+            message = self._outbox.pop(sequence)
+            if self._repeats.random() < self._world.faults.event_again:
+                self._world.spawn(self._say_again(message, self._repeats.choice([0.5, 30.0, 400.0])))
+
+    async def _say_again(self, message: pb.AgentMessage, seconds: float) -> None:
+        """Though it is acknowledged: on whichever stream, and whatever has become of the instance."""
+        await asyncio.sleep(seconds)
+        if self._stream is not None and not self._stream.up.cut and self._awake.is_set():
+            self._world.accident("event_again")
+            self.log(f"says {pb.Phase.Name(message.event.phase)} of {message.event.instance_id} again")
+            self._stream.up.put(message)
+
     def _hello(self) -> pb.Hello:
-        spec = self.spec
         return pb.Hello(
-            host=spec.name,
+            host=self.spec.name,
             agent_version=__version__,
             arch="amd64",
-            capacity=pb.Resources(
-                vcpus=spec.vcpus,
-                memory_mib=spec.memory_mib,
-                disk_gib=spec.disk_gib,
-                devices=[pb.DeviceCount(name="gpu", count=spec.gpus)] if spec.gpus else [],
-            ),
-            drivers=[
-                pb.Driver(
-                    name=DRIVER,
-                    acceleration="none",
-                    images=[] if self._fetching else [IMAGE],
-                    fetches=self._fetching,
-                    passes_devices=True,
-                )
-            ],
+            capacity=capacity(self.spec),
+            drivers=[driver(fetches=self._fetching)],
             images=self.images.reports() if self._fetching else [],
-            inventory=self._inventory(),
+            inventory=inventory(self.machines.values()),
             pressure=self._pressure(),
-            agent_run=f"{spec.name}-run-{self._runs}",
-        )
-
-    def _inventory(self) -> pb.Inventory:
-        return pb.Inventory(
-            machines=[
-                pb.Machine(
-                    instance_id=machine.id,
-                    generation=machine.generation,
-                    name=machine.name,
-                    state=_STATES[machine.state],
-                    phases=machine.phases.values(),
-                )
-                for machine in self.machines.values()
-            ]
+            agent_run=f"{self.spec.name}-run-{self._runs}",
         )
 
     def _pressure(self) -> pb.Pressure | None:
@@ -217,15 +216,15 @@ class Host:
     def be_short(self, *, of_disk: bool) -> None:
         self.log("is short of disk" if of_disk else "has enough disk again")
         self.short = of_disk
-        if self._stream is not None:
+        if self._stream is not None and self._awake.is_set():
             self._stream.up.put(pb.AgentMessage(heartbeat=pb.Heartbeat(pressure=self._pressure())))
         self._world.rules.closed(self.spec.name, SHORT, yes=of_disk)
 
     @property
     def heard_since(self) -> float:
         """Since when all that its agent says is heard, by the simulated clock; never, while it is not."""
-        heard = self._stream is not None and not self._stream.up.cut
-        return self._welcomed_at if heard else float("inf")
+        heard = self._stream is not None and not self._stream.up.cut and self._awake.is_set()
+        return self._heard_from if heard else float("inf")
 
     # --- commands ---
 
@@ -238,6 +237,7 @@ class Host:
         answer = on_create(command.generation, held=self._held(instance_id), ended=ended)
         self.log(f"told to create {command.name}: {answer.name.lower()}")
         if answer is Answer.BEGIN and instance_id not in self.machines and self.short:
+            self._world.accident("shortages")
             self._refuse(command)
         elif answer is Answer.BEGIN:
             self._world.rules.told_to_create(instance_id, command.name, self.spec.name)
@@ -264,20 +264,23 @@ class Host:
         faults = self._world.faults
         self._reach(machine, Phase.ACCEPTED)
         if sha256 and sha256 not in self.images.has:
+            self._world.accident("image_missing")
             self._reach(machine, Phase.FETCHING)
             if not await self.images.fetched(sha256):
                 self._fail(machine, CODE)
                 return
             self._reach(machine, Phase.IMAGE)
-        await asyncio.sleep(self._chance.uniform(0.02, 2.0))
+        await self._pause(0.02, 2.0)
         if self._chance.random() < faults.create_hangs:
+            self._world.accident("create_hangs")
             self.log(f"making {machine.name} hangs")
             await asyncio.Event().wait()
         if self._chance.random() < faults.create_fails:
+            self._world.accident("create_fails")
             self._fail(machine)
             return
         self._reach(machine, Phase.DISK)
-        await asyncio.sleep(self._chance.uniform(0.1, 5.0))
+        await self._pause(0.1, 5.0)
         machine.state, machine.making = "running", None
         self._world.rules.made(machine.id, machine.name, self.spec.name)
         self._reach(machine, Phase.STARTED)
@@ -319,11 +322,17 @@ class Host:
             machine.making = None
         machine.removing = self._world.spawn(self._remove(machine))
 
+    async def _pause(self, least: float, most: float) -> None:
+        """What the agent does takes some time, and ends no sooner than the agent goes on."""
+        await asyncio.sleep(self._chance.uniform(least, most))
+        await self._awake.wait()
+
     async def _remove(self, machine: Machine) -> None:
-        await asyncio.sleep(self._chance.uniform(0.02, 2.0))
+        await self._pause(0.02, 2.0)
         while self._chance.random() < self._world.faults.delete_fails:
+            self._world.accident("delete_fails")
             self._event(machine.id, machine.generation, Phase.DELETE_FAILED, "busy")
-            await asyncio.sleep(self._chance.uniform(1.0, 10.0))
+            await self._pause(1.0, 10.0)
         self._world.rules.destroyed_by_command(machine.name, self.spec.name)
         self._drop(machine)
         self._event(machine.id, machine.generation, Phase.DELETED)
@@ -365,7 +374,7 @@ class Host:
             error_code=code,
         )
         message = self._outbox[self._sequence] = pb.AgentMessage(event=event)
-        if self._stream is not None:
+        if self._stream is not None and self._awake.is_set():
             self._stream.up.put(message)
 
     def power_off_random(self) -> None:
@@ -373,6 +382,7 @@ class Host:
         running = [machine for machine in self.machines.values() if machine.state == "running"]
         if running:
             machine = self._chance.choice(running)
+            self._world.accident("machine_dies")
             self.log(f"machine {machine.name} dies")
             if machine.guest is not None:
                 machine.guest.end()

@@ -14,10 +14,17 @@ CODE: Final = "image_fetch_failed"
 class HostImages:
     """Says how it stands by `tell`; each image is fetched once, however many wait for it."""
 
-    def __init__(self, faults: Callable[[], Faults], chance: random.Random, tell: Callable[[pb.ImageReport], None]):
+    def __init__(
+        self,
+        faults: Callable[[], Faults],
+        chance: random.Random,
+        tell: Callable[[pb.ImageReport], None],
+        accident: Callable[[str], None],
+    ) -> None:
         self._faults = faults
         self._chance = chance
         self._tell = tell
+        self._accident = accident
         self.has: set[str] = set()
         self._fetches: dict[str, asyncio.Task[bool]] = {}
 
@@ -42,6 +49,7 @@ class HostImages:
         self._tell(pb.ImageReport(sha256=sha256, state=pb.IMAGE_STATE_FETCHING))
         await asyncio.sleep(self._chance.uniform(1.0, 120.0))
         if self._chance.random() < self._faults().image_fails:
+            self._accident("image_fails")
             self._tell(pb.ImageReport(sha256=sha256, state=pb.IMAGE_STATE_FAILED, error_code=CODE, detail="404"))
             return False
         self.has.add(sha256)

@@ -37,6 +37,7 @@ class Rules:
         self.made_count = 0
         self._on: dict[str, str] = {}  # instance id to the host that was first told to create it
         self._made: Counter[str] = Counter()
+        self._doubled: set[str] = set()
         self._known: set[str] = set()  # instances in the database
         self.forgotten: set[str] = set()  # names of instances
         self._closed: dict[tuple[str, str], float] = {}  # hosts that take no machines, by reason, and since when
@@ -66,12 +67,16 @@ class Rules:
         if self._on.setdefault(instance_id, host) != host:
             self.broken("nothing is created twice", f"{name} on {self._on[instance_id]} and on {host}")
 
+    def doubled(self, key: str) -> None:
+        """Not the coordinator's doing: it asked once."""
+        self._doubled.add(key)
+
     def made(self, key: str, name: str, place: str) -> None:
         """A machine has started."""
         self._world.log(place, f"machine {name} has started")
         self.made_count += 1
         self._made[key] += 1
-        if self._made[key] > 1 and not self._scenario.elsewhere:
+        if self._made[key] > 1 and not self._scenario.elsewhere and key not in self._doubled:
             self.broken("nothing is created twice", f"machine {name} was started {self._made[key]} times")
 
     def lost(self, key: str) -> None:

@@ -46,10 +46,13 @@ class Faults(msgspec.Struct, frozen=True):
     image_missing: float = 0.0  # from a host at first; with any chance at all, images are the catalogue's
     image_fails: float = 0.0  # to be fetched
     cloud_call: float = 0.0
+    cloud_twin: float = 0.0  # one call makes two machines
     guest_call: float = 0.0
     cancelled: float = 0.0  # jobs that people cancel
     cuts: int = 0  # of streams
     agent_crashes: int = 0
+    agent_hangs: int = 0  # with the stream open
+    event_again: float = 0.0  # though it was acknowledged
     orphans: int = 0  # machines that nobody knows, found by an agent that comes back
     host_crashes: int = 0
     kills: int = 0  # of the coordinator
@@ -206,7 +209,7 @@ def _mixed(seed: int, kind: Kind, chance: random.Random) -> Scenario:
         pools=pools,
         hosts=hosts,
         jobs=tuple(sorted(jobs, key=lambda job: job.time)),
-        faults=Faults() if calm else _faults(chance, span + 600.0),
+        faults=Faults() if calm else _faults(chance, chances("more faults", seed), span + 600.0),
         cloud_at_once=chance.randint(1, 3),
         creates_per_host=chance.randint(1, 3),
         registrations_per_minute=chance.choice([0, 0, 3, 6]),
@@ -265,13 +268,16 @@ def _job(pools: tuple[PoolSpec, ...], chance: random.Random, span: float, *, str
     return JobSpec(round(chance.uniform(0, span), 3), pool.repository, labels, round(chance.uniform(2, 300), 3))
 
 
-def _faults(chance: random.Random, until: float) -> Faults:
-    """Some kinds of faults, not all at once: what goes wrong alone is found alone."""
+def _faults(chance: random.Random, more: random.Random, until: float) -> Faults:
+    """Some kinds of faults, not all at once: what goes wrong alone is found alone.
 
-    def some(most: float) -> float:
+    `more`: for kinds to come, so that what else happens in a seed does not depend on them.
+    """
+
+    def some(most: float, chance: random.Random = chance) -> float:
         return round(chance.uniform(0, most), 3) if chance.random() < 0.5 else 0.0
 
-    def times(most: int) -> int:
+    def times(most: int, chance: random.Random = chance) -> int:
         return chance.randint(1, most) if chance.random() < 0.4 else 0
 
     return Faults(
@@ -280,7 +286,7 @@ def _faults(chance: random.Random, until: float) -> Faults:
         webhook_seconds=chance.choice([0.2, 5.0, 60.0]),
         forge_call=some(0.4),
         create_fails=some(0.4),
-        create_hangs=some(0.2),
+        create_hangs=some(0.5),
         machine_dies=some(0.3),
         delete_fails=some(0.5),
         cloud_call=some(0.4),
@@ -297,10 +303,12 @@ def _faults(chance: random.Random, until: float) -> Faults:
         drains=times(2),
         shortages=times(1),
         until=until,
-        # Drawn last: what else happens in a seed does not depend on it.
         webhook_dropped=chance.choice([0.0, 0.0, 0.1, 0.3]),
         image_missing=chance.choice([0.0, 0.3, 1.0]),
         image_fails=some(0.4),
+        agent_hangs=times(2, more),
+        event_again=some(0.2, more),
+        cloud_twin=some(0.3, more),
     )
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tests.simulation.world.world import World
 
 _AGAIN_SECONDS: Final = (60.0, 300.0)
+_LATE_SECONDS: Final = 10.0  # others may have overtaken it
 
 
 class Deliveries:
@@ -27,9 +28,12 @@ class Deliveries:
     def emit(self, delivery: Delivery) -> None:
         dropped = self._world.faults.webhook_dropped
         if dropped and self._chance.random() < dropped:
+            self._world.accident("webhook_dropped")
             self._world.log("forge", f"webhook {delivery.action} of job {delivery.job_id} is never sent")
             return
         times = 2 if self._chance.random() < self._world.faults.webhook_twice else 1
+        if times > 1:
+            self._world.accident("webhook_twice")
         for _ in range(times):
             self.pending += 1
             self._world.spawn(self._deliver(delivery))
@@ -38,9 +42,14 @@ class Deliveries:
         """In order where nothing goes wrong, for the delay is then the same for all."""
         faults = self._world.faults
         calm = faults.until == 0.0
-        await asyncio.sleep(0.05 if calm else self._chance.uniform(0.01, max(faults.webhook_seconds, 0.1)))
+        delay = 0.05 if calm else self._chance.uniform(0.01, max(faults.webhook_seconds, 0.1))
+        if delay > _LATE_SECONDS:
+            self._world.accident("webhook_seconds")
+        await asyncio.sleep(delay)
         while True:
-            if self._chance.random() >= self._world.faults.webhook_lost and await self._arrives(delivery):
+            if self._chance.random() < self._world.faults.webhook_lost:
+                self._world.accident("webhook_lost")
+            elif await self._arrives(delivery):
                 break
             self._world.log("forge", f"webhook {delivery.action} of job {delivery.job_id} is lost")
             await asyncio.sleep(self._chance.uniform(*_AGAIN_SECONDS))

@@ -5,6 +5,7 @@ import contextvars
 import itertools
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
 from functools import cache
@@ -16,16 +17,15 @@ import msgspec
 from coordinator import coordinator
 from coordinator.config import CoordinatorConfig, DatabaseTable, Planner
 from coordinator.declare import Declaration
-from coordinator.domain.fleet import Admission
 from coordinator.forges.contract import Forge
 from coordinator.http.webhooks import Webhooks
 from coordinator.runner_api.routes import RunnerApi
 from coordinator.store.catalog import ForgeAccess
-from coordinator.store.hosts import UnknownHost
 from coordinator.store.store import open_store
 from hostler import config
 from providers.exec.settings import ExecSettings
 from tests.simulation.world import quiet
+from tests.simulation.world.accidents import plan_accidents
 from tests.simulation.world.cloud import Cloud, SimClaims
 from tests.simulation.world.forge import ForgeModel, SimForge
 from tests.simulation.world.hosts import Host
@@ -33,7 +33,7 @@ from tests.simulation.world.life import CURRENT, DeadError, Life
 from tests.simulation.world.loop import VirtualLoop
 from tests.simulation.world.patches import simulated
 from tests.simulation.world.rows import Rows
-from tests.simulation.world.rules import DRAINED, Rules, Violation
+from tests.simulation.world.rules import Rules, Violation
 from tests.simulation.world.scenario import CLOUD, Faults, Scenario, chances
 from tests.simulation.world.webhooks import Deliveries
 
@@ -53,6 +53,7 @@ class Result(msgspec.Struct, frozen=True):
     machines: int
     lives: int
     seconds: float  # simulated
+    accidents: dict[str, int]  # how often each has happened
 
 
 class World:
@@ -61,6 +62,7 @@ class World:
         self.loop = loop
         self.lines: list[str] = []
         self.changed_at = 0.0  # when something happened last
+        self.accidents: Counter[str] = Counter()
         self.life: Life | None = None
         self.parts: Any = None  # the coordinator put together, while it lives
         self.rules = Rules(self)
@@ -89,6 +91,10 @@ class World:
     def log(self, who: str, what: str) -> None:
         self.changed_at = self.loop.time()
         self.lines.append(f"{self.loop.time():12.4f} {who}: {what}")
+
+    def accident(self, name: str) -> None:
+        """One has happened: not planned alone, but with something there that it hits."""
+        self.accidents[name] += 1
 
     def new_id(self) -> str:
         return f"00000000-0000-4000-8000-{next(self._ids):012x}"
@@ -130,7 +136,8 @@ class World:
         return webhooks
 
     def client(self, _session: Any, access: ForgeAccess, *_: Any) -> Forge:
-        return SimForge(self.forge, access.entity.full_name, self._forge_chance, lambda: self.faults.forge_call)
+        of = access.entity.full_name
+        return SimForge(self.forge, of, self._forge_chance, lambda: self.faults.forge_call, self.accident)
 
     def told(self, level: str, what: str) -> None:
         """By a logger of the coordinator."""
@@ -170,12 +177,14 @@ class World:
             self.log("coordinator", "starts")
             await self._live(life)
             self.parts = None
+            self.accident("kills")
             self.log("coordinator", f"is killed at commit {life.commits}")
             await life.bury()
             if self.loop.time() < self.scenario.faults.until and forgotten > 0:
                 forgotten -= 1
                 row = self.rows.forget_one(self._chance)
                 if row is not None:
+                    self.accident("forgotten")
                     self.log("database", f"has forgotten {row.name}")
                     self.rules.forget(row)
             await asyncio.sleep(self._chance.uniform(0.5, 30))
@@ -217,90 +226,18 @@ class World:
         for host in self.hosts.values():
             host.start()
         for spec in self.scenario.jobs:
-            self._at(spec.time + 1.0, lambda spec=spec: self.forge.queue(spec))  # type: ignore[misc]
-        self._plan_accidents()
+            self.at(spec.time + 1.0, lambda spec=spec: self.forge.queue(spec))  # type: ignore[misc]
+        plan_accidents(self, self._chance)
         await self._until_quiet()
         if not self.rules.violations:
             for rule, text in quiet.leftovers(self):
                 self.rules.broken(rule, text)
 
-    def _at(self, seconds: float, do: Callable[[], object]) -> None:
+    def at(self, seconds: float, do: Callable[[], object]) -> None:
+        """Do something then that is no part of the coordinator."""
         self.loop.call_at(seconds, do, context=self._context.copy())
 
-    def _plan_accidents(self) -> None:
-        faults, chance = self.scenario.faults, self._chance
-        for spec in self.scenario.jobs:
-            if chance.random() < faults.cancelled:
-                self._at(spec.time + 1.0 + chance.uniform(0, 120), self._cancel_one)
-        hosts = list(self.hosts.values())
-        for _ in range(faults.cuts):
-            host, silently = chance.choice(hosts), chance.random() < 0.5
-            self._at(chance.uniform(1, faults.until), lambda host=host, silently=silently: host.cut(silently=silently))  # type: ignore[misc]
-        for count, accident in ((faults.agent_crashes, Host.crash), (faults.host_crashes, Host.burn)):
-            for _ in range(count):
-                host, time = chance.choice(hosts), chance.uniform(1, faults.until)
-                self._at(time, lambda host=host, accident=accident: accident(host))  # type: ignore[misc]
-                self._at(time + chance.uniform(1, 300), host.start)
-        for _ in range(faults.absences):
-            host, time = chance.choice(hosts), chance.uniform(1, faults.until)
-            self._at(time, host.crash)
-            self._at(time + chance.uniform(310, 900), host.start)
-        for _ in range(faults.host_losses):
-            self._at(chance.uniform(1, faults.until), chance.choice(hosts).be_lost)
-        for _ in range(faults.shortages):
-            host, time = chance.choice(hosts), chance.uniform(1, faults.until)
-            self._at(time, lambda host=host: host.be_short(of_disk=True))  # type: ignore[misc]
-            self._at(time + chance.uniform(1, 300), lambda host=host: host.be_short(of_disk=False))  # type: ignore[misc]
-        for _ in range(faults.drains):
-            self._plan_drain(chance.choice(hosts).spec.name, chance.uniform(1, faults.until))
-        for _ in range(round(faults.machine_dies * 10)):
-            places: list[Host | Cloud] = [*self.hosts.values(), self.cloud]
-            place = chance.choice(places)
-            self._at(chance.uniform(1, faults.until), place.power_off_random)
-        for _ in range(faults.orphans):
-            host = chance.choice(hosts)
-            self._at(chance.uniform(1, faults.until), host.come_back_with_an_orphan)
-        if faults.until:
-            self._at(faults.until, self._spare)
-
-    def _plan_drain(self, host: str, time: float) -> None:
-        seconds = self._chance.choice([None, 30.0, 200.0])
-        self._at(time, lambda: self.spawn(self._drain(host, seconds)))
-        if self._chance.random() < 0.7:
-            self._at(time + self._chance.uniform(60, 900), lambda: self.spawn(self._uncordon(host)))
-
-    async def _drain(self, host: str, seconds: float | None) -> None:
-        deadline = None if seconds is None else self.now() + timedelta(seconds=seconds)
-        self.log(host, f"is to be drained{'' if deadline is None else f' until {deadline:%H:%M:%S}'}")
-        if await self._said_of(host, Admission.DRAINING, deadline):
-            self.rules.closed(host, DRAINED, yes=True)
-            self.rules.stops[host] = deadline
-
-    async def _uncordon(self, host: str) -> None:
-        self.log(host, "is opened")
-        # From now on it may be open: the planner hears of it before whoever asked for it does.
-        self.rules.closed(host, DRAINED, yes=False)
-        if await self._said_of(host, Admission.OPEN, None):
-            self.rules.stops.pop(host, None)
-
-    async def _said_of(self, host: str, admission: Admission, deadline: datetime | None) -> bool:
-        """False: the coordinator does not know the host yet, or may not have heard; it is asked until it has."""
-        while True:
-            try:
-                await self.ask(lambda: self.parts._store.upkeep.admit(host, admission, "", deadline))
-            except UnknownHost:
-                return False
-            except DeadError:
-                await asyncio.sleep(5)
-            else:
-                return True
-
-    def _cancel_one(self) -> None:
-        queued = [job for job in self.forge.jobs.values() if job.status == "queued"]
-        if queued:
-            self.forge.cancel(self._chance.choice(queued))
-
-    def _spare(self) -> None:
+    def spare(self) -> None:
         """From now on all goes well."""
         self.log("world", "nothing goes wrong any more")
         if self.life is not None:
@@ -322,12 +259,12 @@ class World:
                 return
 
     async def close(self) -> None:
-        if self.life is not None:
-            self.life.kill()
-            await self.life.bury()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.sleep(0)
+        if self.life is not None:
+            self.life.kill()
+            await self.life.bury()
         self.rows.close()
 
 
@@ -366,6 +303,7 @@ def run(scenario: Scenario) -> Result:
         world.rules.made_count,
         world.lives,
         loop.time(),
+        dict(sorted(world.accidents.items())),
     )
 
 
