@@ -8,16 +8,20 @@ import signal
 import sys
 from pathlib import Path
 
+import msgspec
+
 from coordinator import checks, coordinator
 from coordinator.config import CoordinatorConfig
 from coordinator.store import keys, rotation
 from coordinator.store.keys import KeyPlace
+from coordinator.store.recorded import recorded
 from hostler import __version__, config, logs
 from hostler.errors import ConfigError, HostlerError
 
 EXIT_FAILED = 1
 EXIT_CONFIG = 2
 ROTATE_KEY = "rotate-key"
+EXPORT_TRACE = "export-trace"
 
 
 def main() -> None:
@@ -25,7 +29,7 @@ def main() -> None:
     asked = _arguments()
     try:
         settings = config.load(asked.config, CoordinatorConfig)
-        if asked.command != ROTATE_KEY:
+        if asked.command is None:
             _check(asked.config, settings)
         if asked.check:
             sys.stdout.write(f"{asked.config}: good\n")
@@ -33,6 +37,9 @@ def main() -> None:
         logs.configure(settings.log_level)
         if asked.command == ROTATE_KEY:
             _rotate_key(settings)
+            return
+        if asked.command == EXPORT_TRACE:
+            asyncio.run(_export_trace(settings))
             return
         _make_data_dir(asked.config, settings)
         _allow_many_files()
@@ -47,8 +54,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "command",
         nargs="?",
-        choices=[ROTATE_KEY],
-        help="without a command: serve; rotate-key: seal all secrets with a new key, while no coordinator runs",
+        choices=[ROTATE_KEY, EXPORT_TRACE],
+        help="without a command: serve; rotate-key: seal all secrets with a new key, while no coordinator runs; "
+        "export-trace: print the jobs that have run, one JSON object a line, also while coordinators run",
     )
     parser.add_argument("--config", type=Path, default=Path("/etc/hostler/coordinator.toml"), metavar="FILE")
     parser.add_argument("--check", action="store_true", help="validate the file and what it names, then exit 0 or 2")
@@ -83,6 +91,12 @@ def _what_next(settings: CoordinatorConfig, place: KeyPlace) -> str:
     if settings.database_url.startswith("sqlite"):
         return f"Back up {place.path} together with the database.\n"
     return f"Copy {place.path} to every coordinator before any of them starts, and back it up with the database.\n"
+
+
+async def _export_trace(settings: CoordinatorConfig) -> None:
+    async for job in recorded(settings.database_url):
+        sys.stdout.buffer.write(msgspec.json.encode(job) + b"\n")
+    sys.stdout.buffer.flush()
 
 
 def _allow_many_files() -> None:

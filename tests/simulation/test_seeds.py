@@ -226,6 +226,16 @@ def test_a_recorded_trace_is_replayed() -> None:
     assert result.machines >= 24
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_recorded_trace_is_replayed_while_things_go_wrong_and_places_are_few(seed: int) -> None:
+    jobs = trace.read(TRACE)
+    result = run(trace.replay(jobs, seed, faults=True, max_runners=2))
+    assert not result.violations, told(result, f"--trace {TRACE.relative_to(ROOT)} --faults --max-runners 2")
+    assert result.accidents
+    ended = {line.split()[3] for line in result.log if " of octo/" in line and " completed " in line}
+    assert len(ended) == len(jobs)
+
+
 @pytest.mark.parametrize(
     ("line", "part"),
     [

@@ -16,7 +16,11 @@ from tests.simulation.world.world import run
 def _scenarios(asked: argparse.Namespace) -> Iterator[Scenario]:
     jobs = trace.read(asked.trace) if asked.trace else None
     for seed in range(asked.seed, asked.seed + asked.count):
-        yield of_seed(seed) if jobs is None else trace.replay(jobs, seed)
+        yield (
+            of_seed(seed)
+            if jobs is None
+            else trace.replay(jobs, seed, faults=asked.faults, max_runners=asked.max_runners)
+        )
 
 
 def main() -> int:
@@ -25,6 +29,8 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1, help="run that many seeds, from --seed on")
     parser.add_argument("--verbose", action="store_true", help="print the log of events")
     parser.add_argument("--trace", type=Path, help="replay recorded jobs, one JSON object a line")
+    parser.add_argument("--faults", action="store_true", help="things go wrong meanwhile, by the seed")
+    parser.add_argument("--max-runners", type=int, default=100, help="of each pool that they are replayed with")
     asked = parser.parse_args()
     logs.configure("error")
     broken = 0

@@ -216,6 +216,8 @@ class Host:
     def be_short(self, *, of_disk: bool) -> None:
         self.log("is short of disk" if of_disk else "has enough disk again")
         self.short = of_disk
+        if of_disk and self._stream is not None:
+            self._world.accident("shortages")
         if self._stream is not None and self._awake.is_set():
             self._stream.up.put(pb.AgentMessage(heartbeat=pb.Heartbeat(pressure=self._pressure())))
         self._world.rules.closed(self.spec.name, SHORT, yes=of_disk)
@@ -237,7 +239,6 @@ class Host:
         answer = on_create(command.generation, held=self._held(instance_id), ended=ended)
         self.log(f"told to create {command.name}: {answer.name.lower()}")
         if answer is Answer.BEGIN and instance_id not in self.machines and self.short:
-            self._world.accident("shortages")
             self._refuse(command)
         elif answer is Answer.BEGIN:
             self._world.rules.told_to_create(instance_id, command.name, self.spec.name)

@@ -268,6 +268,11 @@ def _job(pools: tuple[PoolSpec, ...], chance: random.Random, span: float, *, str
     return JobSpec(round(chance.uniform(0, span), 3), pool.repository, labels, round(chance.uniform(2, 300), 3))
 
 
+def faults_of(seed: int, until: float) -> Faults:
+    """What goes wrong where all else is given."""
+    return _faults(chances("faults", seed), chances("more faults", seed), until)
+
+
 def _faults(chance: random.Random, more: random.Random, until: float) -> Faults:
     """Some kinds of faults, not all at once: what goes wrong alone is found alone.
 
@@ -280,7 +285,7 @@ def _faults(chance: random.Random, more: random.Random, until: float) -> Faults:
     def times(most: int, chance: random.Random = chance) -> int:
         return chance.randint(1, most) if chance.random() < 0.4 else 0
 
-    return Faults(
+    faults = Faults(
         webhook_lost=some(0.4),
         webhook_twice=some(0.4),
         webhook_seconds=chance.choice([0.2, 5.0, 60.0]),
@@ -310,6 +315,8 @@ def _faults(chance: random.Random, more: random.Random, until: float) -> Faults:
         event_again=some(0.2, more),
         cloud_twin=some(0.3, more),
     )
+    # Only one that is killed can be restored from a backup, and not every time there is something to forget.
+    return msgspec.structs.replace(faults, kills=max(faults.kills, 4 * faults.forgotten))
 
 
 def _storm(seed: int, chance: random.Random) -> Scenario:

@@ -6,10 +6,21 @@ from typing import Final
 import msgspec
 
 from hostler.errors import HostlerError
-from tests.simulation.world.scenario import DRIVER, HostSpec, JobSpec, Kind, PoolSpec, Repository, Scenario
+from tests.simulation.world.scenario import (
+    DRIVER,
+    Faults,
+    HostSpec,
+    JobSpec,
+    Kind,
+    PoolSpec,
+    Repository,
+    Scenario,
+    faults_of,
+)
 
 _HOSTS: Final = 4
 _VCPUS: Final = 16
+_FAULTY_SECONDS: Final = 600.0
 
 
 class TraceUnusable(HostlerError):
@@ -48,8 +59,11 @@ def read(path: Path) -> tuple[JobSpec, ...]:
     return tuple(sorted(jobs, key=lambda job: job.time))
 
 
-def replay(jobs: tuple[JobSpec, ...], seed: int) -> Scenario:
-    """A farm for these jobs: a pool for each of a repository's sets of labels, and a few hosts. Nothing goes wrong."""
+def replay(jobs: tuple[JobSpec, ...], seed: int, *, faults: bool = False, max_runners: int = 100) -> Scenario:
+    """A farm for these jobs: a pool for each of a repository's sets of labels, and a few hosts.
+
+    `faults`: things go wrong, by the seed, until some minutes after the last job has come; else nothing does.
+    """
     entities = sorted({job.entity for job in jobs})
     kinds = sorted({(job.entity, tuple(sorted(job.labels))) for job in jobs})
     return Scenario(
@@ -57,10 +71,11 @@ def replay(jobs: tuple[JobSpec, ...], seed: int) -> Scenario:
         kind=Kind.CHAOS,  # of other people's labels nothing is known: one runner may serve jobs of several sets
         repositories=tuple(Repository(name, "one") for name in entities),
         pools=tuple(
-            PoolSpec(f"pool-{number}", entity, labels, DRIVER, max_runners=100)
+            PoolSpec(f"pool-{number}", entity, labels, DRIVER, max_runners=max_runners)
             for number, (entity, labels) in enumerate(kinds)
         ),
         hosts=tuple(HostSpec(f"host-{number}", _VCPUS, _VCPUS * 4096, _VCPUS * 50) for number in range(_HOSTS)),
         jobs=jobs,
         creates_per_host=8,
+        faults=faults_of(seed, jobs[-1].time + _FAULTY_SECONDS) if faults else Faults(),
     )

@@ -181,9 +181,9 @@ class World:
             self.log("coordinator", f"is killed at commit {life.commits}")
             await life.bury()
             if self.loop.time() < self.scenario.faults.until and forgotten > 0:
-                forgotten -= 1
                 row = self.rows.forget_one(self._chance)
                 if row is not None:
+                    forgotten -= 1
                     self.accident("forgotten")
                     self.log("database", f"has forgotten {row.name}")
                     self.rules.forget(row)
@@ -244,13 +244,15 @@ class World:
             self.life.spare()
 
     async def _until_quiet(self) -> None:
-        while self.loop.time() < _LONGEST_SECONDS and not self.rules.violations:
+        last_job = self.scenario.jobs[-1].time if self.scenario.jobs else 0.0
+        longest = last_job + _LONGEST_SECONDS
+        while self.loop.time() < longest and not self.rules.violations:
             await asyncio.sleep(30)
             if self._failure is not None:
                 raise self._failure
             self.rules.look_at_the_queue()
             still = self.loop.time() - self.changed_at
-            over = max(self.scenario.faults.until, self.scenario.jobs[-1].time + 2 if self.scenario.jobs else 0)
+            over = max(self.scenario.faults.until, last_job + 2.0)
             if self.loop.time() < over or self.deliveries.pending:
                 continue
             if still > _STILL_SECONDS:
