@@ -21,8 +21,14 @@ _EXIT_TERMINATED: Final = 128 + signal.SIGTERM
 
 
 def main() -> int:
-    """Exit codes: 0 all ran, 1 one failed to run or, with --strict, missed a goal, 2 wrong arguments."""
+    """Exit codes: 0 all ran, 2 wrong arguments. 1: one failed to run or counted what must not be (a job lost, say), or,
+    with --strict, missed a goal.
+    """
     asked = _arguments()
+    chosen = [benchmark for benchmark in ALL if not asked.names or benchmark.name in asked.names]
+    if asked.parts:
+        print(*sorted({part for benchmark in chosen for part in benchmark.parts}))
+        return 0
     logs.configure("warning")
     show = Show(as_json=asked.json)
     # /tmp is in memory on many machines, where durable commits cost nothing.
@@ -34,18 +40,21 @@ def main() -> int:
             sys.stderr.write(f"{place} is in memory ({machine.filesystem}): set TMPDIR to a folder on a real disk\n")
             return EXIT_FAILED
         show.machine(machine)
-        chosen = [benchmark for benchmark in ALL if not asked.names or benchmark.name in asked.names]
         failed = [benchmark.name for benchmark in chosen if not _run(benchmark, Path(folder), show)]
     show.end()
     if failed:
         sys.stderr.write(f"failed to run: {', '.join(failed)}\n")
-    return EXIT_FAILED if failed or (asked.strict and show.missed) else 0
+    for name in show.wrong:
+        sys.stderr.write(f"must not be: {name}\n")
+    return EXIT_FAILED if failed or show.wrong or (asked.strict and show.missed) else 0
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one object a line instead of a table")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when a goal is missed")
+    parts = "print what `tools/setup` has to install for them, and run nothing"
+    parser.add_argument("--parts", action="store_true", help=parts)
     names = [benchmark.name for benchmark in ALL]
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}; all without one")
     asked = parser.parse_args()

@@ -21,6 +21,9 @@ _FILES: Final = 2 * _AGENTS  # of one process: a socket each, and some more
 _SECONDS: Final = 30.0  # two heartbeats of each
 _SETTLE_SECONDS: Final = 5.0
 _JOBS: Final = 200
+_SWEEP_SECONDS: Final = 15.0
+"""Everything is read anew so often, twenty times as often as ever: twice at rest, and once while creates are sent."""
+_PAUSE_SECONDS: Final = 1.2 * _SWEEP_SECONDS / _JOBS
 _CONNECT_SECONDS: Final = 120.0
 _CREATE_SECONDS: Final = 10.0
 
@@ -29,7 +32,7 @@ async def run(folder: Path) -> list[Result]:
     _allow_files()
     fleet = Fleet()
     name = f"fleet, {_AGENTS} agents"
-    async with site(folder / "site", fleet) as one:
+    async with site(folder / "site", fleet, sweep_seconds=_SWEEP_SECONDS) as one:
         empty = rss_mib(one.pid)
         began, cpu = time.monotonic(), cpu_seconds(one.pid)
         async with _agents(one.grpc_port) as agents:
@@ -82,6 +85,7 @@ async def _create(one: Site, agents: "_Agents", job: int) -> float:
     at = await agents.next_create()
     await hook.answered()
     hook.close()
+    await asyncio.sleep(_PAUSE_SECONDS)
     return (at - sent_at) * 1000
 
 

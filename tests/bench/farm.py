@@ -32,6 +32,7 @@ class Made(NamedTuple):
     instance_id: str
     host: str
     pool_id: str
+    name: str
 
 
 class Farm:
@@ -78,6 +79,7 @@ class _Agent:
         self._host = host
         self._machines: dict[str, pb.Machine] = {}
         self._sequence = 0
+        self._writing = asyncio.Lock()
         self.connected = asyncio.Event()
 
     async def run(self) -> None:
@@ -101,19 +103,36 @@ class _Agent:
             inventory=pb.Inventory(machines=self._machines.values()),
         )
         await call.write(pb.AgentMessage(hello=hello))
-        while (message := await call.read()) is not grpc.aio.EOF:
-            match message.WhichOneof("message"):
-                case "welcome":
-                    self.connected.set()
-                case "create_instance":
-                    await self._create(call, message.create_instance)
-                case "delete_instance":
-                    await self._delete(call, message.delete_instance)
+        heart: asyncio.Task[None] | None = None
+        try:
+            while (message := await call.read()) is not grpc.aio.EOF:
+                match message.WhichOneof("message"):
+                    case "welcome":
+                        self.connected.set()
+                        heart = asyncio.create_task(self._beat(call, message.welcome.heartbeat_seconds))
+                    case "create_instance":
+                        await self._create(call, message.create_instance)
+                    case "delete_instance":
+                        await self._delete(call, message.delete_instance)
+        finally:
+            if heart is not None:
+                heart.cancel()
+
+    async def _beat(self, call: Any, seconds: int) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            await self._say(call, pb.AgentMessage(heartbeat=pb.Heartbeat(load=0.1, memory_available_mib=1024)))
+
+    async def _say(self, call: Any, message: pb.AgentMessage) -> None:
+        """A stream takes one message at a time."""
+        async with self._writing:
+            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # who reads learns that it has ended
+                await call.write(message)
 
     async def _create(self, call: Any, command: pb.CreateInstance) -> None:
         if command.instance_id in self._machines:
             return
-        self._farm.made.append(Made(time.monotonic(), command.instance_id, self._host, command.pool_id))
+        self._farm.made.append(Made(time.monotonic(), command.instance_id, self._host, command.pool_id, command.name))
         machine = pb.Machine(
             instance_id=command.instance_id,
             generation=command.generation,
@@ -136,4 +155,4 @@ class _Agent:
         self._sequence += 1
         event = pb.InstanceEvent(sequence=self._sequence, instance_id=instance_id, generation=generation, phase=phase)
         event.at.GetCurrentTime()
-        await call.write(pb.AgentMessage(event=event))
+        await self._say(call, pb.AgentMessage(event=event))

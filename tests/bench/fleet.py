@@ -21,6 +21,16 @@ class Fleet(msgspec.Struct, frozen=True):
     provider: str = DRIVER
     registrations_per_minute: int = 0  # by one of the credentials; 0: no limit
 
+    weights: tuple[float, ...] = ()  # of the repositories in turn; all the same without
+    priorities: tuple[int, ...] = ()
+
+    def weight(self, position: int) -> float:
+        """Of the repository at that position of `names`."""
+        return self.weights[position] if self.weights else 1.0
+
+    def priority(self, position: int) -> int:
+        return self.priorities[position] if self.priorities else 0
+
     def names(self) -> list[str]:
         """OWNER/NAME of each repository."""
         return [f"{OWNER}/{name}" for name in self._names()]
@@ -49,7 +59,8 @@ class Fleet(msgspec.Struct, frozen=True):
         for position, name in enumerate(self._names()):
             parts.append(
                 f'[[repository]]\nendpoint = "forge"\nowner = "{OWNER}"\nname = "{name}"\n'
-                f'credentials = "token-{position % self.credentials}"\nwebhook_secret = "{SECRET}"'
+                f'credentials = "token-{position % self.credentials}"\nwebhook_secret = "{SECRET}"\n'
+                f"weight = {self.weight(position)}\npriority = {self.priority(position)}"
             )
             parts += [self._pool(name, number) for number in range(self.pools_each)]
         return "\n".join(parts)

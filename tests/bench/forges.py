@@ -1,12 +1,14 @@
 """Using the limiting forge from a benchmark."""
 
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import msgspec
 
-from tests.bench.fleet import Fleet
+from tests.bench.fleet import TOKEN, Fleet
 from tests.bench.limiting_forge import Counted, Forge
 from tests.bench.processes import Processes, answers, free_port, python
 
@@ -21,6 +23,21 @@ class RunningForge:
         if not self._counted_file.exists():
             return Counted()
         return msgspec.json.decode(self._counted_file.read_bytes(), type=Counted)
+
+
+async def runners(url: str, repository: str, token: str = TOKEN) -> list[str]:
+    """The names of those that are registered (GitHub REST, list self-hosted runners: at most 100 a page)."""
+    names: list[str] = []
+    async with aiohttp.ClientSession(url, headers={"Authorization": f"Bearer {token}"}) as session:
+        for page in itertools.count(1):
+            query = {"per_page": "100", "page": str(page)}
+            async with session.get(f"/repos/{repository}/actions/runners", params=query) as answer:
+                answer.raise_for_status()
+                listed = await answer.json()
+            names += [one["name"] for one in listed["runners"]]
+            if not listed["runners"] or len(names) >= listed["total_count"]:
+                break
+    return names
 
 
 @asynccontextmanager

@@ -17,6 +17,7 @@ class Result(msgspec.Struct, frozen=True):
     goal: float | None = None
     ok: bool | None = None
     sense: str = ""  # how the goal is meant, for people
+    exact: bool = False  # no machine is too slow for it: a miss is a failure, whatever was asked for
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -34,6 +35,8 @@ class Benchmark(NamedTuple):
     run: Callable[[Path], Coroutine[Any, Any, list[Result]]]
     """Gets an empty folder on a real disk. Raises when it could not measure; a missed goal is a result."""
     longest_seconds: float = 180
+    parts: tuple[str, ...] = ()
+    """What `tools/setup` installs for it, beside what all need."""
 
 
 class BenchmarkFailed(Exception):
@@ -50,6 +53,11 @@ def at_least(name: str, value: float, unit: str, goal: float) -> Result:
 
 def at_most(name: str, value: float, unit: str, goal: float) -> Result:
     return Result(name, _rounded(value), unit, goal, value <= goal, "≤")
+
+
+def none_of(name: str, value: float, unit: str) -> Result:
+    """What must not be, on any machine."""
+    return Result(name, value, unit, 0, value == 0, "=", exact=True)
 
 
 def percentile(values: Sequence[float], percent: int) -> float:

@@ -37,6 +37,11 @@ class Show:
     def missed(self) -> bool:
         return any(result.ok is False for result in self._results)
 
+    @property
+    def wrong(self) -> list[str]:
+        """Counts that must be exact and are not."""
+        return [result.name for result in self._results if result.exact and not result.ok]
+
     def end(self) -> None:
         if self._json or not self._results:
             return

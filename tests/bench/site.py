@@ -25,8 +25,13 @@ _COORDINATOR: Final = "coordinator"
 class Site:
     """A coordinator in a folder. It may be stopped, killed and started again."""
 
-    def __init__(self, folder: Path, processes: Processes, database_url: str = "", more: str = "") -> None:
-        """`database_url`: a PostgreSQL database; empty: SQLite in the folder. `more`: tables for the configuration."""
+    def __init__(
+        self, folder: Path, processes: Processes, database_url: str = "", more: str = "", sweep_seconds: float = 0.0
+    ) -> None:
+        """`database_url`: a PostgreSQL database; empty: SQLite in the folder. `more`: tables for the configuration.
+        `sweep_seconds`: how often everything is read anew; 0: as ever.
+        """
+        self._sweep_seconds = sweep_seconds
         self._processes = processes
         self._config = folder / "coordinator.toml"
         self.data = folder / "coordinator"
@@ -46,7 +51,10 @@ class Site:
 
     async def start(self) -> None:
         self._config.write_text(self._toml())
-        command = [program("hostler-coordinator"), "--config", str(self._config)]
+        command = [program("hostler-coordinator")]
+        if self._sweep_seconds:
+            command = [*python("tests.bench.sweeping"), str(self._sweep_seconds)]
+        command += ["--config", str(self._config)]
         ports = (self.http_port, self.runner_port, self.grpc_port)
         self.pid = await self._processes.start(_COORDINATOR, command, lambda: all(map(answers, ports)))
 
@@ -87,11 +95,11 @@ url = "{self._database_url}"
 
 
 @asynccontextmanager
-async def site(folder: Path, fleet: Fleet, more: str = "") -> AsyncIterator[Site]:
+async def site(folder: Path, fleet: Fleet, more: str = "", sweep_seconds: float = 0.0) -> AsyncIterator[Site]:
     """A coordinator that knows the fleet; `more`: tables for its configuration."""
     await asyncio.to_thread(folder.mkdir, exist_ok=True)
     async with Processes(folder) as processes:
-        one = Site(folder, processes, more=more)
+        one = Site(folder, processes, more=more, sweep_seconds=sweep_seconds)
         await one.start()
         await one.declare(fleet)
         yield one

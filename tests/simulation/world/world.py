@@ -177,7 +177,8 @@ class World:
             self.log("coordinator", "starts")
             await self._live(life)
             self.parts = None
-            self.accident("kills")
+            if dies_at is not None and life.commits == dies_at[0]:  # the run's own end ends a life too
+                self.accident("kills")
             self.log("coordinator", f"is killed at commit {life.commits}")
             await life.bury()
             if self.loop.time() < self.scenario.faults.until and forgotten > 0:
@@ -261,12 +262,12 @@ class World:
                 return
 
     async def close(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.sleep(0)
         if self.life is not None:
             self.life.kill()
             await self.life.bury()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.sleep(0)
         self.rows.close()
 
 
