@@ -12,14 +12,16 @@ from coordinator.domain.job import Job
 from coordinator.domain.planner import plan, plan_on
 from coordinator.domain.planning.board import Board
 from coordinator.domain.world import Moment, Plan, World
-from tests.bench.planner_world import NOW, Size, extra_job, full, placed, waiting
-from tests.bench.results import BenchmarkFailed, Result, at_least, at_most, percentile
+from tests.bench.planner_world import NOW, Size, coming, extra_job, full, placed, waiting
+from tests.bench.results import BenchmarkFailed, Result, at_least, at_most, percentile, shown
 
 _FULL: Final = Size(hosts=10_000, pools=500, jobs=20_000)
 _SMALLEST_PART: Final = 64
 _LONGEST_SECONDS: Final = 3.0
 _REPEATS: Final = 3
 _ONE_MORE: Final = 300
+_STEP: Final = 100  # as many as the engine commits at once
+_STEPS: Final = 20
 
 
 async def run(_: Path) -> list[Result]:
@@ -31,11 +33,31 @@ async def run(_: Path) -> list[Result]:
     taken = [_place_one(board, extra_job(number, size)) * 1000 for number in range(_ONE_MORE)]
     scale = f"{size.jobs} jobs, {size.pools} pools, {size.hosts} hosts"
     part = f" (1/{_FULL.jobs // size.jobs} of full size)" if size != _FULL else ""
+    steps = _in_steps(world)
     return [
         at_least(f"planner, from scratch, {scale}{part}", size.jobs / seconds, "placements/s", 5_000),
         at_most(f"planner, one more job, {scale}{part}, p50", percentile(taken, 50), "ms", 2),
+        shown(
+            f"planner, {_STEPS} steps of {_STEP} jobs, {scale} waiting{part}",
+            _STEP / percentile(steps, 50),
+            "placements/s",
+        ),
         *_on_a_full_fleet(full(world, decided), size, f"{scale}{part}"),
     ]
+
+
+def _in_steps(world: World) -> list[float]:
+    """Seconds of each step in which the engine places a backlog, without its commit."""
+    board = Board.of(msgspec.structs.replace(world))
+    taken = []
+    for step in range(_STEPS):
+        began = time.perf_counter()
+        decided = plan_on(board, Moment(NOW), _STEP)
+        for number, create in enumerate(decided.creates):
+            board.put_instance(coming(step * _STEP + number, create))
+        taken.append(time.perf_counter() - began)
+        _check(decided, _STEP)
+    return taken
 
 
 def _on_a_full_fleet(world: World, size: Size, scale: str) -> list[Result]:

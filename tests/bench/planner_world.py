@@ -11,7 +11,7 @@ from coordinator.domain.fleet import Flavor, Host, Pool
 from coordinator.domain.instance import Instance, RunnerStatus, Status
 from coordinator.domain.job import Job, JobKey, JobStatus
 from coordinator.domain.resources import Resources
-from coordinator.domain.world import Plan, World
+from coordinator.domain.world import Create, Plan, World
 
 NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
 _DRIVER: Final = "libvirt"
@@ -52,6 +52,13 @@ def full(world: World, decided: Plan) -> World:
         used[instance.host] += instance.resources
     hosts = tuple(msgspec.structs.replace(host, capacity=used[host.name]) for host in world.hosts)
     return msgspec.structs.replace(busy, hosts=hosts, jobs=world.jobs)
+
+
+def coming(number: int, create: Create) -> Instance:
+    """What a plan's create becomes when it is committed."""
+    made = _instance(number, create.pool, create.host)
+    pending = {"status": Status.PENDING_CREATE, "runner_status": RunnerStatus.PENDING}
+    return msgspec.structs.replace(made, job_id="", for_job=create.for_job, **pending)
 
 
 def extra_job(number: int, size: Size) -> Job:

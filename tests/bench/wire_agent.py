@@ -62,6 +62,11 @@ class WireAgent:
         async with asyncio.timeout(_COMMAND_SECONDS):
             return await self._creates.get()
 
+    @property
+    def creates_waiting(self) -> int:
+        """That have arrived and were not asked for."""
+        return self._creates.qsize()
+
     async def next_delete(self) -> pb.DeleteInstance:
         async with asyncio.timeout(_COMMAND_SECONDS):
             return await self._deletes.get()
