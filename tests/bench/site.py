@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +14,7 @@ import grpc
 from protos.hostler.v1 import admin_pb2 as pb
 from protos.hostler.v1.admin_pb2_grpc import AdminStub
 from tests.bench.fleet import TOKEN, Fleet
-from tests.bench.processes import Processes, answers, free_port, program, python
+from tests.bench.processes import Processes, answers, free_port, python
 
 if TYPE_CHECKING:
     from protos.hostler.v1.admin_pb2_grpc import AdminAsyncStub
@@ -25,13 +27,8 @@ _COORDINATOR: Final = "coordinator"
 class Site:
     """A coordinator in a folder. It may be stopped, killed and started again."""
 
-    def __init__(
-        self, folder: Path, processes: Processes, database_url: str = "", more: str = "", sweep_seconds: float = 0.0
-    ) -> None:
-        """`database_url`: a PostgreSQL database; empty: SQLite in the folder. `more`: tables for the configuration.
-        `sweep_seconds`: how often everything is read anew; 0: as ever.
-        """
-        self._sweep_seconds = sweep_seconds
+    def __init__(self, folder: Path, processes: Processes, database_url: str = "", more: str = "") -> None:
+        """`database_url`: a PostgreSQL database; empty: SQLite in the folder. `more`: tables for the configuration."""
         self._processes = processes
         self._config = folder / "coordinator.toml"
         self.data = folder / "coordinator"
@@ -51,10 +48,7 @@ class Site:
 
     async def start(self) -> None:
         self._config.write_text(self._toml())
-        command = [program("hostler-coordinator")]
-        if self._sweep_seconds:
-            command = [*python("tests.bench.sweeping"), str(self._sweep_seconds)]
-        command += ["--config", str(self._config)]
+        command = [*python("tests.bench.sweeping"), "--config", str(self._config)]
         ports = (self.http_port, self.runner_port, self.grpc_port)
         self.pid = await self._processes.start(_COORDINATOR, command, lambda: all(map(answers, ports)))
 
@@ -63,6 +57,10 @@ class Site:
 
     async def kill(self) -> None:
         await self._processes.kill(_COORDINATOR)
+
+    def sweep(self) -> None:
+        """Let it read everything anew, as it does every five minutes."""
+        os.kill(self.pid, signal.SIGUSR1)
 
     def check(self) -> None:
         self._processes.check(_COORDINATOR)
@@ -95,11 +93,11 @@ url = "{self._database_url}"
 
 
 @asynccontextmanager
-async def site(folder: Path, fleet: Fleet, more: str = "", sweep_seconds: float = 0.0) -> AsyncIterator[Site]:
+async def site(folder: Path, fleet: Fleet, more: str = "") -> AsyncIterator[Site]:
     """A coordinator that knows the fleet; `more`: tables for its configuration."""
     await asyncio.to_thread(folder.mkdir, exist_ok=True)
     async with Processes(folder) as processes:
-        one = Site(folder, processes, more=more, sweep_seconds=sweep_seconds)
+        one = Site(folder, processes, more=more)
         await one.start()
         await one.declare(fleet)
         yield one
