@@ -75,6 +75,7 @@ class ForgeModel:
         self.runners: dict[int, Runner] = {}
         self.registrations: dict[str, list[float]] = {}  # by credentials: when runners were asked for
         self.forgetful = scenario.faults.kills > 0  # whoever calls may be killed and not know that it called
+        self.asked_at: dict[str, tuple[list[float], float]] = {}  # by runner's name: the calls it is one of, and when
         self.budget_left = 1.0
         self._numbers = 0
         self._credentials = {one.name: one.credentials for one in scenario.repositories}
@@ -102,6 +103,12 @@ class ForgeModel:
         runner = self.runners[self._numbers] = Runner(self._numbers, name, entity, labels_)
         self._log(f"runner {name} registered as {runner.id}")
         return runner
+
+    def forget_registration(self, name: str) -> None:
+        """Nobody can know of it any more, so nobody can count it."""
+        calls, asked_at = self.asked_at.get(name, ([], 0.0))
+        if asked_at in calls:
+            calls.remove(asked_at)
 
     def remove(self, runner: Runner) -> None:
         """Deregister it, as was asked."""
@@ -196,6 +203,7 @@ class SimForge:
         runner = self._model.register(name, self._entity, labels)
         if self._model.forgetful:
             calls.append(asked_at)
+            self._model.asked_at[name] = (calls, asked_at)
         await self._answer(lost)
         content = str(runner.id).encode()
         return RunnerConfiguration(

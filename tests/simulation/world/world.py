@@ -188,6 +188,7 @@ class World:
                     self.accident("forgotten")
                     self.log("database", f"has forgotten {row.name}")
                     self.rules.forget(row)
+                    self.forge.forget_registration(row.name)
             await asyncio.sleep(self._chance.uniform(0.5, 30))
 
     async def _live(self, life: Life) -> None:
