@@ -33,7 +33,7 @@ from tests.simulation.world.scenario import (
 from tests.simulation.world.world import Result, run
 
 SEEDS = 300
-LEAST_OF_EACH = 20
+LEAST_OF_EACH = 10
 ACCIDENTS = (
     {*Faults.__struct_fields__, "cuts, silent", *(f"forge {one}" for one in FORGE_FAULTS)}
     | {f"cloud {one}" for one in CLOUD_FAULTS}
