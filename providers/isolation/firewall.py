@@ -22,6 +22,7 @@ class Firewall:
         self.network = network
         self._apply = apply
         self._guests: dict[str, Guest] = {}
+        self._owed: set[str] = set()  # admitted no longer, but their rules may be in force still
         self._wanted = 0  # counts changes of the guests
         self._in_force = 0
         self._state = threading.Lock()
@@ -60,9 +61,10 @@ class Firewall:
             IsolationFailed: its rules may still be there; the next change takes them away, or the next try of this.
         """
         with self._state:
-            known = self._guests.pop(instance_id, None)
-            owed = self._in_force < self._wanted  # by a change that failed, which may have been this one
-        if known is not None or owed:
+            if self._guests.pop(instance_id, None) is not None:
+                self._owed.add(instance_id)
+            owed = instance_id in self._owed
+        if owed:
             self.restore()
 
     def restore(self) -> None:
@@ -79,9 +81,11 @@ class Firewall:
                 return  # somebody who came later has carried it out as well
             bridge.check(self.network)
             with self._state:
-                version, guests = self._wanted, list(self._guests.values())
+                version, guests, settled = self._wanted, list(self._guests.values()), set(self._owed)
             self._apply(rules.document(self.network, guests), self._note)
             self._in_force = version
+            with self._state:
+                self._owed -= settled
 
     def remove(self) -> None:
         """Take all rules of the network away: only for one whose bridge is gone.

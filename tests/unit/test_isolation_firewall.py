@@ -72,6 +72,18 @@ def test_who_is_forgotten_a_second_time_because_it_failed_is_gone_for_certain() 
     assert len(nft.applied) == 2  # the kernel is asked for nothing that is so already
 
 
+def test_who_was_never_admitted_is_forgotten_though_nft_refuses_everything() -> None:
+    """Rules are changed wholly or not at all: a create that is undone waits for nothing."""
+    nft = Nft()
+    firewall = Firewall(NETWORK, nft)
+    firewall.hold({"b": guest(3)})
+    nft.broken = True
+    with pytest.raises(IsolationFailed):
+        firewall.admit("a", guest(2))
+    firewall.forget("a")
+    assert len(nft.applied) == 1
+
+
 @pytest.mark.parametrize(
     "error", [OSError(errno.EAGAIN, "no process is left"), OSError(errno.EMFILE, "no file is left")]
 )
