@@ -35,7 +35,8 @@ from providers.contract import HostProvider, Resources
 from providers.images.store import ImageStore
 
 _DELETE_RETRY: Final = Backoff(first_seconds=1.0, most_seconds=60.0)
-_CREATES_AT_ONCE: Final = max(4, len(os.sched_getaffinity(0)))
+# More than processors: for half of its time a create waits, for the disk, the kernel, a new QEMU.
+_CREATES_AT_ONCE: Final = max(10, 2 * len(os.sched_getaffinity(0)))
 _CLOSE_SECONDS: Final = 5.0
 _LOCK: Final = "agent.lock"
 

@@ -5,7 +5,7 @@ Element names and defaults: libvirt's domain XML format (formatdomain).
 
 import platform
 import re
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import Final
 from xml.etree import ElementTree as ET
@@ -145,19 +145,42 @@ def _devices(plan: DomainPlan) -> ET.Element:
     devices = element(
         "devices",
         None,
-        _disk(plan.disk, "vda", "qcow2", _base(plan)),
-        _disk(plan.seed, "vdb", "raw"),
+        _disk(plan.disk, "vda", "qcow2", _Slot.DISK, _base(plan)),
+        _disk(plan.seed, "vdb", "raw", _Slot.SEED),
         _interface(plan),
         element("serial", {"type": "file"}, element("source", {"path": str(plan.console), "append": "off"})),
         element("controller", {"type": "usb", "model": "none"}),
-        element("rng", {"model": "virtio"}, element("backend", {"model": "random"}, text="/dev/urandom")),
-        element("memballoon", {"model": "virtio"}, element("stats", {"period": str(BALLOON_SECONDS)})),
+        element(
+            "rng", {"model": _VIRTIO}, element("backend", {"model": "random"}, text="/dev/urandom"), _at(_Slot.RNG)
+        ),
+        element(
+            "memballoon", {"model": _VIRTIO}, element("stats", {"period": str(BALLOON_SECONDS)}), _at(_Slot.BALLOON)
+        ),
     )
     devices.extend(map(_passed, plan.functions))
     if plan.arch is Arch.AMD64:
         # Lets a kernel panic end the machine; the ISA model exists on x86 only.
         devices.append(element("panic", {"model": "isa"}))
     return devices
+
+
+# What a virtio device on the root bus would be besides, for guests of before 2016: a second interface to attack.
+_VIRTIO: Final = "virtio-non-transitional"
+
+
+class _Slot(IntEnum):
+    """Of the root bus, in the order in which guests find them; 1 is left to libvirt, for what it adds by itself."""
+
+    DISK = 2
+    SEED = 3
+    NETWORK = 4
+    RNG = 5
+    BALLOON = 6
+
+
+def _at(slot: _Slot) -> ET.Element:
+    """Nothing is ever plugged in or out, so no device needs a port of its own: each would cost a start 2 ms."""
+    return element("address", {"type": "pci", "bus": "0x00", "slot": f"{slot:#04x}"})
 
 
 _ADDRESS: Final = ("domain", "bus", "slot", "function")
@@ -188,7 +211,7 @@ def _base(plan: DomainPlan) -> ET.Element:
     )
 
 
-def _disk(path: Path, target: str, image_format: str, base: ET.Element | None = None) -> ET.Element:
+def _disk(path: Path, target: str, image_format: str, slot: "_Slot", base: ET.Element | None = None) -> ET.Element:
     """Without a base: read-only."""
     driver = {"name": "qemu", "type": image_format}
     if base is not None:
@@ -197,7 +220,7 @@ def _disk(path: Path, target: str, image_format: str, base: ET.Element | None = 
         driver |= {"cache": "unsafe", "discard": "unmap", "error_policy": "report"}
     disk = element(
         "disk",
-        {"type": "file", "device": "disk"},
+        {"type": "file", "device": "disk", "model": _VIRTIO},
         element("driver", driver),
         element("source", {"file": str(path)}),
     )
@@ -206,6 +229,7 @@ def _disk(path: Path, target: str, image_format: str, base: ET.Element | None = 
     disk.append(element("target", {"dev": target, "bus": "virtio"}))
     if base is None:
         disk.append(element("readonly"))
+    disk.append(_at(slot))
     return disk
 
 
@@ -216,7 +240,8 @@ def _interface(plan: DomainPlan) -> ET.Element:
         element("mac", {"address": plan.mac}),
         element("source", {"network": plan.network}),
         element("target", {"dev": plan.port}),
-        element("model", {"type": "virtio"}),
+        element("model", {"type": _VIRTIO}),
         element("rom", {"enabled": "no"}),  # no network boot: one second less, and nothing else to boot from
         element("port", {"isolated": "yes"}),
+        _at(_Slot.NETWORK),
     )

@@ -15,7 +15,7 @@ from providers.contract import ImageUnavailable, InstanceSpec, Machine, MachineS
 from providers.isolation import Firewall, Guest, guest_of, port_name, runner_api
 from providers.libvirt import domains
 from providers.libvirt.disk import Base, Images, Overlays
-from providers.libvirt.domain import Acceleration, DomainPlan, Tag, domain_xml, is_host_arch
+from providers.libvirt.domain import Acceleration, DomainPlan, Tag, is_host_arch
 from providers.libvirt.settings import LibvirtSettings
 from providers.libvirt.store import Folder, Record, Store
 from providers.pci import HostDevices
@@ -45,6 +45,7 @@ class Machines:
         self._firewall = firewall
         self._acceleration = acceleration
         self._devices = devices
+        self._starter = domains.Starter()
         self.unfinished: set[str] = set()  # failed creates whose traces could not be removed yet
 
     def create(self, conn: libvirt.virConnect, spec: InstanceSpec, report: Report) -> Machine:
@@ -67,7 +68,7 @@ class Machines:
             record = self._store.reached(record, Phase.DISK)
             report(Phase.DISK)
             self._firewall.admit(spec.instance_id, _guest(self._settings, record))
-            domains.start(conn, domain_xml(self._plan(record, base)))
+            self._starter.start(conn, self._plan(record, base))
             record = self._store.reached(record, Phase.STARTED)
             report(Phase.STARTED)
         return _machine(record, MachineState.RUNNING)

@@ -15,6 +15,7 @@ from providers.addresses import mac_address
 from providers.contract import ProviderError
 from providers.isolation import Firewall, nft, port_name
 from providers.libvirt import domains
+from providers.libvirt.domain import DomainPlan
 from providers.libvirt.store import Store
 from tests.demo.configs import pool_toml
 from tests.demo.farm import REPOSITORY
@@ -196,14 +197,14 @@ async def test_rules_are_there_before_a_machine_starts_and_gone_with_it(
     provider = await open_provider()
     before = rules()
     at_start: list[list[str]] = []
-    start = domains.start
+    start = domains.Starter.start
 
-    def started(conn: Any, xml: str) -> None:
+    def started(starter: domains.Starter, conn: Any, plan: DomainPlan) -> None:
         at_start.append(senders())
         assert not Path("/sys/class/net", *at_start[-1]).exists()
-        start(conn, xml)
+        start(starter, conn, plan)
 
-    monkeypatch.setattr(domains, "start", started)
+    monkeypatch.setattr(domains.Starter, "start", started)
     wanted = spec()
     await provider.create(wanted, lambda _: None)
     (record,) = Store(tmp_path / "instances").records()

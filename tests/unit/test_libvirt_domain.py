@@ -1,7 +1,9 @@
 """The XML of machines and of their network."""
 
+from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import cast
 from xml.etree import ElementTree as ET
 
 import libvirt
@@ -92,22 +94,79 @@ def test_each_function_of_a_hosts_device_is_passed_through_and_given_back() -> N
     ]
 
 
-def test_libvirt_takes_the_devices_by_its_schema_and_tells_what_runs_with_which() -> None:
-    """By its test driver, which needs no hardware and knows no KVM."""
-    functions = ("0000:65:00.0", "0001:0a:1f.7")
-    root = domain(functions=functions)
+def started_in_a_trial(conn: libvirt.virConnect, root: ET.Element) -> libvirt.virDomain:
+    """By libvirt's test driver, which needs no hardware and knows neither KVM nor our network; by the real schema."""
     root.set("type", "test")
     kind = root.find("os/type")
+    network = root.find("devices/interface/source")
     assert kind is not None
+    assert network is not None
     kind.attrib.clear()
+    network.set("network", "default")
+    return conn.createXML(ET.tostring(root, encoding="unicode"), libvirt.VIR_DOMAIN_START_VALIDATE)
+
+
+@pytest.fixture
+def trial() -> Iterator[libvirt.virConnect]:
     conn = libvirt.open("test:///default")
-    try:
-        running = conn.createXML(ET.tostring(root, encoding="unicode"), libvirt.VIR_DOMAIN_START_VALIDATE)
-        assert domains.functions(conn) == set(functions)
-        running.destroy()
-        assert domains.functions(conn) == set()
-    finally:
-        conn.close()
+    yield conn
+    conn.close()
+
+
+def test_libvirt_takes_the_devices_by_its_schema_and_tells_what_runs_with_which(trial: libvirt.virConnect) -> None:
+    functions = ("0000:65:00.0", "0001:0a:1f.7")
+    running = started_in_a_trial(trial, domain(functions=functions))
+    assert domains.functions(trial) == set(functions)
+    running.destroy()
+    assert domains.functions(trial) == set()
+
+
+@pytest.mark.parametrize("arch", Arch)
+@pytest.mark.parametrize("acceleration", Acceleration)
+def test_libvirts_schema_knows_all_that_we_say(
+    trial: libvirt.virConnect, arch: Arch, acceleration: Acceleration
+) -> None:
+    """A libvirt passes over what it does not know, unless it is told to look: a wall would be missing in silence."""
+    started_in_a_trial(trial, domain(arch=arch, acceleration=acceleration))
+    wrong = domain(arch=arch, acceleration=acceleration)
+    port = wrong.find("devices/interface/port")
+    assert port is not None
+    port.set("isolatd", port.attrib.pop("isolated"))
+    with pytest.raises(libvirt.libvirtError, match="schema"):
+        started_in_a_trial(trial, wrong)
+
+
+def test_the_first_machine_of_a_kind_is_held_to_the_schema_and_the_next_save_the_time() -> None:
+    flags: list[int] = []
+
+    class Connection:
+        def createXML(self, _xml: str, flag: int) -> None:  # noqa: N802 - libvirt's name
+            if "refused" in _xml:
+                raise libvirt.libvirtError("refused")
+            flags.append(flag)
+
+    starter, conn = domains.Starter(), cast("libvirt.virConnect", Connection())
+    with pytest.raises(libvirt.libvirtError):
+        starter.start(conn, msgspec.structs.replace(PLAN, name="refused"))
+    other = msgspec.structs.replace(PLAN, name="another", resources=Resources(vcpus=1, memory_mib=64, disk_gib=1))
+    arm64, passing = (
+        msgspec.structs.replace(PLAN, **change) for change in ({"arch": Arch.ARM64}, {"functions": ("0000:65:00.0",)})
+    )
+    for plan in (PLAN, other, arm64, PLAN, passing, arm64):
+        starter.start(conn, plan)
+    checked = libvirt.VIR_DOMAIN_START_VALIDATE
+    assert flags == [checked, 0, checked, 0, checked, 0]
+
+
+def test_devices_lie_on_the_root_bus_without_the_interface_of_old() -> None:
+    devices = domain().find("devices")
+    assert devices is not None
+    virtio = [one for one in devices if one.tag in {"disk", "interface", "rng", "memballoon"}]
+    assert len(virtio) == 5
+    models = [one.get("model") or attribute(one, "model", "type") for one in virtio]
+    assert models == ["virtio-non-transitional"] * 5
+    slots = [(attribute(one, "address", "bus"), attribute(one, "address", "slot")) for one in virtio]
+    assert slots == [("0x00", f"0x0{slot}") for slot in range(2, 7)]
 
 
 def test_what_a_domain_has_is_read_whoever_wrote_it() -> None:
