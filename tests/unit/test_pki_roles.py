@@ -12,7 +12,7 @@ NEEDED = {
     Role.OPERATOR: {"GetConsole", "CheckProvider", "PrefetchImages", "CordonHost", "DrainHost", "UncordonHost"},
     Role.ADMIN: {
         "Apply", "RemoveImage", "RemoveHost", "InviteHost", "RevokeHost", "MakeToken", "ListTokens", "RevokeToken",
-        "ListAudit", "VerifyAudit",
+        "ListAudit", "VerifyAudit", "Export",
     },
 }  # fmt: skip
 

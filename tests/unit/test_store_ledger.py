@@ -13,6 +13,7 @@ from coordinator.domain.changes import Step
 from coordinator.domain.instance import RunnerStatus, Status
 from coordinator.domain.job import Job, JobStatus
 from coordinator.store.batch import Batcher
+from coordinator.store.ledger import EntityGone
 from coordinator.store.schema import timeline
 from tests.samples.store import TWIN, Sample, open_bare, open_sample
 
@@ -77,7 +78,7 @@ async def test_an_event_that_cannot_be_written_takes_no_other_with_it(sample: Sa
     # The first is under way while the others gather.
     results = await asyncio.gather(*(sample.store.ledger.record(e) for e in events), return_exceptions=True)
     assert [isinstance(result, Job) for result in results] == [True] * 4 + [False]
-    assert isinstance(results[4], sa.exc.IntegrityError)
+    assert isinstance(results[4], EntityGone)
     assert len(await sample.store.history.jobs(completed=True)) == 4
     assert (await sample.queue(6)).status is JobStatus.QUEUED
 
