@@ -86,8 +86,8 @@ for file in "$private"/files/.[!.]*; do
 done
 as_root install -m 0644 "$private/unit" /etc/systemd/system/hostler-runner.service
 rm -rf "$private"
-# systemd starts nothing from a home directory where SELinux watches.
-if [ -e /sys/fs/selinux/enforce ]; then as_root chcon -R -t bin_t "$folder"; fi
+# systemd starts nothing from a home directory where SELinux enforces its policy. Kernels may have SELinux without one.
+if [ "$(cat /sys/fs/selinux/enforce 2>/dev/null)" = 1 ]; then as_root chcon -R -t bin_t "$folder"; fi
 as_root systemctl daemon-reload
 
 # Before the runner starts, so that no job ever runs beside a token that still opens something.
