@@ -35,7 +35,6 @@ class Board:
         self.now = datetime.min.replace(tzinfo=UTC)
         self.images: Catalogue = {}
         self.pools: dict[str, Pool] = {}
-        self.kinds: dict[str, Kind] = {}  # by pool
         self.entities: dict[str, Entity] = {}
         self.hosts: dict[str, Host] = {}
         self.host_names: list[str] = []  # in order
@@ -105,7 +104,6 @@ class Board:
         if old == pool:
             return
         self.pools[pool.id] = pool
-        self.kinds[pool.id] = Kind.of(pool)
         self.agenda.reopen(pool.entity_id)
         if old is not None:
             self.agenda.reopen(old.entity_id)

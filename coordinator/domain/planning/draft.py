@@ -98,7 +98,7 @@ class Draft:
             return refused
         if pool.provider in self.board.clouds:
             return self._in_cloud(pool)
-        kind = self.board.kinds[pool.id]
+        kind = Kind.of(pool)
         # Room only shrinks while a plan grows: where there was none, there is none.
         alike = (kind, pool.entity_id if self.board.neighbours.shy else "", pool.share_hosts)
         full = self._full.get(alike)
