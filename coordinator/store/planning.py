@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coordinator.domain.changes import Step
-from coordinator.domain.fleet import Admission, Host
+from coordinator.domain.fleet import Admission, Host, Pool
 from coordinator.domain.images import Held
 from coordinator.domain.instance import BOOTING, COMING, Instance, RunnerStatus, Status
 from coordinator.domain.job import Job, JobStatus
@@ -63,8 +64,7 @@ class Planning:
             if changes.catalog:
                 for row in await connection.execute(sa.select(entities)):
                     board.put_entity(to_entity(row))
-                for row in await connection.execute(POOL_QUERY):
-                    board.put_pool(to_pool(row))
+                _put_pools(board, [to_pool(row) for row in await connection.execute(POOL_QUERY)])
                 board.put_images(await images.catalogue(connection))
             gone = set(changes.hosts)
             for part in in_parts(sorted(changes.hosts)):
@@ -184,6 +184,14 @@ def _put_jobs(board: Board, changed: Iterable[Job]) -> None:
             board.put_job(job)
         else:
             board.drop_job(job.id)
+
+
+def _put_pools(board: Board, declared: Sequence[Pool]) -> None:
+    for pool in declared:
+        board.put_pool(pool)
+    # A board forgets none: until everything is read anew, what was removed makes no machine.
+    for gone in board.pools.keys() - {pool.id for pool in declared}:
+        board.put_pool(msgspec.structs.replace(board.pools[gone], enabled=False, min_idle=0))
 
 
 def _place(instance: Instance) -> str:

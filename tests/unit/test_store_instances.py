@@ -16,6 +16,7 @@ from coordinator.domain.planner import plan, plan_on
 from coordinator.domain.planning.board import Board
 from coordinator.domain.world import Create, Moment, Plan, Policy
 from coordinator.store.changed import Changes
+from coordinator.store.edits import POOL
 from coordinator.store.instances import AlreadyTakenError, PhaseFact
 from coordinator.store.lease import LeaseLost
 from coordinator.store.schema import instances
@@ -238,6 +239,17 @@ async def test_a_planner_that_is_out_of_step_is_put_right_by_what_it_plans_in_va
     assert decided.creates == ()
     assert len(board.instances) == 3
     assert "pruned" not in board.waiting
+
+
+async def test_a_removed_pool_makes_no_machine_though_the_board_still_knows_it(sample: Sample) -> None:
+    await sample.queue(1)
+    board = Board.of(await sample.store.planning.world({}))
+    assert len(plan_on(board, Moment(sample.clock())).creates) == 1
+    await sample.store.edits.remove(POOL, sample.pool.id)
+    changes = sample.store.feed.take()
+    assert changes.everything
+    await sample.store.planning.tell(board, changes)
+    assert plan_on(board, Moment(sample.clock())).creates == ()
 
 
 async def test_a_create_whose_pool_is_full_or_disabled_is_left_out(sample: Sample) -> None:
