@@ -165,7 +165,7 @@ class _Parts:
         sessions = Sessions(keys_of[Purpose.ADMIN], keys_of[Purpose.METRICS], clock, _new_id)
         accounts = Accounts(store, sessions, time.monotonic)
         said = Where(config.http.public_url, where.metadata, where.callback, tuple(clouds))
-        self.public = app.public(webhooks, api.router(store, accounts, said, registrar.may_go))
+        self.public = app.public(webhooks, api.router(store, accounts, said, registrar.may_go, forges.hooks_of))
         self.for_machines = app.for_machines(RunnerApi(store, forges, tokens, where, self.waiting))
 
     def services(self, ca: Authority) -> doors.Services:

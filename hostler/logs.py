@@ -5,6 +5,8 @@ import sys
 
 import structlog
 
+from hostler import logtap
+
 
 def configure(level: str = "info", *, json: bool | None = None) -> None:
     """Set up logging once per process. `json=None`: JSON unless standard error is a terminal."""
@@ -19,6 +21,7 @@ def configure(level: str = "info", *, json: bool | None = None) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        logtap.tap,
     ]
     structlog.configure(
         processors=[*shared, structlog.processors.format_exc_info, renderer],

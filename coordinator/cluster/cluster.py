@@ -151,7 +151,7 @@ class Cluster:
             self._revoked = True
             self._wake.set()
         if changes.to_plan:
-            self._store.feed.changed(changes)
+            self._store.feed.committed(changes)
 
     def _missed(self) -> None:
         self._hear(Told("", Changes(everything=True), lease=True))

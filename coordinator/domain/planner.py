@@ -38,7 +38,10 @@ def _why_held(job: Job, until: datetime) -> str:
     again = f"{until:%H:%M:%S} UTC"
     if job.tries >= tries.MOST:
         return f"{job.tries} machines made for it came to nothing; the next try is at {again}; the last: {job.fault}"
-    return f"a runner that may have run it has just ended; without word of the forge it gets another at {again}"
+    return (
+        f"no machine is made for it before {again}: a runner that may have run it has just ended, "
+        "or new jobs are made to wait (minimum_job_age_backoff)"
+    )
 
 
 def plan_on(board: Board, moment: Moment, most: int | None = None) -> Plan:

@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from coordinator.domain.job import Job
+from coordinator.domain.job import Job, JobStatus
 
 MOST: Final = 5
 REST: Final = timedelta(minutes=30)
@@ -27,6 +27,11 @@ def forgiven(job: Job) -> Job:
     A job that waits for the forge's word goes on waiting.
     """
     return msgspec.structs.replace(job, tries=0, fault="", retry_at=None if job.tries >= MOST else job.retry_at)
+
+
+def not_before(job: Job, age: timedelta) -> Job:
+    """A new job that is to wait until it is that old."""
+    return msgspec.structs.replace(job, retry_at=job.queued_at + age) if job.status is JobStatus.QUEUED else job
 
 
 def may_have_run(job: Job, now: datetime) -> Job:

@@ -82,6 +82,16 @@ class ForgeJob(msgspec.Struct, frozen=True):
     html_url: str | None = None
 
 
+class Webhook(msgspec.Struct, frozen=True):
+    """One that a forge sends."""
+
+    id: int
+    url: str
+    active: bool
+    events: list[str]
+    insecure_ssl: bool
+
+
 class OpenRuns(msgspec.Struct, frozen=True):
     """Workflow runs that have not ended; any may have jobs that wait.
 
@@ -131,4 +141,22 @@ class Forge(Protocol):
 
     async def tools(self) -> list[Tool]:
         """Downloads of the runner program."""
+        ...
+
+
+class Hooks(Protocol):
+    """The webhooks of one entity at one forge. Every method raises ForgeUnavailable or ForgeRefused."""
+
+    async def webhooks(self) -> list[Webhook]: ...
+
+    async def install_webhook(self, url: str, secret: str, *, insecure_ssl: bool) -> Webhook:
+        """One that tells of jobs.
+
+        Args:
+            insecure_ssl: the forge is not to look at our certificate.
+        """
+        ...
+
+    async def remove_webhook(self, webhook_id: int) -> None:
+        """One that is not there is fine."""
         ...

@@ -7,7 +7,7 @@ from typing import Final
 
 import aiohttp
 
-from coordinator.forges.contract import Forge, ForgeRefused
+from coordinator.forges.contract import Forge, ForgeRefused, Hooks
 from coordinator.forges.github import GitHub
 from coordinator.forges.kept import KeptAnswers
 from coordinator.forges.usable import unusable
@@ -36,6 +36,13 @@ class Forges:
         Raises:
             ForgeRefused: no client can speak for it.
         """
+        return await self._client(entity_id)
+
+    async def hooks_of(self, entity_id: str) -> Hooks:
+        """As `of`, for its webhooks."""
+        return await self._client(entity_id)
+
+    async def _client(self, entity_id: str) -> GitHub:
         access = await self._catalog.forge_access(entity_id)
         reason = unusable(access.endpoint, access.entity, access.auth)
         if reason:

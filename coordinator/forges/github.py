@@ -25,6 +25,7 @@ from coordinator.forges.contract import (
     RunnerBusy,
     RunnerConfiguration,
     RunnerExists,
+    Webhook,
 )
 from coordinator.forges.kept import Answer, KeptAnswers
 from coordinator.store.catalog import ForgeAccess
@@ -32,6 +33,9 @@ from providers.exec.spec import Tool
 
 PERMISSIONS: Final = "'Administration: read and write' and 'Actions: read'"
 """Of a fine-grained token or an App: the first for runners; the second to be told of a job that no webhook told of."""
+
+HOOK_PERMISSIONS: Final = "'Webhooks: read and write'"
+"""Besides, where webhooks are to be installed for people."""
 
 _DEFAULT_GROUP: Final = 1
 _WORK_FOLDER: Final = "_work"
@@ -63,6 +67,18 @@ class _Listed(msgspec.Struct, frozen=True):
 class _Page(msgspec.Struct, frozen=True):
     total_count: int
     runners: list[ForgeRunner]
+
+
+class _HookConfig(msgspec.Struct, frozen=True):
+    url: str = ""
+    insecure_ssl: str | int = "0"
+
+
+class _Hook(msgspec.Struct, frozen=True):
+    id: int
+    active: bool
+    events: list[str]
+    config: _HookConfig
 
 
 class _Runs(msgspec.Struct, frozen=True):
@@ -106,6 +122,7 @@ class GitHub:
         self._name = f"{access.endpoint.name} ({access.entity.full_name})"
         self._actions = f"/repos/{access.entity.owner}/{access.entity.name}/actions"
         self._path = f"{self._actions}/runners"
+        self._hooks = f"/repos/{access.entity.owner}/{access.entity.name}/hooks"
         self._slots = slots
         self._kept = kept
         self._base_url = access.endpoint.api_base_url.rstrip("/")
@@ -230,6 +247,34 @@ class GitHub:
                     raise RunnerBusy(f"{self._name}: runner {runner_id} has a job") from error
                 raise
 
+    async def webhooks(self) -> list[Webhook]:
+        """GitHub REST, list repository webhooks."""
+        found: list[Webhook] = []
+        url: str | None = f"{self._hooks}?per_page=100"
+        for _ in range(_MOST_PAGES):
+            if url is None:
+                break
+            async with self._asking("its webhooks"):
+                content, url = await self._api.page(self._own(url))
+                found += [_webhook(hook) for hook in msgspec.convert(content, list[_Hook])]
+        return found
+
+    async def install_webhook(self, url: str, secret: str, *, insecure_ssl: bool) -> Webhook:
+        """GitHub REST, create a repository webhook."""
+        config = {"url": url, "content_type": "json", "secret": secret, "insecure_ssl": "1" if insecure_ssl else "0"}
+        body = {"name": "web", "active": True, "events": ["workflow_job"], "config": config}
+        async with self._asking("a webhook"):
+            return _webhook(msgspec.convert(await self._api.post(self._hooks, data=body), _Hook))
+
+    async def remove_webhook(self, webhook_id: int) -> None:
+        """GitHub REST, delete a repository webhook: 204."""
+        async with self._asking(f"the removal of webhook {webhook_id}"):
+            try:
+                await self._api.delete(f"{self._hooks}/{webhook_id}")
+            except gidgethub.BadRequest as error:
+                if error.status_code != 404:
+                    raise
+
     async def tools(self) -> list[Tool]:
         async with self._asking("the runner downloads"):
             return msgspec.convert(await self._api.getitem(f"{self._path}/downloads"), list[Tool])
@@ -263,11 +308,20 @@ class GitHub:
             )
         hints = {
             401: "the token is wrong or expired: renew it and apply it again",
-            403: f"the token lacks a permission: on the repository it needs {PERMISSIONS}",
+            403: f"the token lacks a permission: on the repository it needs {_permissions(what)}",
             404: "check owner, name and api_base_url, and that the token may see the repository",
         }
         kind = _NotThere if status == http.HTTPStatus.NOT_FOUND else ForgeRefused
         return kind(f"{self._name}: HTTP {status} {error}, asked for {what}", hint=hints.get(status, ""))
+
+
+def _permissions(what: str) -> str:
+    return HOOK_PERMISSIONS if "webhook" in what else PERMISSIONS
+
+
+def _webhook(hook: _Hook) -> Webhook:
+    insecure = str(hook.config.insecure_ssl) == "1"
+    return Webhook(hook.id, hook.config.url, hook.active, hook.events, insecure)
 
 
 def _files(encoded: str) -> dict[str, bytes]:

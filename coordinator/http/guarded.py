@@ -60,6 +60,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._stop_waiting()
         super().on_message_complete()
+        if self.parser.should_upgrade() and self._should_upgrade():
+            return  # a websocket from here on, which has a protocol of its own
         if self.cycle.response_complete:
             self._await_head()  # it was answered before its end: the library waits for the next one for ever
 

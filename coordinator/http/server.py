@@ -25,6 +25,10 @@ KEEP_ALIVE_SECONDS: Final = 75
 a delivery over it loses that delivery, which is a POST and not sent twice."""
 
 
+LARGEST_MESSAGE: Final = 64 * 1024
+"""Of a websocket's client, which sends filters and nothing else."""
+
+
 class CannotListen(HostlerError):
     """The address for HTTP cannot be had."""
 
@@ -52,7 +56,8 @@ async def serve(app: Litestar, bind: str, key: str = "http.bind") -> AsyncIterat
         log_config=None,
         access_log=False,
         lifespan="off",
-        ws="none",
+        ws="wsproto",
+        ws_max_size=LARGEST_MESSAGE,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=5,

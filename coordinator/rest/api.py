@@ -1,6 +1,7 @@
 """The API's router under /api/v1, and the document that describes it, which the framework makes from the code."""
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from http import HTTPStatus
 from typing import Final
 
@@ -14,10 +15,11 @@ from litestar.openapi.spec import Components, SecurityScheme
 from coordinator.accounts.accounts import Accounts
 from coordinator.http.errors import ErrorBody
 from coordinator.rest import accounts as account_routes
-from coordinator.rest import entities, fleet, forges, pools
+from coordinator.rest import entities, fleet, forges, pools, proxies, scale_sets, streams, templates, webhooks
 from coordinator.rest.errors import answer_hostler_error
 from coordinator.rest.fleet import MayGo, Where
 from coordinator.rest.guard import OPEN, guard
+from coordinator.rest.webhooks import EntityWebhooks, HooksOf
 from coordinator.store.store import Store
 from hostler import __version__
 from hostler.errors import HostlerError
@@ -26,18 +28,23 @@ BASE: Final = "/api/v1"
 _LARGEST_BODY: Final = 1024 * 1024
 
 
-def router(store: Store, accounts: Accounts, where: Where, may_go: MayGo) -> Router:
+def router(store: Store, accounts: Accounts, where: Where, may_go: MayGo, hooks_of: HooksOf) -> Router:
+    entity_webhooks = EntityWebhooks(store, hooks_of, partial(fleet.webhook_addresses, store, where))
     handlers: list[HTTPRouteHandler] = [
         *account_routes.routes(store, accounts),
         *forges.routes(store),
-        *entities.routes(store),
+        *entities.routes(store, entity_webhooks),
+        *webhooks.routes(store, entity_webhooks),
         *pools.routes(store, frozenset(where.clouds)),
+        *scale_sets.routes(store, frozenset(where.clouds)),
+        *templates.routes(store),
+        *proxies.routes(store),
         *fleet.routes(store, where, may_go),
     ]
     _declare_refusals(handlers)
     return Router(
         BASE,
-        route_handlers=handlers,
+        route_handlers=[*handlers, *streams.routes(store, accounts, where)],
         guards=[guard(accounts)],
         exception_handlers={HostlerError: answer_hostler_error},
         request_max_body_size=_LARGEST_BODY,
@@ -67,6 +74,8 @@ def _declare_refusals(handlers: Iterable[HTTPRouteHandler]) -> None:
         statuses = {400, 409} | (_OF_THE_OPEN if is_open else {401, 403}) | _ALSO.get(handler.operation_id, set())
         if any("{" in path for path in handler.paths):
             statuses.add(404)
+        if any(path.endswith("/webhook") for path in handler.paths):
+            statuses.add(502)
         if "data" in handler.parsed_fn_signature.parameters:
             statuses.add(413)
         said = {status: ResponseSpec(ErrorBody, False, HTTPStatus(status).phrase) for status in sorted(statuses)}
@@ -76,4 +85,8 @@ def _declare_refusals(handlers: Iterable[HTTPRouteHandler]) -> None:
 
 _BEARER: Final = "Bearer"
 _OF_THE_OPEN: Final = frozenset({401, 429, 503})  # where passwords are looked at
-_ALSO: Final[Mapping[object, set[int]]] = {"CreateUser": {503}, "UpdateUser": {503}, "DeleteInstance": {502}}
+_ALSO: Final[Mapping[object, set[int]]] = {
+    "CreateUser": {503},
+    "UpdateUser": {503},
+    "DeleteInstance": {502},
+}

@@ -1,7 +1,7 @@
 """Repositories, organizations, enterprises and whole forges: the same calls under four paths."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final
 
 from litestar import delete, get, post, put
 from litestar.handlers import HTTPRouteHandler
@@ -11,17 +11,12 @@ from coordinator.declare_base import declaration
 from coordinator.declare_entity import BY_KIND, keys_of
 from coordinator.domain.fleet import EntityKind
 from coordinator.http.errors import ApiError
-from coordinator.rest.params_entities import (
-    CreateEnterpriseParams,
-    CreateEntityParams,
-    CreateForgeInstanceParams,
-    CreateOrgParams,
-    CreateRepoParams,
-    UpdateEntityParams,
-)
+from coordinator.rest.params_entities import CreateEntityParams, UpdateEntityParams
+from coordinator.rest.served import SERVED, Served
 from coordinator.rest.shapes import BODIES, LISTS, EntityBody, InstanceBody
 from coordinator.rest.typed import typed
 from coordinator.rest.view import View, declared, view
+from coordinator.rest.webhooks import EntityWebhooks
 from coordinator.store.edits import entity as edited
 from coordinator.store.overview import KnownEntity
 from coordinator.store.store import Store
@@ -29,33 +24,11 @@ from coordinator.store.store import Store
 _NO_CLOUDS: Final[frozenset[str]] = frozenset()  # only pools name them
 
 
-class Served(NamedTuple):
-    """One kind: where, and what its operations are called after their verbs."""
-
-    kind: EntityKind
-    path: str
-    one: str
-    many: str
-    create: Any  # type of the body
-
-    @property
-    def of_one(self) -> str:
-        return f"{self.path}/{{entity_id:str}}"
-
-
-SERVED: Final = (
-    Served(EntityKind.REPOSITORY, "/repositories", "Repo", "Repos", CreateRepoParams),
-    Served(EntityKind.ORGANIZATION, "/organizations", "Org", "Orgs", CreateOrgParams),
-    Served(EntityKind.ENTERPRISE, "/enterprises", "Enterprise", "Enterprises", CreateEnterpriseParams),
-    Served(EntityKind.INSTANCE, "/forge-instances", "ForgeInstance", "ForgeInstances", CreateForgeInstanceParams),
-)
-
-
-def routes(store: Store) -> list[HTTPRouteHandler]:
+def routes(store: Store, webhooks: EntityWebhooks) -> list[HTTPRouteHandler]:
     return [
         one
         for served in SERVED
-        for one in (_listing(store, served), *_looking(store, served), *_changing(store, served))
+        for one in (_listing(store, served), *_looking(store, served), *_changing(store, served, webhooks))
     ]
 
 
@@ -111,7 +84,7 @@ def _looking(store: Store, served: Served) -> list[HTTPRouteHandler]:
     return [get_entity, list_instances]
 
 
-def _changing(store: Store, served: Served) -> list[HTTPRouteHandler]:
+def _changing(store: Store, served: Served, webhooks: EntityWebhooks) -> list[HTTPRouteHandler]:
     kind = edited(served.kind)
 
     @post(served.path, status_code=200, operation_id=f"Create{served.one}")
@@ -138,12 +111,17 @@ def _changing(store: Store, served: Served) -> list[HTTPRouteHandler]:
         return [create_entity, update_entity, removed(delete_it)]
 
     async def delete_entity(
-        entity_id: FromPath[str],
-        # It is always kept: none is made here.
-        keep_webhook: Annotated[bool, QueryParameter(name="keepWebhook")] = False,  # noqa: ARG001
+        entity_id: FromPath[str], keep_webhook: Annotated[bool, QueryParameter(name="keepWebhook")] = False
     ) -> None:
-        """Refused while it has pools. Its jobs are forgotten with it."""
+        """Refused while it has pools. Its jobs are forgotten with it.
+
+        A webhook of it to us is removed at the forge, if that can be asked, unless `keepWebhook`.
+        """
+        (await declared(store)).entity(served.kind, entity_id)
+        leave = None if keep_webhook else await webhooks.leaving(entity_id)
         await store.edits.remove(kind, entity_id)
+        if leave is not None:
+            await leave()
 
     return [create_entity, update_entity, removed(delete_entity)]
 

@@ -6,6 +6,7 @@ from litestar import Response
 
 from coordinator.accounts.accounts import LoginRefused
 from coordinator.accounts.passwords import TooBusy
+from coordinator.forges.contract import ForgeUnavailable
 from coordinator.http.errors import AnyRequest, ApiError, ErrorBody, answer_api_error
 from coordinator.pki.attempts import TooManyAttempts
 from coordinator.store.admin_tokens import NoSuchToken, TokenNameTaken
@@ -25,6 +26,7 @@ _STATUS: Final[dict[type[HostlerError], int]] = {
     TokenNameTaken: 409,
     UserNameTaken: 409,
     TooManyAttempts: 429,
+    ForgeUnavailable: 502,
     TooBusy: 503,
 }
 _WORDS: Final = {401: "Not Authorized"}

@@ -18,6 +18,7 @@ from coordinator.rest.guard import needs
 from coordinator.rest.params import UpdateControllerParams
 from coordinator.rest.shapes import ControllerInfo, InstanceBody, JobBody, ProviderBody
 from coordinator.rest.view import declared, none, view
+from coordinator.rest.webhooks import Addresses
 from coordinator.store.store import Store
 from hostler import __version__
 
@@ -31,6 +32,13 @@ class Where(msgspec.Struct, frozen=True):
     clouds: tuple[str, ...]  # names of configured providers
 
 
+async def webhook_addresses(store: Store, where: Where) -> Addresses:
+    """As people have set them, or as configured."""
+    said = await store.settings.get()
+    direct = said.webhook_url or f"{where.public_url.rstrip('/')}/webhooks"
+    return Addresses(direct, f"{direct}/{store.controller_id}")
+
+
 MayGo = Callable[[Instance], Awaitable[bool]]
 """Deregisters an instance's runner; False when the forge says that it is busy. Raises ForgeError."""
 
@@ -39,31 +47,32 @@ def routes(store: Store, where: Where, may_go: MayGo) -> list[HTTPRouteHandler]:
     return [*_controller(store, where), *_instances(store, may_go), *_jobs(store)]
 
 
-def _controller(store: Store, where: Where) -> list[HTTPRouteHandler]:
-    async def told() -> ControllerInfo:
-        said = await store.settings.get()
-        webhooks = said.webhook_url or f"{where.public_url.rstrip('/')}/webhooks"
-        return ControllerInfo(
-            controller_id=store.controller_id,
-            hostname=socket.gethostname(),
-            metadata_url=said.metadata_url or where.metadata_url,
-            callback_url=said.callback_url or where.callback_url,
-            webhook_url=webhooks,
-            controller_webhook_url=f"{webhooks}/{store.controller_id}",
-            minimum_job_age_backoff=0,  # idle runners are subtracted from demand instead
-            version=__version__,
-        )
+async def controller_info(store: Store, where: Where) -> ControllerInfo:
+    said = await store.settings.get()
+    webhooks = await webhook_addresses(store, where)
+    return ControllerInfo(
+        controller_id=store.controller_id,
+        hostname=socket.gethostname(),
+        metadata_url=said.metadata_url or where.metadata_url,
+        callback_url=said.callback_url or where.callback_url,
+        webhook_url=webhooks.direct,
+        controller_webhook_url=webhooks.controller,
+        minimum_job_age_backoff=said.minimum_job_age_backoff,
+        version=__version__,
+    )
 
+
+def _controller(store: Store, where: Where) -> list[HTTPRouteHandler]:
     @get("/controller-info", operation_id="ControllerInfo")
-    async def controller_info() -> ControllerInfo:
+    async def get_controller() -> ControllerInfo:
         """This installation and the addresses by which it is called."""
-        return await told()
+        return await controller_info(store, where)
 
     @put("/controller", operation_id="UpdateController")
     async def update_controller(data: JSONBody[UpdateControllerParams]) -> ControllerInfo:
         """Say where it is called, for machines made from now on. What is left out stays; empty is as configured."""
         await store.settings.change(data.changes())
-        return await told()
+        return await controller_info(store, where)
 
     @get("/providers", operation_id="ListProviders")
     async def list_providers() -> list[ProviderBody]:
@@ -72,7 +81,7 @@ def _controller(store: Store, where: Where) -> list[HTTPRouteHandler]:
         clouds = [ProviderBody(name, "external", "a provider executable") for name in where.clouds]
         return [*clouds, *(ProviderBody(name, "internal", "a driver of build hosts") for name in drivers)]
 
-    return [controller_info, update_controller, list_providers]
+    return [get_controller, update_controller, list_providers]
 
 
 _ASKS: Final = 2

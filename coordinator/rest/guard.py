@@ -4,6 +4,8 @@ from typing import Any, Final
 
 import structlog
 from litestar.connection import ASGIConnection
+from litestar.enums import ScopeType
+from litestar.exceptions import NotAuthorizedException
 from litestar.handlers import BaseRouteHandler
 from litestar.types import Guard
 
@@ -33,20 +35,35 @@ def guard(accounts: Accounts) -> Guard:
         needed = handler.opt.get(_NEEDS, by_method)
         if needed is None:
             return
-        actor = await _actor(accounts, connection.headers.get("authorization", ""))
+        try:
+            actor = await _actor(accounts, connection.headers.get("authorization", ""))
+        except ApiError as error:
+            raise _refusal(connection, error) from None
         if not actor.role.includes(needed):
             details = f"this needs the role {needed}, and {actor.name} has {actor.role}"
-            raise ApiError(403, details, error="Not Authorized")
+            raise _refusal(connection, ApiError(403, details, error="Not Authorized"))
         acting.set(actor)
 
     return check
 
 
+def _refusal(connection: ASGIConnection[Any, Any, Any, Any], error: ApiError) -> Exception:
+    """A websocket is refused by the framework's own words: nobody hears others before it is accepted."""
+    if connection.scope["type"] is ScopeType.WEBSOCKET:
+        return NotAuthorizedException(error.details)
+    return error
+
+
+def bearer(header: str) -> str:
+    """The token in a header Authorization; empty when there is none."""
+    return header[len(_BEARER) :].strip() if header.lower().startswith(_BEARER) else ""
+
+
 async def _actor(accounts: Accounts, header: str) -> Actor:
     reason = "there is no bearer token in the header Authorization"
-    if header.lower().startswith(_BEARER):
+    if token := bearer(header):
         try:
-            return await accounts.who(header[len(_BEARER) :].strip())
+            return await accounts.who(token)
         except TokenInvalid as error:
             reason = str(error)
     if not await accounts.initialized():

@@ -27,18 +27,21 @@ class UpdateControllerParams(msgspec.Struct, frozen=True):
     garm_agent_releases_url: str | None = None
     garm_agent_version: str | None = None
 
-    def changes(self) -> dict[str, str]:
+    def changes(self) -> dict[str, str | int]:
         refuse(self, _OF_GARMS_AGENT, "GARM's agent is not served")
         refuse(self, ("ca_cert_bundle",), "not kept here; let the images of machines trust the CA")
-        refuse(self, ("minimum_job_age_backoff",), "must be 0: idle runners are subtracted from demand instead")
         urls = {name: getattr(self, name) for name in ("metadata_url", "callback_url", "webhook_url")}
-        given = {name: url.rstrip("/") for name, url in urls.items() if url is not None}
-        for name, url in given.items():
+        addresses = {name: url.rstrip("/") for name, url in urls.items() if url is not None}
+        for name, url in addresses.items():
             if url:
                 _web_address(name, url)
-        return given
+        age = self.minimum_job_age_backoff
+        if age is not None and not 0 <= age <= _LONGEST_BACKOFF:
+            raise ApiError(400, f"minimum_job_age_backoff: must be 0 to {_LONGEST_BACKOFF} seconds")
+        return {**addresses, **({} if age is None else {"minimum_job_age_backoff": age})}
 
 
+_LONGEST_BACKOFF: Final = 86_400  # forges wait a day for a runner, and no longer
 _OF_GARMS_AGENT: Final = (
     "agent_url", "allow_insecure_garm_agent", "enable_agent_tools_sync", "garm_agent_releases_url",
     "garm_agent_version",

@@ -94,17 +94,21 @@ class UpdatePoolParams(msgspec.Struct, frozen=True, rename={"runner_group": "git
 
     def changes(self) -> dict[str, object]:
         refuse(self, _NOT_SERVED, "not served")
-        if self.runner_bootstrap_timeout == 0:
-            raise ApiError(400, "runner_bootstrap_timeout: cannot be 0")
-        said = {key: getattr(self, name) for name, key in _KEPT.items()}
-        kept = {key: value for key, value in said.items() if value is not None}
-        also = {key: getattr(self, name) for name, key in _KEPT_IF_ANY.items() if getattr(self, name)}
-        return kept | also
+        return making_changes(self)
 
 
 class CreatePoolParams(UpdatePoolParams, frozen=True):
     provider_name: str = ""
     name: str = ""  # an addition; else one is made up
+
+
+def making_changes(params: Any) -> dict[str, object]:
+    """What was said of the machines that a pool or scale set makes, as its declaration calls it."""
+    if params.runner_bootstrap_timeout == 0:
+        raise ApiError(400, "runner_bootstrap_timeout: cannot be 0")
+    said = {key: getattr(params, name, None) for name, key in _KEPT.items()}
+    kept = {key: value for key, value in said.items() if value is not None}
+    return kept | {key: value for name, key in _KEPT_IF_ANY.items() if (value := getattr(params, name, None))}
 
 
 _NOT_SERVED: Final = ("enable_shell", "proxy_id", "template_id")

@@ -9,8 +9,8 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 
 from coordinator.declare import PoolDeclaration, declaration
 from coordinator.declare_entity import owner_keys
-from coordinator.rest.entities import SERVED, Served
 from coordinator.rest.params_entities import CreatePoolParams, UpdatePoolParams
+from coordinator.rest.served import SERVED, Served
 from coordinator.rest.shapes import InstanceBody, PoolBody
 from coordinator.rest.view import declared, view
 from coordinator.store.edits import POOL, NotThere

@@ -94,7 +94,7 @@ def install_script(
         token=token,
         forge_type=forge_type,
         forge_url=access.endpoint.base_url,
-        entity_url=f"{access.endpoint.base_url}/{access.entity.full_name}",
+        entity_url=access.entity.registration_url(access.endpoint),
         os_type=pool.os_type,
         arch=pool.arch,
         labels=tuple(sorted(instance.labels)),

@@ -10,16 +10,31 @@ from coordinator.declare import (
     EndpointDeclaration,
     EntityDeclaration,
     FlavorDeclaration,
-    PoolDeclaration,
 )
 from coordinator.declare_entity import OfEntity
 from coordinator.declare_image import ImageDeclaration
 from coordinator.declare_plan import AnyDeclared
+from coordinator.declare_pool import Making, PoolDeclaration, ScaleSetDeclaration
+from coordinator.declare_text import ProxyDeclaration, TemplateDeclaration
 from coordinator.domain.fleet import AuthKind, EntityKind, EntityName, ForgeKind
 from coordinator.domain.labels import labels
 from coordinator.store.migrate import only_one_at_a_time
-from coordinator.store.schema import credentials, endpoints, entities, flavors, images, pools
-from coordinator.store.writing import Clash, Writing
+from coordinator.store.schema import (
+    credentials,
+    endpoints,
+    entities,
+    flavors,
+    images,
+    pools,
+    proxies,
+    scale_sets,
+    templates,
+)
+from coordinator.store.writing import AlreadyThere, Clash, Writing
+from coordinator.templates.system import FIRST_OWN, SYSTEM
+
+KeptDeclared = ScaleSetDeclaration | TemplateDeclaration | ProxyDeclaration
+"""What no document declares."""
 
 
 class Application:
@@ -33,7 +48,7 @@ class Application:
         self._connection = writing.connection
         self._known_providers = known_providers
 
-    async def one(self, declared: AnyDeclared, row_id: str = "") -> str:
+    async def one(self, declared: AnyDeclared | KeptDeclared, row_id: str = "") -> str:  # noqa: PLR0911 (by kind)
         """Create or update one object; returns its row's id.
 
         Raises:
@@ -52,6 +67,17 @@ class Application:
                 return await self._flavor_and_its_pools(declared)
             case ImageDeclaration():
                 return await self._image(declared)
+            case _:
+                return await self._kept(declared, row_id)
+
+    async def _kept(self, declared: KeptDeclared, row_id: str) -> str:
+        match declared:
+            case ScaleSetDeclaration():
+                return await self.scale_set(declared, row_id)
+            case TemplateDeclaration():
+                return await self.template(declared, row_id)
+            case ProxyDeclaration():
+                return await self.proxy(declared, row_id)
 
     async def endpoint(self, endpoint: EndpointDeclaration, row_id: str = "") -> str:
         await self._alone(endpoint)
@@ -88,14 +114,17 @@ class Application:
         if not token and (row is None or row.auth != secret.auth):
             raise _not_given(f"credentials '{secret.name}'", _SECRET_OF[secret.auth])
         if row is None:
-            values["number"] = await self._next_number()
+            values |= await self._number(credentials, "")
         row_id, _ = await self._writing.upsert("credentials", credentials, key, values, token, row_id=row_id)
         return row_id
 
-    async def _next_number(self) -> int:
+    async def _number(self, table: sa.Table, row_id: str, first: int = 1) -> dict[str, int]:
+        """For a new one, the next of those that its kind is known by."""
+        if row_id:
+            return {}
         await only_one_at_a_time(self._connection)
-        highest = await self._connection.scalar(sa.select(sa.func.max(credentials.c.number)))
-        return (highest or 0) + 1
+        highest = await self._connection.scalar(sa.select(sa.func.max(table.c.number)))
+        return {"number": max((highest or 0) + 1, first)}
 
     async def entity(self, entity: EntityDeclaration, row_id: str = "") -> str:
         endpoint_id = await self._endpoint(entity.endpoint)
@@ -140,31 +169,15 @@ class Application:
         return row_id
 
     async def pool(self, pool: PoolDeclaration, row_id: str = "") -> str:
-        if pool.provider not in self._known_providers:
-            await self._flavor(pool.flavor, pool.name)
-        elif pool.says_network:
+        if pool.provider in self._known_providers and pool.says_network:
             raise Clash(
                 f"pool '{pool.name}': '{pool.provider}' keeps no network_policy and no network_allow",
                 hint="leave them out, and say it in the provider's own terms, in extra_specs",
             )
-        else:
-            await self._no_devices(pool)
+        await self._check_flavor(pool)
         key = {"entity_id": await self._entity(pool), "name": pool.name}
-        values: dict[str, Any] = {
-            "provider": pool.provider,
-            "image": pool.image,
-            "flavor": pool.flavor,
-            "arch": pool.arch,
-            "os_type": pool.os_type,
-            "labels": labels(pool.labels),
-            "max_runners": pool.max_runners,
-            "enabled": pool.enabled,
+        values = _made_of(pool) | {
             "priority": pool.priority,
-            "runner_prefix": pool.runner_prefix,
-            "runner_group": pool.runner_group,
-            "bootstrap_timeout_seconds": pool.bootstrap_timeout_minutes * 60,
-            "extra_specs": msgspec.json.encode(pool.extra_specs).decode(),
-            "min_idle": pool.min_idle_runners,
             "placement": pool.placement.value,
             "share_hosts": pool.share_hosts,
             "network_policy": pool.network_policy.value,
@@ -175,7 +188,51 @@ class Application:
             await self._writing.date(pools.c.id == row_id)
         return row_id
 
-    async def _no_devices(self, pool: PoolDeclaration) -> None:
+    async def scale_set(self, one: ScaleSetDeclaration, row_id: str = "") -> str:
+        await self._check_flavor(one)
+        endpoint_id = await self._endpoint(one.endpoint)
+        await self._is_of(endpoint_id, ForgeKind.GITHUB, f"scale set '{one.name}': scale sets")
+        key = {"entity_id": await self._entity(one), "name": one.name}
+        values = _made_of(one) | {"disable_update": one.disable_update} | await self._number(scale_sets, row_id)
+        row_id, changed = await self._writing.upsert("scale set", scale_sets, key, values, row_id=row_id)
+        if _MAKING & set(changed):
+            await self._writing.date(scale_sets.c.id == row_id, scale_sets)
+        return row_id
+
+    async def template(self, template: TemplateDeclaration, row_id: str = "") -> str:
+        if template.name in {one.name for one in SYSTEM}:
+            raise AlreadyThere(f"the template '{template.name}' comes with Hostler", hint="choose another name")
+        values: dict[str, Any] = {
+            "description": template.description,
+            "os_type": template.os_type,
+            "forge": template.forge.value,
+        }
+        values |= await self._number(templates, row_id, FIRST_OWN)
+        sealed = {"data": template.data}
+        key = {"name": template.name}
+        row_id, _ = await self._writing.upsert("template", templates, key, values, sealed, row_id=row_id)
+        return row_id
+
+    async def proxy(self, proxy: ProxyDeclaration, row_id: str = "") -> str:
+        values: dict[str, Any] = {
+            "description": proxy.description,
+            "http_proxy": proxy.http_proxy,
+            "https_proxy": proxy.https_proxy,
+            "no_proxy": proxy.no_proxy,
+            "username": proxy.username,
+        }
+        values |= await self._number(proxies, row_id)
+        key, sealed = {"name": proxy.name}, {"password": proxy.password}
+        row_id, _ = await self._writing.upsert("proxy", proxies, key, values, sealed, row_id=row_id)
+        return row_id
+
+    async def _check_flavor(self, one: Making) -> None:
+        if one.provider in self._known_providers:
+            await self._no_devices(one)
+        else:
+            await self._flavor(one.flavor, one.name)
+
+    async def _no_devices(self, pool: Making) -> None:
         """A cloud takes its flavors by name alone: who relies on one of ours for a device would get none."""
         row = (await self._connection.execute(sa.select(flavors).where(flavors.c.name == pool.flavor))).first()
         if row is not None and row.devices:
@@ -250,6 +307,25 @@ def _is_entity(endpoint_id: str, named: EntityName) -> sa.ColumnElement[bool]:
 def _priorities(by_label: dict[str, int]) -> str:
     """Labels are compared without regard to case, so they are kept folded."""
     return msgspec.json.encode({label.casefold(): by_label[label] for label in sorted(by_label)}).decode()
+
+
+def _made_of(one: Making) -> dict[str, Any]:
+    """The columns of what pools and scale sets have in common."""
+    return {
+        "provider": one.provider,
+        "image": one.image,
+        "flavor": one.flavor,
+        "arch": one.arch,
+        "os_type": one.os_type,
+        "labels": labels(one.labels),
+        "max_runners": one.max_runners,
+        "enabled": one.enabled,
+        "runner_prefix": one.runner_prefix,
+        "runner_group": one.runner_group,
+        "bootstrap_timeout_seconds": one.bootstrap_timeout_minutes * 60,
+        "extra_specs": msgspec.json.encode(one.extra_specs).decode(),
+        "min_idle": one.min_idle_runners,
+    }
 
 
 # What a pool's machines are made of.

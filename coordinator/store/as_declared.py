@@ -1,6 +1,7 @@
 """A row of what is declared, as somebody would declare it. Holds secrets."""
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
@@ -13,11 +14,14 @@ from coordinator.declare import (
     FlavorDeclaration,
     ImageDeclaration,
     PoolDeclaration,
+    ScaleSetDeclaration,
     declaration,
 )
 from coordinator.declare_entity import BY_KIND, keys_of, owner_keys
 from coordinator.declare_plan import AnyDeclared
+from coordinator.declare_text import ProxyDeclaration, TemplateDeclaration
 from coordinator.domain.fleet import AuthKind, Balancer, EntityKind, ForgeKind, Placement
+from coordinator.store.applying import KeptDeclared
 from coordinator.store.rows import entity_name
 from coordinator.store.schema import credentials, endpoints, entities, flavors, images, pools
 from coordinator.store.sealing import Sealer
@@ -28,16 +32,18 @@ from hostler.network import NetworkPolicy
 Row = sa.Row[Any]
 
 
-async def of(connection: AsyncConnection, kind: str, row: Row, sealer: Sealer) -> AnyDeclared:
+async def of(connection: AsyncConnection, kind: str, row: Row, sealer: Sealer) -> AnyDeclared | KeptDeclared:
     """
     Args:
-        kind: endpoint, credentials, pool, or a kind of entity.
+        kind: as Edits calls it.
     """
-    if kind == "endpoint":
-        return _endpoint(row, _bundle(row, sealer))
-    if kind == "pool":
+    if kind in _OF_ROW:
+        column, read = _OF_ROW[kind]
+        return read(row, opened(sealer, getattr(row, column), seal_owner(kind, row.id)))
+    if kind in ("pool", "scale set"):
         entity = (await connection.execute(sa.select(entities).where(entities.c.id == row.entity_id))).one()
-        return _pool(row, entity, await _name(connection, endpoints, entity.endpoint_id))
+        made_of = _made_of(row, entity, await _name(connection, endpoints, entity.endpoint_id))
+        return _pool(row, made_of) if kind == "pool" else _scale_set(row, made_of)
     endpoint = await _name(connection, endpoints, row.endpoint_id)
     if kind == "credentials":
         return _credentials(row, endpoint, _token(row, sealer))
@@ -61,7 +67,9 @@ async def everything(connection: AsyncConnection, sealer: Sealer) -> dict[str, d
         "image": {row_id: _image(row) for row_id, row in (await _rows(connection, images)).items()},
         **{kind.table: {} for kind in EntityKind},
         "pool": {
-            row_id: _pool(row, entity_rows[row.entity_id], endpoint[entity_rows[row.entity_id].endpoint_id])
+            row_id: _pool(
+                row, _made_of(row, entity_rows[row.entity_id], endpoint[entity_rows[row.entity_id].endpoint_id])
+            )
             for row_id, row in (await _rows(connection, pools)).items()
         },
     }
@@ -143,8 +151,8 @@ def _entity(row: Row, endpoint: str, credentials_name: str, secret: str) -> Enti
     return declaration(BY_KIND[named.kind], values | keys_of(named))
 
 
-def _pool(row: Row, entity: Row, endpoint: str) -> PoolDeclaration:
-    values = dict[str, object](
+def _made_of(row: Row, entity: Row, endpoint: str) -> dict[str, object]:
+    return dict[str, object](
         name=row.name,
         endpoint=endpoint,
         provider=row.provider,
@@ -153,7 +161,6 @@ def _pool(row: Row, entity: Row, endpoint: str) -> PoolDeclaration:
         labels=sorted(row.labels),
         max_runners=row.max_runners,
         enabled=row.enabled,
-        priority=row.priority,
         arch=row.arch,
         os_type=row.os_type,
         runner_prefix=row.runner_prefix,
@@ -161,9 +168,46 @@ def _pool(row: Row, entity: Row, endpoint: str) -> PoolDeclaration:
         bootstrap_timeout_minutes=row.bootstrap_timeout_seconds // 60,
         extra_specs=msgspec.json.decode(row.extra_specs),
         min_idle_runners=row.min_idle,
+        **owner_keys(entity_name(entity)),
+    )
+
+
+def _pool(row: Row, made_of: dict[str, object]) -> PoolDeclaration:
+    values = dict[str, object](
+        priority=row.priority,
         placement=Placement(row.placement),
         share_hosts=row.share_hosts,
         network_policy=NetworkPolicy(row.network_policy),
         network_allow=msgspec.json.decode(row.network_allow, type=list[str]),
     )
-    return declaration(PoolDeclaration, values | owner_keys(entity_name(entity)))
+    return declaration(PoolDeclaration, values | made_of)
+
+
+def _template(row: Row, data: str) -> TemplateDeclaration:
+    return TemplateDeclaration(
+        name=row.name, description=row.description, os_type=row.os_type, forge=ForgeKind(row.forge), data=data
+    )
+
+
+def _proxy(row: Row, password: str) -> ProxyDeclaration:
+    return ProxyDeclaration(
+        name=row.name,
+        description=row.description,
+        http_proxy=row.http_proxy,
+        https_proxy=row.https_proxy,
+        no_proxy=row.no_proxy,
+        username=row.username,
+        password=password,
+    )
+
+
+def _scale_set(row: Row, made_of: dict[str, object]) -> ScaleSetDeclaration:
+    return declaration(ScaleSetDeclaration, made_of | {"disable_update": row.disable_update})
+
+
+# By kind of those that refer to no others: the sealed column, and what reads a row with that opened.
+_OF_ROW: Final[Mapping[str, tuple[str, Callable[[Row, str], AnyDeclared | KeptDeclared]]]] = {
+    "endpoint": ("ca_bundle", _endpoint),
+    "template": ("data", _template),
+    "proxy": ("password", _proxy),
+}

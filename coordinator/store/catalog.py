@@ -101,6 +101,12 @@ class Catalog:
             return None
         return WebhookOwner(to_entity(row), self._sealer.open(row.webhook_secret, f"entity:{row.id}"))
 
+    async def webhook_secret(self, entity_id: str) -> str:
+        async with self._database.read() as connection:
+            query = sa.select(entities.c.webhook_secret).where(entities.c.id == entity_id)
+            sealed = (await connection.execute(query)).scalar_one()
+        return self._sealer.open(sealed, f"entity:{entity_id}").decode()
+
     async def forge_access(self, entity_id: str) -> ForgeAccess:
         known = self._access.get(entity_id)
         if known is not None:

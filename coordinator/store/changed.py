@@ -18,6 +18,7 @@ class Changes(msgspec.Struct):
     hosts: set[str] = msgspec.field(default_factory=set)
     configured: set[str] = msgspec.field(default_factory=set)  # instances whose guests may have their configuration
     revoked: set[str] = msgspec.field(default_factory=set)  # enrolments whose certificates open nothing any more
+    declared: set[str] = msgspec.field(default_factory=set)  # for who watches; see `said`
     catalog: bool = False  # entities, pools or flavors
     everything: bool = False  # it is not known which
 
@@ -41,8 +42,18 @@ class Changes(msgspec.Struct):
         self.hosts |= other.hosts
         self.configured |= other.configured
         self.revoked |= other.revoked
+        self.declared |= other.declared
         self.catalog |= other.catalog
         self.everything |= other.everything
+
+
+def said(kind: str, what: str, key: object) -> str:
+    """For `Changes.declared`: one object that people have created, updated or removed.
+
+    Args:
+        key: its row's id; of one that is removed what clients know it by.
+    """
+    return f"{kind}/{what}/{key}"
 
 
 def begin(connection: AsyncConnection | sa.Connection) -> Changes:

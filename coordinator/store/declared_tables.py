@@ -116,3 +116,58 @@ images = sa.Table(
     text_column("compression"),
     sa.UniqueConstraint("name", "arch"),
 )
+
+# What scale sets, templates and proxies are known by to clients is their number.
+scale_sets = sa.Table(
+    "scale_sets",
+    metadata,
+    id_column(),
+    sa.Column("number", sa.Integer, nullable=False, unique=True),
+    text_column("name"),
+    ref_column("entity_id", "entities"),
+    text_column("provider"),
+    text_column("image"),
+    text_column("flavor"),
+    text_column("arch"),
+    text_column("os_type"),
+    sa.Column("labels", Names, nullable=False),
+    count_column("max_runners"),
+    sa.Column("enabled", sa.Boolean, nullable=False),
+    text_column("runner_prefix"),
+    text_column("runner_group"),
+    count_column("bootstrap_timeout_seconds"),
+    text_column("extra_specs"),
+    count_column("min_idle"),
+    sa.Column("disable_update", sa.Boolean, nullable=False),
+    sa.Column("generation", sa.Integer, nullable=False, server_default="0"),
+    *made_columns(),
+    sa.UniqueConstraint("entity_id", "name"),
+)
+
+templates = sa.Table(
+    "templates",
+    metadata,
+    id_column(),
+    sa.Column("number", sa.Integer, nullable=False, unique=True),
+    sa.Column("name", Plain, nullable=False, unique=True),
+    text_column("description"),
+    text_column("os_type"),
+    text_column("forge"),
+    sa.Column("data", sa.LargeBinary, nullable=False),  # sealed: people write secrets into scripts
+    *made_columns(),
+)
+
+proxies = sa.Table(
+    "proxies",
+    metadata,
+    id_column(),
+    sa.Column("number", sa.Integer, nullable=False, unique=True),
+    sa.Column("name", Plain, nullable=False, unique=True),
+    text_column("description"),
+    text_column("http_proxy"),
+    text_column("https_proxy"),
+    text_column("no_proxy"),
+    text_column("username"),
+    sa.Column("password", sa.LargeBinary, nullable=True),  # sealed; none: there is none
+    *made_columns(),
+)

@@ -9,14 +9,25 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from coordinator.declare import changed_declaration
 from coordinator.declare_plan import AnyDeclared
 from coordinator.domain.fleet import EntityKind, ForgeKind
-from coordinator.store import as_declared, changed
-from coordinator.store.applying import Application
+from coordinator.store import as_declared, changed, listed
+from coordinator.store.applying import Application, KeptDeclared
 from coordinator.store.database import Database
+from coordinator.store.listed import KnownProxy, KnownScaleSet, KnownTemplate
 from coordinator.store.overview import Overview, overview
 from coordinator.store.retention import forget_instances, forget_jobs
 from coordinator.store.retrying import retried
 from coordinator.store.rolls import ALIVE
-from coordinator.store.schema import credentials, endpoints, entities, instances, jobs, pools
+from coordinator.store.schema import (
+    credentials,
+    endpoints,
+    entities,
+    instances,
+    jobs,
+    pools,
+    proxies,
+    scale_sets,
+    templates,
+)
 from coordinator.store.writing import Tools, Writing
 from hostler.errors import HostlerError
 
@@ -66,6 +77,11 @@ CREDENTIALS: Final = credentials_of(ForgeKind.GITHUB)
 REPOSITORY: Final = entity(EntityKind.REPOSITORY)
 POOL: Final = Kind("pool", pools, pools.c.id, ("provider", "image", "flavor", "labels", "max_runners", "min_idle"))
 
+_SCALE_SET_TOLD = ("provider", "image", "flavor", "labels", "max_runners", "min_idle")
+SCALE_SET: Final = Kind("scale set", scale_sets, scale_sets.c.number, _SCALE_SET_TOLD)
+TEMPLATE: Final = Kind("template", templates, templates.c.number, ("description", "os_type", "forge"))
+PROXY: Final = Kind("proxy", proxies, proxies.c.number, ("http_proxy", "https_proxy", "no_proxy", "username"))
+
 
 class Edits:
     def __init__(self, database: Database, tools: Tools, forget: Callable[[], None]) -> None:
@@ -79,7 +95,26 @@ class Edits:
         async with self._database.read() as connection:
             return await overview(connection, self._tools.sealer)
 
-    async def add(self, declared: AnyDeclared, known_providers: frozenset[str]) -> str:
+    async def scale_sets(self) -> list[KnownScaleSet]:
+        """In the order of their numbers, as the others."""
+        async with self._database.read() as connection:
+            return await listed.scale_sets(connection)
+
+    async def templates(self) -> list[KnownTemplate]:
+        """Without their texts."""
+        async with self._database.read() as connection:
+            return await listed.templates(connection)
+
+    async def template_text(self, number: int) -> str | None:
+        """None: there is no such template."""
+        async with self._database.read() as connection:
+            return await listed.template_text(connection, self._tools.sealer, number)
+
+    async def proxies(self) -> list[KnownProxy]:
+        async with self._database.read() as connection:
+            return await listed.proxies(connection)
+
+    async def add(self, declared: AnyDeclared | KeptDeclared, known_providers: frozenset[str]) -> str:
         """Make one that is not there yet; returns its row's id.
 
         Raises:
@@ -176,8 +211,11 @@ async def _locked(connection: AsyncConnection, kind: Kind, key: object) -> sa.Ro
 _USERS: Final[Mapping[sa.Table, tuple[tuple[sa.Table, str, str], ...]]] = {
     endpoints: ((credentials, "endpoint_id", "credentials"), (entities, "endpoint_id", "entities")),
     credentials: ((entities, "credentials_id", "entities"),),
-    entities: ((pools, "entity_id", "pools"),),
+    entities: ((pools, "entity_id", "pools"), (scale_sets, "entity_id", "scale sets")),
     pools: ((instances, "pool_id", "runners"),),
+    scale_sets: (),
+    templates: (),
+    proxies: (),
 }
 _NAMED: Final = 10
 _LET_GO: Final = "disable the pool, with enabled = false, and remove it when its machines are gone"

@@ -1,7 +1,7 @@
 """What the store tells the rest of the process after a commit: which rows were changed, and timeline entries."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from typing import Final
 
 from coordinator.domain.timeline import Entry
@@ -17,6 +17,24 @@ class Feed:
         self.work = asyncio.Event()
         self._changes = Changes()
         self._watchers: set[asyncio.Queue[Entry]] = set()
+        self._listeners: set[asyncio.Queue[Changes]] = set()
+
+    def committed(self, changes: Changes) -> None:
+        """A transaction has changed these, here or at another coordinator."""
+        self.changed(changes)
+        for queue in self._listeners:
+            if not queue.full():  # as with entries
+                queue.put_nowait(changes)
+
+    async def listen(self) -> AsyncGenerator[Changes, None]:
+        """What is committed from now on, for ever. Nobody may change what comes."""
+        queue: asyncio.Queue[Changes] = asyncio.Queue(_LONGEST)
+        self._listeners.add(queue)
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            self._listeners.discard(queue)
 
     def changed(self, changes: Changes) -> None:
         """These rows were changed, or what the process knows beside them, like whether a host is connected."""

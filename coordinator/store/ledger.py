@@ -1,13 +1,14 @@
 """The ledger of demand: webhooks are folded into jobs, and jobs into the instances that ran them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Final
 
 import msgspec
 import sqlalchemy as sa
 import structlog
 
+from coordinator.domain import tries
 from coordinator.domain.changes import Step, on_job
 from coordinator.domain.instance import Instance
 from coordinator.domain.job import Job, JobEvent, JobKey, JobStatus, fold
@@ -49,7 +50,10 @@ class Ledger:
         notes: Notes,
         clock: Callable[[], datetime],
         new_id: Callable[[], str],
+        backoff: Callable[[], Awaitable[timedelta]],
     ) -> None:
+        """`backoff`: how long a new job waits before a machine is made for it."""
+        self._backoff = backoff
         self._database = database
         self._feed = feed
         self._notes = notes
@@ -70,20 +74,25 @@ class Ledger:
 
     @retried
     async def _write(self, events: Sequence[JobEvent]) -> Sequence[Job]:
-        folded, new, entries = await self._database.at_once(lambda connection: self._record(connection, events))
+        backoff = await self._backoff()
+        folded, new, entries = await self._database.at_once(
+            lambda connection: self._record(connection, events, backoff)
+        )
         committed = self._clock()
         self._feed.publish(entries)
         self._notes.add(Entry(Step.COMMITTED, committed, job.id) for job in new if job.status is JobStatus.QUEUED)
         return folded
 
     def _record(
-        self, connection: sa.Connection, events: Sequence[JobEvent]
+        self, connection: sa.Connection, events: Sequence[JobEvent], backoff: timedelta
     ) -> tuple[list[Job], list[Job], list[Entry]]:
         """The jobs after each event, those of them that are new, and what is told of them."""
         keys = {event.key for event in events}
         found = _jobs_by_ids(connection, keys)
         known = {key: job for key, job in found.items() if key in keys}
         new, changed, entries = self._fold_all(known, events)
+        for key in new if backoff else ():
+            known[key] = tries.not_before(known[key], backoff)
         _bind(connection, known, keys)
         # Inserted in one order by all coordinators, so that none waits for one that waits for it.
         ordered = sorted(new, key=msgspec.structs.astuple)

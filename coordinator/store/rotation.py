@@ -21,7 +21,9 @@ from coordinator.store.schema import (
     endpoints,
     entities,
     instances,
+    proxies,
     signing_keys,
+    templates,
 )
 from coordinator.store.sealing import Sealer
 from hostler.errors import HostlerError
@@ -31,6 +33,8 @@ SEALED: Final[tuple[tuple[sa.Column[bytes], str], ...]] = (
     (endpoints.c.ca_bundle, "endpoint"),
     (credentials.c.token, "credentials"),
     (entities.c.webhook_secret, "entity"),
+    (templates.c.data, "template"),
+    (proxies.c.password, "proxy"),
     (instances.c.runner_files, "instance"),
     (authority.c.key, "authority"),
     (signing_keys.c.key, "signing_key"),

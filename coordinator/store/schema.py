@@ -15,7 +15,17 @@ from coordinator.store.columns import (
     text_column,
     time_column,
 )
-from coordinator.store.declared_tables import credentials, endpoints, entities, flavors, images, pools
+from coordinator.store.declared_tables import (
+    credentials,
+    endpoints,
+    entities,
+    flavors,
+    images,
+    pools,
+    proxies,
+    scale_sets,
+    templates,
+)
 
 __all__ = [
     "admin_tokens",
@@ -39,7 +49,10 @@ __all__ = [
     "metadata",
     "planning_lease",
     "pools",
+    "proxies",
+    "scale_sets",
     "signing_keys",
+    "templates",
     "timeline",
     "users",
 ]
@@ -55,6 +68,8 @@ controller = sa.Table(
     sa.Column("metadata_url", Plain, nullable=False, server_default=""),
     sa.Column("callback_url", Plain, nullable=False, server_default=""),
     sa.Column("webhook_url", Plain, nullable=False, server_default=""),
+    # How long a job waits before a machine is made for it, in seconds.
+    sa.Column("minimum_job_age_backoff", sa.Integer, nullable=False, server_default="0"),
 )
 
 # How it stands with a content on a host, whether or not the catalogue still has it.

@@ -13,11 +13,12 @@ from coordinator.store.schema import controller
 
 
 class ControllerSettings(msgspec.Struct, frozen=True):
-    """Where it is called; empty: as configured."""
+    """Where it is called (empty: as configured), and what planning is told."""
 
     metadata_url: str = ""
     callback_url: str = ""
     webhook_url: str = ""
+    minimum_job_age_backoff: int = 0  # seconds that a job waits before a machine is made for it
 
 
 _COLUMNS = [controller.c[name] for name in ControllerSettings.__struct_fields__]
@@ -47,7 +48,7 @@ class Settings:
         self._generation += 1
         self._known = None
 
-    async def change(self, values: Mapping[str, str]) -> None:
+    async def change(self, values: Mapping[str, str | int]) -> None:
         """Set some of them; they hold for machines that are made from now on."""
         try:
             await self._change(values)
@@ -55,13 +56,15 @@ class Settings:
             self._tell()
 
     @retried
-    async def _change(self, values: Mapping[str, str]) -> None:
+    async def _change(self, values: Mapping[str, str | int]) -> None:
         async with self._database.write() as connection:
             old = (await connection.execute(sa.select(*_COLUMNS).with_for_update())).one()
             other = {name: value for name, value in values.items() if getattr(old, name) != value}
             if not other:
                 return
-            changed.of(connection).catalog = True  # which makes the other coordinators forget
+            changes = changed.of(connection)
+            changes.catalog = True  # which makes the other coordinators forget
+            changes.declared.add(changed.said("controller", "updated", ""))
             await connection.execute(sa.update(controller).values(**other))
             before = {name: getattr(old, name) for name in other}
             await self._audit.write(connection, "updated", "controller", before=before, after=other)

@@ -1,9 +1,10 @@
 """The store as the rest of the coordinator sees it: one object that holds every use case."""
 
 import secrets
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -60,12 +61,12 @@ class Store:
         self._new_id = new_id
         self.me = database.me
         self.feed = Feed()
-        database.on_change = self.feed.changed
+        database.on_change = self.feed.committed
         self.lease = Lease(self.me)
         self.lease.on_change = lambda: self.feed.changed(Changes(everything=True))
         self.members = Members(database, self.lease, self.me, clock)
         self.notes = Notes(database, self.feed)
-        self.ledger = Ledger(database, self.feed, self.notes, clock, new_id)
+        self.ledger = Ledger(database, self.feed, self.notes, clock, new_id, self._backoff)
         self.instances = Instances(database, sealer, self.feed, self.lease, clock, chance)
         self.planning = Planning(database, self.feed, self.lease, clock, new_id)
         self.audit = Audit(database, clock)
@@ -84,12 +85,21 @@ class Store:
         self.rolls = Rolls(database)
         self.retention = Retention(database, clock)
         self.controller_id = ""
+        self.created_at: datetime
         self.instance_token_key = b""
         self.signing_keys: dict[Purpose, bytes] = {}
 
     def _forget(self) -> None:
         self.images.forget()
         self.settings.forget()
+
+    async def _backoff(self) -> timedelta:
+        return timedelta(seconds=(await self.settings.get()).minimum_job_age_backoff)
+
+    async def tell(self, action: str, target: str, after: Mapping[str, Any]) -> None:
+        """Write into the audit log what somebody has let us do elsewhere."""
+        async with self._database.write() as connection:
+            await self.audit.write(connection, action, target, after=after)
 
     def now(self) -> datetime:
         return self._clock()
@@ -106,10 +116,12 @@ class Store:
                 self.controller_id = self._new_id()
                 self.instance_token_key = secrets.token_bytes(32)
                 sealed = self._sealer.seal(self.instance_token_key, f"controller:{self.controller_id}")
-                values = {"id": self.controller_id, "instance_token_key": sealed, "created_at": self._clock()}
+                self.created_at = self._clock()
+                values = {"id": self.controller_id, "instance_token_key": sealed, "created_at": self.created_at}
                 await connection.execute(sa.insert(controller).values(**values))
             else:
                 self.controller_id = row.id
+                self.created_at = row.created_at
                 self.instance_token_key = self._sealer.open(row.instance_token_key, f"controller:{row.id}")
             self.signing_keys = await signing.load_or_make(connection, self._sealer, self._new_id, self._clock())
             self.audit.key = self.signing_keys[Purpose.AUDIT]

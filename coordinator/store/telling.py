@@ -12,7 +12,7 @@ _BYTES: Final = 7000
 """Of ids in one payload: PostgreSQL takes payloads below 8000 bytes."""
 
 _PAYLOADS: Final = 20
-_KINDS: Final = ("jobs", "instances", "hosts", "configured", "revoked")
+_KINDS: Final = ("jobs", "instances", "hosts", "configured", "revoked", "declared")
 
 
 class Told(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -11,9 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coordinator.accounts.chain import MASK
 from coordinator.domain.fleet import EntityKind
+from coordinator.store import changed as changes
 from coordinator.store import cooldowns, tried
 from coordinator.store.audit import Audit
-from coordinator.store.schema import entities, flavors, pools
+from coordinator.store.schema import endpoints, entities, flavors, pools
 from coordinator.store.sealing import Sealer
 from hostler.errors import HostlerError
 
@@ -93,6 +94,7 @@ class Writing:
                 changed.append(name)
         if row is None or changed:
             self._touched[kind].add(row_id)
+            changes.of(self.connection).declared.add(changes.said(kind, "updated" if row else "created", row_id))
         label = told_as(kind, key)
         if row is None:
             await self._insert(table, {"id": row_id, **key, **values})
@@ -126,11 +128,22 @@ class Writing:
     async def removed(self, kind: str, row: Mapping[Any, Any], told: Iterable[str]) -> None:
         """Write into the audit log that an object is no more, with what it was."""
         before = _told(row, told, None)
+        called = await self._watched_as(kind, row)
+        changes.of(self.connection).declared.add(changes.said(called, "removed", row.get("number") or row["id"]))
         await self._tools.audit.write(self.connection, "removed", told_as(kind, row), before=before)
 
-    async def date(self, which: sa.ColumnElement[bool]) -> None:
+    async def _watched_as(self, kind: str, row: Mapping[Any, Any]) -> str:
+        """Its kind, with that of its forge, which nobody can look up any more."""
+        if kind == "endpoint":
+            return f"{row['kind']} endpoint"
+        if kind == "credentials":
+            query = sa.select(endpoints.c.kind).where(endpoints.c.id == row["endpoint_id"])
+            return f"{await self.connection.scalar(query)} credentials"
+        return kind
+
+    async def date(self, which: sa.ColumnElement[bool], table: sa.Table = pools) -> None:
         """Idle runners of an older making are replaced."""
-        await self.connection.execute(sa.update(pools).where(which).values(generation=pools.c.generation + 1))
+        await self.connection.execute(sa.update(table).where(which).values(generation=table.c.generation + 1))
 
     async def try_anew(self) -> None:
         """What was changed may be what was wrong: pools that rest, and jobs that wait for them, are tried again now."""

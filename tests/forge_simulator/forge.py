@@ -121,6 +121,10 @@ class Forge:
         self._changed()
         return hook
 
+    def remove_hook(self, hook: Hook) -> None:
+        del self.hooks[hook.id]
+        self._changed()
+
     # --- jobs ---
 
     def queue_job(

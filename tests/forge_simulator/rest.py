@@ -57,6 +57,7 @@ class Rest:
             ("GET", f"{runs}/{attempt_jobs}", "list-attempt-jobs", _JOBS, of_actions.list_run_jobs),
             ("GET", f"{repo}/hooks", "list-hooks", _HOOKS, of_hooks.list_hooks),
             ("POST", f"{repo}/hooks", "create-hook", _HOOK, of_hooks.create_hook),
+            ("DELETE", hook, "delete-hook", _HOOK, of_hooks.delete_hook),
             ("POST", f"{hook}/pings", "ping-hook", _HOOK, of_hooks.ping_hook),
             ("GET", f"{hook}/deliveries", "list-deliveries", _HOOKS, of_hooks.list_deliveries),
             ("GET", f"{hook}/deliveries/{{delivery_id}}", "get-delivery", _HOOKS, of_hooks.get_delivery),

@@ -1,4 +1,4 @@
-"""REST operations on a repository's webhooks: making, pinging, the delivery log and redelivery."""
+"""REST operations on a repository's webhooks: making, removing, pinging, the delivery log and redelivery."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -52,6 +52,10 @@ class Hooks:
         hook = self._forge.add_hook(repository, wanted.config.url, wanted.config.secret, wanted.events)
         self._sender.send(hook, "ping", ping(repository, hook, self._addresses()))
         return json_response(hook_fields(repository, hook, self._addresses()), status=201)
+
+    async def delete_hook(self, request: web.Request, repository: Repository) -> web.Response:
+        self._forge.remove_hook(self._hook(request, repository))
+        return web.Response(status=204)
 
     async def ping_hook(self, request: web.Request, repository: Repository) -> web.Response:
         hook = self._hook(request, repository)

@@ -16,7 +16,7 @@ from coordinator.accounts.accounts import Accounts
 from coordinator.accounts.sessions import Sessions
 from coordinator.domain.fleet import Entity
 from coordinator.domain.instance import Instance
-from coordinator.forges.contract import ForgeUnavailable
+from coordinator.forges.contract import ForgeError, ForgeUnavailable, Webhook
 from coordinator.forges.forges import Forges
 from coordinator.http import app
 from coordinator.http.webhooks import Webhooks
@@ -78,6 +78,29 @@ class SaidTools(Forges):
         return self.offered
 
 
+class SaidHooks:
+    """A forge's webhooks in memory."""
+
+    def __init__(self) -> None:
+        self.there: dict[int, Webhook] = {}
+        self.secrets: dict[int, str] = {}
+        self.asked: list[str] = []  # entities
+        self.fault: ForgeError | None = None
+
+    async def webhooks(self) -> list[Webhook]:
+        if self.fault is not None:
+            raise self.fault
+        return list(self.there.values())
+
+    async def install_webhook(self, url: str, secret: str, *, insecure_ssl: bool) -> Webhook:
+        made = Webhook(len(self.there) + 1, url, True, ["workflow_job"], insecure_ssl)
+        self.there[made.id], self.secrets[made.id] = made, secret
+        return made
+
+    async def remove_webhook(self, webhook_id: int) -> None:
+        self.there.pop(webhook_id, None)
+
+
 class Site:
     """The application and what is behind it."""
 
@@ -97,12 +120,19 @@ class Site:
         sessions = Sessions(keys[Purpose.ADMIN], keys[Purpose.METRICS], sample.clock, Ids(77))
         self.accounts = Accounts(self.store, sessions, lambda: self.monotonic)
         said = Where(PUBLIC_URL, self.where.metadata, self.where.callback, ("cloud",))
-        self.app: Litestar = app.public(self.webhooks, api.router(self.store, self.accounts, said, self._may_go))
+        self.app: Litestar = app.public(
+            self.webhooks, api.router(self.store, self.accounts, said, self._may_go, self._hooks_of)
+        )
         self.for_machines: Litestar = app.for_machines(self.runner_api)
         self.forge_says: bool | ForgeUnavailable = True  # whether runners may go
         self.asked: list[int] = []  # runners that the forge was asked to let go
+        self.hooks = SaidHooks()
         self.client: httpx.AsyncClient  # of forges
         self.machine: httpx.AsyncClient
+
+    async def _hooks_of(self, entity_id: str) -> SaidHooks:
+        self.hooks.asked.append(entity_id)
+        return self.hooks
 
     async def _may_go(self, instance: Instance) -> bool:
         self.asked.append(instance.forge_runner_id)

@@ -42,6 +42,9 @@ CALLS: dict[str, Call] = {
     "runs": lambda github: github.open_runs(),
     "remove": lambda github: github.remove_runner(4242),
     "tools": lambda github: github.tools(),
+    "hooks": lambda github: github.webhooks(),
+    "hook": lambda github: github.install_webhook("https://us.example/webhooks", "secret", insecure_ssl=False),
+    "unhook": lambda github: github.remove_webhook(4242),
 }
 
 
@@ -129,7 +132,14 @@ async def test_a_token_that_may_only_read_is_refused_with_a_hint(world: World) -
     assert reader not in _said(caught.value)
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", ["hooks", "hook", "unhook"])
+async def test_a_token_for_runners_alone_is_refused_webhooks_with_a_hint(world: World, call: str) -> None:
+    token = world.forge.add_token(REPOSITORY, permissions=ASKED_FOR).value
+    with pytest.raises(ForgeRefused, match=r"HTTP 403 .*'Webhooks: read and write'"):
+        await CALLS[call](client(world.client, world.forge.api_url, token))
+
+
+@pytest.mark.parametrize("call", [call for call in CALLS if "hook" not in call])
 async def test_what_readme_asks_a_token_to_have_is_enough_for_every_call(world: World, call: str) -> None:
     token = world.forge.add_token(REPOSITORY, permissions=ASKED_FOR).value
     await CALLS[call](client(world.client, world.forge.api_url, token))
@@ -452,3 +462,20 @@ async def test_the_offer_is_kept_for_five_minutes(world: World) -> None:
     clock.move(seconds=1)
     with pytest.raises(ForgeUnavailable):
         await forges.tools("entity")
+
+
+async def test_webhooks_are_installed_listed_over_pages_and_removed(github: GitHub) -> None:
+    made = await github.install_webhook("https://us.example/webhooks", "secret", insecure_ssl=False)
+    assert (made.url, made.active, made.events, made.insecure_ssl) == (
+        "https://us.example/webhooks", True, ["workflow_job"], False,
+    )  # fmt: skip
+    with pytest.raises(ForgeRefused, match="already exists"):
+        await github.install_webhook("https://us.example/webhooks", "secret", insecure_ssl=False)
+    for number in range(100):
+        await github.install_webhook(f"https://other.example/{number}", "secret", insecure_ssl=False)
+    found = await github.webhooks()
+    assert made in found
+    assert len({one.id for one in found}) == len(found) >= 101
+    for _ in range(2):  # one that is not there is fine
+        await github.remove_webhook(made.id)
+    assert made not in await github.webhooks()

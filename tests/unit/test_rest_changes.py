@@ -86,7 +86,7 @@ async def test_the_controller_is_called_where_somebody_says(site: Site) -> None:
     ("change", "said"),
     [
         ({"metadata_url": "nonsense"}, "metadata_url"),
-        ({"minimum_job_age_backoff": 30}, "minimum_job_age_backoff: must be 0"),
+        ({"minimum_job_age_backoff": 90_000}, "minimum_job_age_backoff: must be 0 to"),
         ({"agent_url": "https://a.example"}, "agent_url: GARM's agent is not served"),
         ({"ca_cert_bundle": "LS0t"}, "ca_cert_bundle"),
     ],

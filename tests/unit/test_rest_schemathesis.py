@@ -25,10 +25,12 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from coordinator.accounts.roles import Role
+from coordinator.declare_pool import ScaleSetDeclaration
+from coordinator.declare_text import ProxyDeclaration, TemplateDeclaration
 from coordinator.domain.fleet import EntityKind
 from coordinator.http import app
 from coordinator.rest import api
-from coordinator.rest.entities import SERVED
+from coordinator.rest.served import SERVED
 from hostler import tickets
 from hostler.tickets import Kind
 from tests.samples.http import Site, open_site
@@ -49,6 +51,11 @@ ENTITY: Final[dict[str, object]] = {
 POOL: Final[dict[str, object]] = {
     "provider_name": "cloud", "image": "i", "flavor": "f", "tags": ["x"], "name": "", "runner_prefix": "",
     "enable_shell": False, "proxy_id": 0, "template_id": 0, "max_runners": None, "min_idle_runners": 0,
+}  # fmt: skip
+SCALE_SET: Final[dict[str, object]] = {
+    "provider_name": "cloud", "image": "i", "flavor": "f", "name": "s", "labels": None, "runner_prefix": "",
+    "enable_shell": False, "proxy_id": 0, "template_id": 0, "scale_set_id": 0, "max_runners": None,
+    "min_idle_runners": 0,
 }  # fmt: skip
 OTHERS: Final = """
 [[endpoint]]
@@ -94,6 +101,14 @@ GOOD: Final[dict[str, dict[str, object]]] = {
     "CreateForgeInstance": ENTITY | {"credentials_name": "brew", "endpoint_name": "tea"},
     **{f"Update{one}": {"credentials_name": "", "webhook_secret": None, "agent_mode": False} for one in KINDS},
     **{f"Create{one}Pool": POOL for one in KINDS},
+    **{f"Create{one}ScaleSet": SCALE_SET for one in KINDS},
+    "UpdateScaleSet": {
+        "enable_shell": False, "proxy_id": 0, "template_id": 0, "state": "", "extended_state": "", "name": "",
+    },
+    "CreateTemplate": {"name": "t", "data": "IyEvYmluL3NoCg==", "os_type": "linux", "forge_type": "github"},
+    "UpdateTemplate": {"data": ""},
+    "CreateProxy": {"name": "p", "http_proxy": "http://p.example:3128", "https_proxy": ""},
+    "UpdateProxy": {"http_proxy": None, "https_proxy": None, "name": "corner"},
     "UpdatePool": {"enable_shell": False, "proxy_id": 0, "template_id": 0, "tags": None, "runner_prefix": None},
     **{
         f"Update{one}Pool": {"enable_shell": False, "proxy_id": 0, "template_id": 0, "flavor": "", "tags": None}
@@ -107,7 +122,7 @@ GOOD: Final[dict[str, dict[str, object]]] = {
 def _document() -> dict[str, Any]:
     """As it is served; nothing of it depends on an installation."""
     webhooks = MagicMock(routes=MagicMock(return_value=[]))
-    router = api.router(MagicMock(), MagicMock(), MagicMock(clouds=()), MagicMock())
+    router = api.router(MagicMock(), MagicMock(), MagicMock(clouds=()), MagicMock(), MagicMock())
     return app.public(webhooks, router).openapi_schema.to_schema()
 
 
@@ -130,6 +145,15 @@ class Caller:
         await sample.fill()
         await sample.apply(TWIN)
         await sample.apply(OTHERS)
+        for new in (
+            ScaleSetDeclaration(
+                endpoint="forge", repository="Octo/Widgets", name="there", provider="cloud", image="i", flavor="f",
+                labels=["x"],
+            ),
+            TemplateDeclaration(name="there", data="#!/bin/sh"),
+            ProxyDeclaration(name="corner", http_proxy="http://p.example:3128"),
+        ):  # fmt: skip
+            await sample.store.edits.add(new, frozenset({"cloud"}))
         machine = await sample.instance()
         self.known = {"pool_id": sample.pool.id, "name": machine.name}
         found = await sample.store.catalog.entities()
@@ -139,7 +163,7 @@ class Caller:
         """At what is there, with what it needs."""
         of_gitea = "/gitea/" in case.path
         known = self.known | ({"name": "tea" if of_gitea else "forge"} if "/endpoints" in case.path else {})
-        known |= {"number": 2 if of_gitea else 1}
+        known |= {"number": 2 if of_gitea else 1001 if "/templates" in case.path else 1}
         known |= {"entity_id": next((self._entities[one.kind] for one in SERVED if f"{one.path}/" in case.path), "")}
         case.path_parameters |= {name: known[name] for name in case.path_parameters if name in known}
         if isinstance(case.body, dict):
