@@ -9,10 +9,11 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 
 from coordinator.declare import PoolDeclaration, declaration
 from coordinator.declare_entity import owner_keys
+from coordinator.rest import choosing
 from coordinator.rest.params_entities import CreatePoolParams, UpdatePoolParams
 from coordinator.rest.served import SERVED, Served
 from coordinator.rest.shapes import InstanceBody, PoolBody
-from coordinator.rest.view import declared, view
+from coordinator.rest.view import View, declared, view
 from coordinator.store.edits import POOL, NotThere
 from coordinator.store.store import Store
 
@@ -62,8 +63,7 @@ def _changing(store: Store, clouds: frozenset[str]) -> list[HTTPRouteHandler]:
     @put("/pools/{pool_id:str}", operation_id="UpdatePool")
     async def update_pool(pool_id: FromPath[str], data: JSONBody[UpdatePoolParams]) -> PoolBody:
         """What is left out stays. Idle runners of an older making are replaced."""
-        await store.edits.change(POOL, pool_id, data.changes(), clouds)
-        return await _told(store, pool_id)
+        return await _change(store, await declared(store), pool_id, data, clouds)
 
     @delete("/pools/{pool_id:str}", status_code=200, operation_id="DeletePool")
     async def delete_pool(pool_id: FromPath[str]) -> None:
@@ -91,7 +91,7 @@ def _of_entities(store: Store, served: Served, clouds: frozenset[str]) -> list[H
         entity = there.entity(kind, entity_id).entity
         values = {
             **_DEFAULTS,
-            **data.changes(),
+            **await choosing.changes(store, data, there, entity),
             "name": data.name or store.new_id(),
             "endpoint": there.there.endpoints[entity.endpoint_id].endpoint.name,
             "provider": data.provider_name,
@@ -108,9 +108,9 @@ def _of_entities(store: Store, served: Served, clouds: frozenset[str]) -> list[H
     async def update_entity_pool(
         entity_id: FromPath[str], pool_id: FromPath[str], data: JSONBody[UpdatePoolParams]
     ) -> PoolBody:
-        (await declared(store)).pool_of(kind, entity_id, pool_id)
-        await store.edits.change(POOL, pool_id, data.changes(), clouds)
-        return await _told(store, pool_id)
+        there = await declared(store)
+        there.pool_of(kind, entity_id, pool_id)
+        return await _change(store, there, pool_id, data, clouds)
 
     @delete(f"{path}/{{pool_id:str}}", status_code=200, operation_id=f"Delete{called}")
     async def delete_entity_pool(entity_id: FromPath[str], pool_id: FromPath[str]) -> None:
@@ -119,6 +119,13 @@ def _of_entities(store: Store, served: Served, clouds: frozenset[str]) -> list[H
         await store.edits.remove(POOL, pool_id)
 
     return [list_entity_pools, create_entity_pool, get_entity_pool, update_entity_pool, delete_entity_pool]
+
+
+async def _change(store: Store, there: View, pool_id: str, data: UpdatePoolParams, clouds: frozenset[str]) -> PoolBody:
+    pool = there.pool(pool_id).pool
+    said = await choosing.changes(store, data, there, there.there.entities[pool.entity_id].entity, pool.os_type)
+    await store.edits.change(POOL, pool_id, said, clouds)
+    return await _told(store, pool_id)
 
 
 async def _told(store: Store, pool_id: str) -> PoolBody:

@@ -13,7 +13,7 @@ from coordinator.declare_base import declaration
 from coordinator.declare_entity import owner_keys
 from coordinator.declare_pool import ScaleSetDeclaration
 from coordinator.domain.fleet import EntityKind
-from coordinator.rest import numbered
+from coordinator.rest import choosing, numbered
 from coordinator.rest.params_scale_sets import CreateScaleSetParams, UpdateScaleSetParams
 from coordinator.rest.served import SERVED, Served
 from coordinator.rest.shapes import GROUP, ForgeEndpoint, InstanceBody, OwnerNames, Tag, endpoint_body, owner_names
@@ -55,6 +55,8 @@ class ScaleSet(OwnerNames, frozen=True, kw_only=True, rename=GROUP):
     runner_bootstrap_timeout: int  # minutes
     generation: int
     extra_specs: dict[str, Any]
+    template_id: int  # 0: none comes with Hostler for it
+    template_name: str
     endpoint: ForgeEndpoint
     instances: list[InstanceBody]
     created_at: datetime
@@ -95,8 +97,13 @@ def _changing(store: Store, clouds: frozenset[str]) -> list[HTTPRouteHandler]:
     @put("/scalesets/{number:int}", operation_id="UpdateScaleSet")
     async def update_scale_set(number: FromPath[int], data: JSONBody[UpdateScaleSetParams]) -> ScaleSet:
         """What is left out stays."""
-        numbered.check("scale set", number)
-        await store.edits.change(SCALE_SET, number, data.changes(), clouds)
+        known = numbered.find("scale set", number, await store.edits.scale_sets())
+        there = await declared(store)
+        entity = there.there.entities.get(known.entity_id)
+        if entity is None:
+            raise none("scale set", str(number))
+        said = await choosing.changes(store, data, there, entity.entity, known.os_type)
+        await store.edits.change(SCALE_SET, number, said, clouds)
         return await _told(store, number)
 
     @delete("/scalesets/{number:int}", status_code=200, operation_id="DeleteScaleSet")
@@ -121,7 +128,7 @@ def _of(store: Store, served: Served, clouds: frozenset[str]) -> list[HTTPRouteH
         entity = there.entity(kind, entity_id).entity
         values = {
             **_DEFAULTS,
-            **data.changes(),
+            **await choosing.changes(store, data, there, entity),
             "endpoint": there.there.endpoints[entity.endpoint_id].endpoint.name,
             "provider": data.provider_name,
             **owner_keys(entity.named),
@@ -159,6 +166,7 @@ async def _told(store: Store, number: int) -> ScaleSet:
 
 def _body(known: KnownScaleSet, there: View) -> ScaleSet:
     entity = there.there.entities[known.entity_id].entity
+    template = there.template(known.template_id, entity, known.os_type)
     return ScaleSet(
         id=known.number,
         scale_set_id=0,
@@ -181,6 +189,8 @@ def _body(known: KnownScaleSet, there: View) -> ScaleSet:
         runner_bootstrap_timeout=int(known.bootstrap_timeout.total_seconds()) // 60,
         generation=known.generation,
         extra_specs=msgspec.json.decode(known.extra_specs),
+        template_id=template.number,
+        template_name=template.name,
         endpoint=endpoint_body(there.there.endpoints[entity.endpoint_id]),
         instances=[],
         created_at=known.times.created_at,

@@ -16,7 +16,7 @@ from coordinator.domain.instance import Instance
 from coordinator.domain.job import Job, JobStatus
 from coordinator.domain.timeline import Entry
 from coordinator.forges.usable import unusable
-from coordinator.store.overview import KnownCredentials, KnownEndpoint, KnownEntity, KnownPool
+from coordinator.store.overview import KnownCredentials, KnownEndpoint, KnownEntity, KnownPool, TemplateName
 
 GROUP: Final = {"runner_group": "github-runner-group"}
 """What GARM calls it, which is no name in Python."""
@@ -162,6 +162,8 @@ class PoolBody(OwnerNames, frozen=True, kw_only=True, rename=GROUP):
     priority: int
     generation: int
     extra_specs: dict[str, Any]
+    template_id: int  # 0: none comes with Hostler for it
+    template_name: str
     endpoint: ForgeEndpoint
     instances: list["InstanceBody"]
     created_at: datetime
@@ -297,7 +299,13 @@ _SHORT: Final = {
 }
 
 
-def pool_body(known: KnownPool, entity: Entity, endpoint: KnownEndpoint, instances: list[InstanceBody]) -> PoolBody:
+def pool_body(
+    known: KnownPool,
+    entity: Entity,
+    endpoint: KnownEndpoint,
+    template: TemplateName,
+    instances: list[InstanceBody],
+) -> PoolBody:
     pool = known.pool
     return PoolBody(
         id=pool.id,
@@ -316,6 +324,8 @@ def pool_body(known: KnownPool, entity: Entity, endpoint: KnownEndpoint, instanc
         priority=pool.priority,
         generation=pool.generation,
         extra_specs=msgspec.json.decode(pool.extra_specs),
+        template_id=template.number,
+        template_name=template.name,
         endpoint=endpoint_body(endpoint),
         instances=instances,
         created_at=known.times.created_at,

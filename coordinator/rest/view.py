@@ -2,14 +2,18 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Final
 
-from coordinator.domain.fleet import EntityKind, ForgeKind
+from coordinator.domain.fleet import Entity, EntityKind, ForgeKind
 from coordinator.domain.instance import Instance
 from coordinator.http.errors import ApiError
 from coordinator.rest import shapes
 from coordinator.rest.shapes import EntityBody, ForgeCredentials, InstanceBody, PoolBody
-from coordinator.store.overview import KnownCredentials, KnownEndpoint, KnownEntity, KnownPool, Overview
+from coordinator.store.overview import KnownCredentials, KnownEndpoint, KnownEntity, KnownPool, Overview, TemplateName
 from coordinator.store.store import Store
+from coordinator.templates.system import SYSTEM
+
+_NO_TEMPLATE: Final = TemplateName(0, "")
 
 
 class View:
@@ -86,7 +90,23 @@ class View:
 
     def pool_body(self, known: KnownPool) -> PoolBody:
         entity = self.there.entities[known.pool.entity_id].entity
-        return shapes.pool_body(known, entity, self.there.endpoints[entity.endpoint_id], self.instances(known))
+        endpoint = self.there.endpoints[entity.endpoint_id]
+        template = self.template(known.template_id, entity, known.pool.os_type)
+        return shapes.pool_body(known, entity, endpoint, template, self.instances(known))
+
+    def template(self, template_id: str | None, entity: Entity, os_type: str) -> TemplateName:
+        """By which runners of the entity are made on a system.
+
+        Args:
+            template_id: of the row that was chosen; None: what comes with Hostler.
+        """
+        if template_id is not None:
+            return self.there.templates.get(template_id, _NO_TEMPLATE)
+        forge = self.there.endpoints[entity.endpoint_id].endpoint.kind
+        for one in SYSTEM:
+            if (one.forge, one.os_type) == (forge, os_type):
+                return TemplateName(one.number, one.name)
+        return _NO_TEMPLATE
 
     def instances(self, known: KnownPool) -> list[InstanceBody]:
         return [shapes.instance_body(one, known.pool) for one in self._instances.get(known.pool.id, ())]

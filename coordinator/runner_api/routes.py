@@ -157,8 +157,9 @@ class RunnerApi:
             tools = None  # an image that has the runner needs none
         access = await self._store.catalog.forge_access(instance.entity_id)
         where = self._where.but(await self._store.settings.get())
+        template = await self._store.catalog.install_template(pool.id)
         try:
-            return scripts.install_script(instance, pool, access, where, token, tools)
+            return scripts.install_script(instance, pool, access, where, token, tools, template)
         except TemplateInvalid as error:
             raise ApiError(400, str(error)) from None
 

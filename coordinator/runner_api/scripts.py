@@ -76,12 +76,22 @@ def for_provider_library(script: str) -> str:
 
 
 def install_script(
-    instance: Instance, pool: Pool, access: ForgeAccess, where: Urls, token: str, tools: list[Tool] | None
+    instance: Instance,
+    pool: Pool,
+    access: ForgeAccess,
+    where: Urls,
+    token: str,
+    tools: list[Tool] | None,
+    template: str = "",
 ) -> str:
     """The script that makes the machine a runner. Holds the token.
 
     Only the machine knows whether its image has the runner's program. If it has none and there is none to download, the
-    script reports a failure that says what to do. `tools`: the forge's downloads; None: it could not be asked.
+    script reports a failure that says what to do.
+
+    Args:
+        tools: the forge's downloads; None: it could not be asked.
+        template: the text that the pool has chosen; empty: what comes with Hostler.
 
     Raises:
         TemplateInvalid: the template does not fit this pool.
@@ -102,7 +112,7 @@ def install_script(
         why_no_tool=f"the forge offers none for {pool.os_type} on {pool.arch}" if tools is not None else _AWAY,
         extra_context=_extra_context(pool),
     )
-    return render(install_template(forge_type, pool.os_type), values.by_name())
+    return render(template or install_template(forge_type, pool.os_type), values.by_name())
 
 
 def _extra_context(pool: Pool) -> dict[str, Any]:

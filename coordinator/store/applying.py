@@ -18,6 +18,7 @@ from coordinator.declare_pool import Making, PoolDeclaration, ScaleSetDeclaratio
 from coordinator.declare_text import ProxyDeclaration, TemplateDeclaration
 from coordinator.domain.fleet import AuthKind, EntityKind, EntityName, ForgeKind
 from coordinator.domain.labels import labels
+from coordinator.store.choosing import chosen
 from coordinator.store.migrate import only_one_at_a_time
 from coordinator.store.schema import (
     credentials,
@@ -177,6 +178,7 @@ class Application:
         await self._check_flavor(pool)
         key = {"entity_id": await self._entity(pool), "name": pool.name}
         values = _made_of(pool) | {
+            "template_id": await chosen(self._connection, pool, key["entity_id"]),
             "priority": pool.priority,
             "placement": pool.placement.value,
             "share_hosts": pool.share_hosts,
@@ -193,7 +195,11 @@ class Application:
         endpoint_id = await self._endpoint(one.endpoint)
         await self._is_of(endpoint_id, ForgeKind.GITHUB, f"scale set '{one.name}': scale sets")
         key = {"entity_id": await self._entity(one), "name": one.name}
-        values = _made_of(one) | {"disable_update": one.disable_update} | await self._number(scale_sets, row_id)
+        values = _made_of(one) | {
+            "template_id": await chosen(self._connection, one, key["entity_id"]),
+            "disable_update": one.disable_update,
+        }
+        values |= await self._number(scale_sets, row_id)
         row_id, changed = await self._writing.upsert("scale set", scale_sets, key, values, row_id=row_id)
         if _MAKING & set(changed):
             await self._writing.date(scale_sets.c.id == row_id, scale_sets)
@@ -210,7 +216,10 @@ class Application:
         values |= await self._number(templates, row_id, FIRST_OWN)
         sealed = {"data": template.data}
         key = {"name": template.name}
-        row_id, _ = await self._writing.upsert("template", templates, key, values, sealed, row_id=row_id)
+        row_id, changed = await self._writing.upsert("template", templates, key, values, sealed, row_id=row_id)
+        if "data" in changed:
+            for table in (pools, scale_sets):
+                await self._writing.date(table.c.template_id == row_id, table)
         return row_id
 
     async def proxy(self, proxy: ProxyDeclaration, row_id: str = "") -> str:
@@ -331,5 +340,5 @@ def _made_of(one: Making) -> dict[str, Any]:
 # What a pool's machines are made of.
 _MAKING: Final = {
     "provider", "image", "flavor", "arch", "os_type", "labels", "runner_group", "extra_specs",
-    "network_policy", "network_allow",
+    "network_policy", "network_allow", "template_id",
 }  # fmt: skip

@@ -23,7 +23,7 @@ from coordinator.declare_text import ProxyDeclaration, TemplateDeclaration
 from coordinator.domain.fleet import AuthKind, Balancer, EntityKind, ForgeKind, Placement
 from coordinator.store.applying import KeptDeclared
 from coordinator.store.rows import entity_name
-from coordinator.store.schema import credentials, endpoints, entities, flavors, images, pools
+from coordinator.store.schema import credentials, endpoints, entities, flavors, images, pools, templates
 from coordinator.store.sealing import Sealer
 from coordinator.store.writing import opened, seal_owner
 from hostler.images import Compression, ImageFormat
@@ -42,7 +42,8 @@ async def of(connection: AsyncConnection, kind: str, row: Row, sealer: Sealer) -
         return read(row, opened(sealer, getattr(row, column), seal_owner(kind, row.id)))
     if kind in ("pool", "scale set"):
         entity = (await connection.execute(sa.select(entities).where(entities.c.id == row.entity_id))).one()
-        made_of = _made_of(row, entity, await _name(connection, endpoints, entity.endpoint_id))
+        template = await _name(connection, templates, row.template_id) if row.template_id else ""
+        made_of = _made_of(row, entity, await _name(connection, endpoints, entity.endpoint_id), template)
         return _pool(row, made_of) if kind == "pool" else _scale_set(row, made_of)
     endpoint = await _name(connection, endpoints, row.endpoint_id)
     if kind == "credentials":
@@ -57,6 +58,7 @@ async def everything(connection: AsyncConnection, sealer: Sealer) -> dict[str, d
     entity_rows = await _rows(connection, entities)
     endpoint = {row_id: row.name for row_id, row in endpoint_rows.items()}
     secret = {row_id: row.name for row_id, row in secret_rows.items()}
+    template = {row_id: row.name for row_id, row in (await _rows(connection, templates)).items()}
     found: dict[str, dict[str, AnyDeclared]] = {
         "endpoint": {row_id: _endpoint(row, _bundle(row, sealer)) for row_id, row in endpoint_rows.items()},
         "credentials": {
@@ -68,7 +70,13 @@ async def everything(connection: AsyncConnection, sealer: Sealer) -> dict[str, d
         **{kind.table: {} for kind in EntityKind},
         "pool": {
             row_id: _pool(
-                row, _made_of(row, entity_rows[row.entity_id], endpoint[entity_rows[row.entity_id].endpoint_id])
+                row,
+                _made_of(
+                    row,
+                    entity_rows[row.entity_id],
+                    endpoint[entity_rows[row.entity_id].endpoint_id],
+                    template.get(row.template_id, ""),
+                ),
             )
             for row_id, row in (await _rows(connection, pools)).items()
         },
@@ -151,7 +159,7 @@ def _entity(row: Row, endpoint: str, credentials_name: str, secret: str) -> Enti
     return declaration(BY_KIND[named.kind], values | keys_of(named))
 
 
-def _made_of(row: Row, entity: Row, endpoint: str) -> dict[str, object]:
+def _made_of(row: Row, entity: Row, endpoint: str, template: str) -> dict[str, object]:
     return dict[str, object](
         name=row.name,
         endpoint=endpoint,
@@ -168,6 +176,7 @@ def _made_of(row: Row, entity: Row, endpoint: str) -> dict[str, object]:
         bootstrap_timeout_minutes=row.bootstrap_timeout_seconds // 60,
         extra_specs=msgspec.json.decode(row.extra_specs),
         min_idle_runners=row.min_idle,
+        template=template,
         **owner_keys(entity_name(entity)),
     )
 

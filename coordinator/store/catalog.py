@@ -16,7 +16,7 @@ from coordinator.store.batch import Batcher
 from coordinator.store.database import Database
 from coordinator.store.retrying import retried
 from coordinator.store.rows import POOL_QUERY, to_credentials, to_endpoint, to_entity, to_pool
-from coordinator.store.schema import credentials, endpoints, entities, pools
+from coordinator.store.schema import credentials, endpoints, entities, pools, templates
 from coordinator.store.writing import Tools, Writing, opened, seal_owner
 from hostler.errors import HostlerError
 
@@ -137,6 +137,13 @@ class Catalog:
     async def pool(self, pool_id: str) -> Pool:
         async with self._database.read() as connection:
             return to_pool((await connection.execute(POOL_QUERY.where(pools.c.id == pool_id))).one())
+
+    async def install_template(self, pool_id: str) -> str:
+        """The text of the template that the pool names; empty: it names none. May hold secrets."""
+        query = sa.select(templates.c.id, templates.c.data).join(pools, pools.c.template_id == templates.c.id)
+        async with self._database.read() as connection:
+            row = (await connection.execute(query.where(pools.c.id == pool_id))).first()
+        return opened(self._sealer, row.data, seal_owner("template", row.id)) if row else ""
 
     async def credentials(self) -> list[Credentials]:
         """All there are, without their secrets."""

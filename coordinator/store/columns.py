@@ -78,8 +78,8 @@ def id_column() -> sa.Column[str]:
     return sa.Column("id", sa.String(36), primary_key=True)
 
 
-def ref_column(name: str, table: str) -> sa.Column[str]:
-    return sa.Column(name, sa.String(36), sa.ForeignKey(f"{table}.id"), nullable=False)
+def ref_column(name: str, table: str, *, nullable: bool = False) -> sa.Column[str]:
+    return sa.Column(name, sa.String(36), sa.ForeignKey(f"{table}.id"), nullable=nullable)
 
 
 def text_column(name: str) -> sa.Column[str]:

@@ -214,11 +214,17 @@ _USERS: Final[Mapping[sa.Table, tuple[tuple[sa.Table, str, str], ...]]] = {
     entities: ((pools, "entity_id", "pools"), (scale_sets, "entity_id", "scale sets")),
     pools: ((instances, "pool_id", "runners"),),
     scale_sets: (),
-    templates: (),
+    templates: ((pools, "template_id", "pools"), (scale_sets, "template_id", "scale sets")),
     proxies: (),
 }
 _NAMED: Final = 10
 _LET_GO: Final = "disable the pool, with enabled = false, and remove it when its machines are gone"
+_OTHER_TEMPLATE: Final = "let them name another template, or none"
+_HOW: Final[Mapping[tuple[sa.Table, sa.Table], str]] = {
+    (pools, instances): _LET_GO,
+    (templates, pools): _OTHER_TEMPLATE,
+    (templates, scale_sets): _OTHER_TEMPLATE,
+}
 _entity_called: Final = sa.case(
     (entities.c.name == "", entities.c.owner), else_=entities.c.owner + "/" + entities.c.name
 )
@@ -243,7 +249,7 @@ async def unused(
             query = query.where(table.c.id.not_in(going))
         names = list(await connection.scalars(query.order_by(called_by).limit(_NAMED)))
         if names:
-            how = _LET_GO if table is instances else f"remove the {called} first"
+            how = _HOW.get((kind.table, table), f"remove the {called} first")
             raise InUse(f"the {kind.name} '{_called(row)}' has {called}: {', '.join(names)}", hint=how)
 
 

@@ -35,6 +35,7 @@ class KnownScaleSet(msgspec.Struct, frozen=True):
     bootstrap_timeout: timedelta
     extra_specs: str  # JSON
     disable_update: bool
+    template_id: str | None  # of its row; None: what comes with Hostler
     generation: int
     times: Times
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coordinator.domain.fleet import AuthKind, Endpoint, Entity, Pool
 from coordinator.store.rows import POOL_QUERY, to_endpoint, to_entity, to_pool
-from coordinator.store.schema import credentials, endpoints, entities
+from coordinator.store.schema import credentials, endpoints, entities, templates
 from coordinator.store.sealing import Sealer
 from coordinator.store.writing import opened, seal_owner
 
@@ -46,7 +46,15 @@ class KnownEntity(msgspec.Struct, frozen=True):
 
 class KnownPool(msgspec.Struct, frozen=True):
     pool: Pool
+    template_id: str | None  # None: what comes with Hostler
     times: Times
+
+
+class TemplateName(NamedTuple):
+    """What an install template is known by."""
+
+    number: int
+    name: str
 
 
 class Overview(msgspec.Struct, frozen=True):
@@ -56,6 +64,7 @@ class Overview(msgspec.Struct, frozen=True):
     credentials: Mapping[str, KnownCredentials]
     entities: Mapping[str, KnownEntity]
     pools: Mapping[str, KnownPool]
+    templates: Mapping[str, TemplateName]  # that people made
 
 
 async def overview(connection: AsyncConnection, sealer: Sealer) -> Overview:
@@ -73,7 +82,14 @@ async def overview(connection: AsyncConnection, sealer: Sealer) -> Overview:
             for row in await connection.execute(sa.select(credentials).order_by(credentials.c.name))
         },
         entities={row.id: KnownEntity(to_entity(row), _times(row)) for row in await connection.execute(by_name)},
-        pools={row.id: KnownPool(to_pool(row), _times(row)) for row in await connection.execute(POOL_QUERY)},
+        pools={
+            row.id: KnownPool(to_pool(row), row.template_id, _times(row))
+            for row in await connection.execute(POOL_QUERY)
+        },
+        templates={
+            row.id: TemplateName(row.number, row.name)
+            for row in await connection.execute(sa.select(templates).order_by(templates.c.name))
+        },
     )
 
 

@@ -154,6 +154,7 @@ class Writing:
         meant = sa.or_(
             pools.c.id.in_(touched["pool"]),
             pools.c.flavor.in_(sa.select(flavors.c.name).where(flavors.c.id.in_(touched["flavor"]))),
+            pools.c.template_id.in_(touched["template"]),
             entities.c.id.in_(set[str]().union(*(touched[kind.word] for kind in EntityKind))),
             entities.c.credentials_id.in_(touched["credentials"]),
             entities.c.endpoint_id.in_(touched["endpoint"]),

@@ -9,7 +9,7 @@ from providers.exec.spec import Tool
 
 
 class Values(msgspec.Struct, frozen=True):
-    """Of the machine that a script is for; docs/install-templates.md says it for people."""
+    """Of the machine that a script is for; docs/runner-api.md says it for people."""
 
     runner_name: str
     metadata_url: str

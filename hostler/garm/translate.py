@@ -80,7 +80,7 @@ class _Translator:
         for scale_set in self._fleet.scale_sets:
             self._leave_out(f"scale set {scale_set.name}", "make a pool, with its name as a label")
         for template in self._fleet.templates:
-            self._leave_out(f"template {template}", "runners are installed by Hostler's own scripts")
+            self._leave_out(f"template {template}", _OTHER_LANGUAGE)
         return Translation(self._document, tuple(self._left_out), tuple(self._missing))
 
     def _endpoint(self, one: GarmEndpoint) -> None:
@@ -166,7 +166,9 @@ class _Translator:
             values["extra_specs_json"] = msgspec.json.encode(one.extra_specs).decode()
         if not self._add("pool", values, self._no_pool(one, owner)):
             return
-        for name, said in (("template", one.template), ("proxy", one.proxy), ("shell", one.shell)):
+        if one.template:
+            self._leave_out(f"template of pool {one.id}", _OTHER_LANGUAGE)
+        for name, said in (("proxy", one.proxy), ("shell", one.shell)):
             if said:
                 self._leave_out(f"{name} of pool {one.id}", "pools have none here")
 
@@ -222,6 +224,7 @@ def _called(table: str, values: Mapping[str, Any]) -> str:
     return str(values["endpoint"] if table == "forge_instance" else values["name"])
 
 
+_OTHER_LANGUAGE: Final = "GARM's language is another: write it anew, and let the pool name it"
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
 

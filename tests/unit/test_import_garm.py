@@ -25,11 +25,14 @@ Output = pytest.CaptureFixture[str]
 POOL = pool_row(1)["id"]
 LEFT_OUT = [
     "agent mode of organization acme: GARM's agent is not served",
-    "template of pool 00000000-0000-4000-8000-000000000002: pools have none here",
+    (
+        "template of pool 00000000-0000-4000-8000-000000000002: GARM's language is another: "
+        "write it anew, and let the pool name it"
+    ),
     "pool 00000000-0000-4000-8000-000000000003: the coordinator's file has no [[provider]] 'lxd_local'",
     "pool 00000000-0000-4000-8000-000000000004: Invalid enum value 'arm'; allowed: amd64, arm64",
     "scale set big: make a pool, with its name as a label",
-    "template mine: runners are installed by Hostler's own scripts",
+    "template mine: GARM's language is another: write it anew, and let the pool name it",
 ]
 
 

@@ -42,15 +42,15 @@ LEFT_OUT: Final = {
     "Enterprise": {"events"},
     "ForgeCredentials": {"rate_limit"},
     "ForgeInstance": {"events"},
-    # Of what we have not, or not yet: GARM's agent, and runners of scale sets, behind proxies and of own templates.
+    # Of what we have not, or not yet: GARM's agent, and runners of scale sets and behind proxies.
     "Instance": {
         "addresses", "capabilities", "heartbeat", "job", "os_name", "os_version", "scale_set_id",
     },
     "Job": {"locked_by", "runner_group_id", "runner_group_name", "runner_id", "scaleset_job_id", "started_at"},
     "Organization": {"events"},
-    "Pool": {"enable_shell", "proxy_id", "proxy_name", "template_id", "template_name"},
+    "Pool": {"enable_shell", "proxy_id", "proxy_name"},
     "Repository": {"events"},
-    "ScaleSet": {"enable_shell", "proxy_id", "proxy_name", "status_messages", "template_id", "template_name"},
+    "ScaleSet": {"enable_shell", "proxy_id", "proxy_name", "status_messages"},
 }  # fmt: skip
 """What no body has: clients written in Go read the empty value."""
 

@@ -100,7 +100,9 @@ async def test_a_scale_set_is_made_changed_and_removed(site: Site) -> None:
         ({"min_idle_runners": 9}, "min_idle_runners"),
         ({"labels": [""]}, "labels: none may be empty"),
         ({"scale_set_id": 7}, "scale_set_id: "),
-        ({"template_id": 7}, "template_id: not served"),
+        ({"template_id": 7}, "template_id: there is no template '7'"),
+        ({"template_id": 2}, "template_id: 'github_windows' is not for runners of github on linux"),
+        ({"proxy_id": 7}, "proxy_id: not served"),
         ({"runner_bootstrap_timeout": 0}, "runner_bootstrap_timeout: cannot be 0"),
     ],
 )

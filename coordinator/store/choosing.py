@@ -1,0 +1,39 @@
+"""The install template that a pool or scale set names: which one it is, and whether its runners can be made by it."""
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from coordinator.declare_pool import Making
+from coordinator.store.schema import endpoints, entities, templates
+from coordinator.store.writing import Clash, UnknownReference
+from coordinator.templates.system import SYSTEM
+
+
+async def chosen(connection: AsyncConnection, one: Making, entity_id: str) -> str | None:
+    """The id of its template's row; None: it takes what comes with Hostler.
+
+    Raises:
+        UnknownReference: nobody has made such a template.
+        Clash: it is for the runners of another forge or system.
+    """
+    if not one.template:
+        return None
+    if one.template in {known.name for known in SYSTEM}:
+        raise UnknownReference(
+            f"'{one.name}': the template '{one.template}' comes with Hostler", hint="leave the template out"
+        )
+    row = (await connection.execute(sa.select(templates).where(templates.c.name == one.template))).first()
+    if row is None:
+        raise UnknownReference(
+            f"there is no template '{one.template}', which '{one.name}' names",
+            hint="make it first, by POST /api/v1/templates",
+        )
+    mine = sa.select(endpoints.c.kind).join(entities, entities.c.endpoint_id == endpoints.c.id)
+    forge = await connection.scalar(mine.where(entities.c.id == entity_id))
+    if (row.forge, row.os_type) != (forge, one.os_type):
+        raise Clash(
+            f"'{one.name}': the template '{one.template}' is for runners of {row.forge} on {row.os_type}, "
+            f"and not of {forge} on {one.os_type}",
+            hint="name another one, or leave the template out",
+        )
+    return str(row.id)
