@@ -6,6 +6,9 @@ what was there before can stay. Statements and expressions: libnftables-json(5).
 A frame of a machine passes two gates. In `bridge`, before the bridge looks at it: it must come from a port that we gave
 out, with that port's MAC and IP address. In `inet`, before routing and before any address is translated: where may
 it go? What no rule admits is dropped, so a port that nobody admitted, or admitted no longer, is mute.
+
+What goes beyond the host leaves under the host's address: the hypervisors' own rules for that are away for as long as
+they take to make them anew, and a connection that began meanwhile would never have an answer.
 """
 
 from collections import defaultdict
@@ -22,6 +25,7 @@ Json = dict[str, Any]
 # Before everything else at that hook; and after connection tracking (-200), before destinations are translated (-100).
 _FIRST: Final = -300
 _BEFORE_TRANSLATION: Final = -150
+_BEFORE_HYPERVISORS: Final = 99  # where sources are translated (100): whoever is first has decided
 
 # Where clouds tell a machine's secrets: all link-local addresses; Azure, Alibaba, Oracle.
 METADATA: Final = ("169.254.0.0/16", "168.63.129.16/32", "100.100.100.200/32", "192.0.0.192/32")
@@ -146,6 +150,19 @@ def _inet(network: Network, guests: list[Guest]) -> list[Json]:
         rule(_in("network-services", *to_port), _ACCEPT),
         rule({"vmap": {"key": _field("ip", "saddr"), "data": "@policies"}}),
         rule(_DROP),
+        *_outwards(network),
+    ]
+
+
+def _outwards(network: Network) -> list[Json]:
+    """A port below 1024 would say that the host's root asks."""
+    subnet = _prefix(network.subnet)
+    beyond = (_is(_field("ip", "saddr"), subnet), _is_not(_field("ip", "daddr"), subnet))
+    ported = _is(_meta("l4proto"), {"set": ["tcp", "udp"]})
+    return [
+        _hook("inet", network, "outwards", "postrouting", _BEFORE_HYPERVISORS, kind="nat"),
+        _rule("inet", network, "outwards", *beyond, ported, {"masquerade": {"port": {"range": [1024, 65535]}}}),
+        _rule("inet", network, "outwards", *beyond, {"masquerade": None}),
     ]
 
 
@@ -209,9 +226,9 @@ def _table(command: str, family: str, network: Network) -> Json:
     return {command: {"table": {"family": family, "name": network.table}}}
 
 
-def _hook(family: str, network: Network, name: str, hook: str, priority: int) -> Json:
+def _hook(family: str, network: Network, name: str, hook: str, priority: int, *, kind: str = "filter") -> Json:
     """Other networks' packets come by too, so what is not ours passes; the chain's rules drop what is."""
-    return _add(family, network, "chain", name=name, type="filter", hook=hook, prio=priority, policy="accept")
+    return _add(family, network, "chain", name=name, type=kind, hook=hook, prio=priority, policy="accept")
 
 
 def _rule(family: str, network: Network, chain: str, *parts: Json) -> Json:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
+import msgspec
 
 from providers.libvirt.settings import LibvirtSettings
 from tests.demo import configs
@@ -28,7 +29,7 @@ HOST: Final = "build-server"
 AGENT: Final = "hostler-agent"
 LXD_LABELS: Final = ("self-hosted", "lxd")
 LXD_GUEST: Final = Guest(TEST_GUEST.image, TEST_GUEST.path, driver="lxd")
-LEASE_SECONDS: Final = 60
+LEASE_SECONDS: Final = 30
 PATIENCE_SECONDS: Final = 600.0
 # One address of this machine, here and in the server alike: QEMU's network leads there without a door in the server.
 _MEETING_POINT: Final = LibvirtSettings(subnet="10.222.0.0/24")
@@ -158,11 +159,50 @@ class ServerWorld(World, frozen=True, kw_only=True):
         said = (await self.server.ends("pgrep --full --list-full 'qemu-system-x86_64 -(name|S|daemonize)'")).said
         return {int(line.split()[0]): line for line in said.splitlines() if "pgrep" not in line}
 
+    async def kill_service(self, unit: str) -> None:
+        """Returns when systemd has started it again."""
+        pid = f"systemctl show --property MainPID --value {unit}"
+        old = (await self.server.run(pid)).strip()
+        assert old != "0"
+        await self.server.run(f"kill -9 {old}")
+        await self.server.until(f"systemctl is-active --quiet {unit} && test $({pid}) != {old}")
+
+    async def adopted(self) -> set[str]:
+        """Machines that the agent found running when it started."""
+        said = (await self.server.run(f"journalctl --no-pager -o cat -u {AGENT}")).splitlines()
+        told = [msgspec.json.decode(line, type=dict[str, Any]) for line in said if line.startswith("{")]
+        return {event["name"] for event in told if event["event"] == "adopted" and event["state"] == "running"}
+
     async def presence(self, wanted: str) -> None:
         """Returns when the coordinator says so of the server."""
         async with asyncio.timeout(PATIENCE_SECONDS):
             while (await self.host()).get("presence") != wanted:
                 await asyncio.sleep(0.2)
+
+    async def known(self) -> dict[str, str]:
+        """Machines that the coordinator knows, and what their runners do."""
+        return {one["name"]: one["runner_status"] for one in (await self.status())["instances"]}
+
+    async def busy(self, count: int) -> dict[str, str]:
+        """What is known when so many runners have a job, and nobody else is there."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while list((known := await self.known()).values()) != ["active"] * count:
+                await asyncio.sleep(0.2)
+        return known
+
+    async def made_of(self, driver: str) -> str:
+        """The name of a machine of that driver; returns when there is one."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while True:
+                for one in (await self.status())["instances"]:
+                    if one["provider"] == driver:
+                        return str(one["name"])
+                await asyncio.sleep(0.1)
+
+    async def ended_well(self, job: int) -> str:
+        told = await self.ended(job)
+        assert told["conclusion"] == "success", told
+        return str(told["log"])
 
 
 def _pack_files(folder: Path) -> Path:

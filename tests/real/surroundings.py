@@ -20,7 +20,7 @@ _SERVER: Final = f"""
 import http.server, socketserver, sys
 class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        self.send_response(200); self.end_headers(); self.wfile.write(b"here")
+        self.send_response(200); self.end_headers(); self.wfile.write(("%s %d" % self.client_address).encode())
     def log_message(self, *_): pass
 socketserver.ThreadingTCPServer.allow_reuse_address = True
 server = socketserver.ThreadingTCPServer((sys.argv[1], {PORT}), Answer)
@@ -35,7 +35,7 @@ def run(*command: str) -> str:
 
 @contextmanager
 def listeners(gateway: str = str(SETTINGS.gateway)) -> Iterator[None]:
-    """At PORT of METADATA, PRIVATE and PUBLIC, and of the host's bridge."""
+    """At PORT of METADATA, PRIVATE and PUBLIC, and of the host's bridge: each says which address and port asked."""
     _beyond()
     inside = ("ip", "netns", "exec", _NAMESPACE)
     serving: list[subprocess.Popen[str]] = []

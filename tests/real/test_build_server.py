@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 import pytest_asyncio
 
-from tests.real.server_world import LXD_LABELS, ServerWorld, open_server_world
+from tests.real.server_world import AGENT, LXD_GUEST, LXD_LABELS, ServerWorld, open_server_world
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
 
@@ -54,3 +54,44 @@ async def test_a_job_runs_in_a_virtual_machine_of_lxd(world: ServerWorld) -> Non
     name, with_svm, _ = log.split(maxsplit=2)
     assert name.startswith("hostler-")
     assert int(with_svm) == 1
+
+
+async def test_machines_outlive_their_agent_and_libvirtd_and_their_jobs_end_well(world: ServerWorld) -> None:
+    jobs = {"one": await world.queue_waiting("one"), "other": await world.queue_waiting("other", LXD_LABELS)}
+    known = await world.busy(2)
+    running = await world.machines()
+    assert len(running) == 2
+
+    await world.kill_service(AGENT)
+    await world.presence("connected")
+    assert await world.adopted() == known.keys()
+    await world.kill_service("libvirtd")
+    await world.drivers("libvirt", "lxd")
+
+    assert await world.machines() == running
+    assert await world.known() == known
+    for name in jobs:
+        world.gate.open(name)
+    for job in jobs.values():
+        assert "gate says go" in await world.ended_well(job)
+    await world.gone()
+
+
+async def test_a_server_that_loses_its_power_is_lost_and_its_waiting_jobs_get_new_machines(world: ServerWorld) -> None:
+    cut_off = await world.queue_waiting("never")
+    waiting = await world.queue("uname -n", LXD_LABELS)
+    made = await world.made_of(LXD_GUEST.driver)
+
+    await world.server.kill()
+    await world.presence("lost")
+    await world.server.start()
+    await world.presence("connected")
+    new = await world.queue("echo served")
+
+    ran_on = await world.ended_well(waiting)
+    assert "hostler-" in ran_on
+    assert made not in ran_on
+    assert (await world.ended(cut_off))["conclusion"] != "success"
+    assert "served" in await world.ended_well(new)
+    world.gate.open("never")
+    await world.gone()

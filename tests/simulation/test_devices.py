@@ -46,7 +46,7 @@ async def test_an_older_agent_is_given_no_machine_with_a_device(tmp_path: Path) 
         async with skewed(one.grpc_port, port, skew.older(), up=as_older, down=as_older):
             await one.start_agent(settings=WITH_TWO, address=f"127.0.0.1:{port}")
             waits = one.queue(["gpu"])
-            await one.until_waiting(waits, "no host has any gpu")
+            await one.until_waiting(waits, "no host passes devices to machines of 'simulated'")
             await one.completed(one.queue())
             await one.stop("host-1")
 

@@ -87,14 +87,16 @@ def test_a_machine_with_a_device_goes_where_one_is_free() -> None:
 
 
 NO_PASSING = {"passes": frozenset[str]()}
+NOT_PASSED = "no host passes devices to machines of 'libvirt'"
 
 
 @pytest.mark.parametrize(
     ("hosts", "reason", "of_each"),
     [
-        ((host(),), "no host has any gpu", "passes no devices to machines of 'libvirt'"),
+        ((host(),), NOT_PASSED, "host host-1 passes no devices to machines of 'libvirt'"),
         ((host(passes=LIBVIRT),), "no host has any gpu", "host host-1 has no devices, the pool wants 1 gpu"),
-        ((with_gpus("h", 1, **NO_PASSING),), "no host has any gpu", "passes no devices to machines of 'libvirt'"),
+        ((with_gpus("h", 1, **NO_PASSING),), NOT_PASSED, "host h passes no devices to machines of 'libvirt'"),
+        ((with_gpus("h", 1, **NO_PASSING), host(passes=LIBVIRT)), "no host has any gpu", "host h passes no devices"),
         ((with_gpus("host-1", 1),), "no host has a free gpu", "is full (1 gpu wanted, 0 free)"),
         ((with_gpus("host-1", 1, connected=False),), "no host has a free gpu", "is not connected"),
         (
@@ -124,7 +126,7 @@ def test_what_one_driver_of_a_host_passes_counts_for_none_of_its_others() -> Non
     board = Board.of(world((job(1),), pools=(by_lxd,), hosts=hosts))
     decided = plan_on(board, Moment(NOW))
     assert not decided.creates
-    assert "no host has any gpu" in decided.waits[0].reason
+    assert "no host passes devices to machines of 'lxd'" in decided.waits[0].reason
     assert "host h passes no devices to machines of 'lxd'" in why_waiting(board, decided, "job-1")
     (create,) = plan(world((job(1),), pools=(pool(resources=GPU),), hosts=hosts), NOW).creates
     assert create.host == "h"
@@ -151,7 +153,7 @@ def test_the_reason_is_told_anew_when_a_host_gets_or_loses_its_devices(change: H
         board.put_instance(instance(1, host="h", resources=GPU, labels=frozenset({"other"})))
     else:
         board.drop_host("h")
-        board.put_host(host("other"))
+        board.put_host(host("other", passes=LIBVIRT))
     assert reason in plan_on(board, Moment(NOW)).waits[0].reason
 
 

@@ -40,9 +40,12 @@ def no_host(board: Board, holds: Sequence[Hold], pool: Pool) -> str:
 
 
 def no_room(board: Board, kind: Kind) -> str:
-    """In a few words; of devices, whether there are none or none free."""
+    """In a few words; of devices, whether none are passed, there are none, or none free."""
     if not kind.resources.devices:
         return "no host has room for it"
+    offering = [host for host in board.hosts.values() if kind.driver in host.drivers]
+    if offering and not any(kind.driver in host.passes for host in offering):
+        return f"no host passes devices to machines of '{kind.driver}'"
     able = [host for host in board.hosts.values() if _may_pass(kind, host)]
     for word, amounts in (("any", [one.capacity for one in able]), ("a free", [board.free[one.name] for one in able])):
         if not any(have.holds(Resources(devices=kind.resources.devices)) for have in amounts):
