@@ -29,7 +29,7 @@ HOST: Final = "build-server"
 AGENT: Final = "hostler-agent"
 LXD_LABELS: Final = ("self-hosted", "lxd")
 LXD_GUEST: Final = Guest(TEST_GUEST.image, TEST_GUEST.path, driver="lxd")
-LEASE_SECONDS: Final = 30
+LEASE_SECONDS: Final = 60  # the least that is allowed
 PATIENCE_SECONDS: Final = 600.0
 # One address of this machine, here and in the server alike: QEMU's network leads there without a door in the server.
 _MEETING_POINT: Final = LibvirtSettings(subnet="10.222.0.0/24")
