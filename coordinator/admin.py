@@ -1,6 +1,6 @@
 """The admin service: what the `hostler` client asks for."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Final
 
 import grpc
@@ -9,7 +9,8 @@ import structlog
 from coordinator.admin_hosts import HostAdmin, told
 from coordinator.admin_images import ImageAdmin
 from coordinator.admin_providers import ProviderAdmin
-from coordinator.declare import Declaration
+from coordinator.declare import Declaration, TemplateDeclaration
+from coordinator.declare_base import Refused
 from coordinator.declare_plan import Step
 from coordinator.domain.fleet import Admission, ForgeKind
 from coordinator.domain.job import Job
@@ -18,8 +19,10 @@ from coordinator.engine.engine import Engine
 from coordinator.exporting import exported, keys
 from coordinator.fleet import wire
 from coordinator.store.store import Store
+from coordinator.templates.check import check
+from coordinator.templates.language import TemplateInvalid
 from hostler import __version__, config
-from hostler.errors import HostlerError
+from hostler.errors import ConfigError, HostlerError
 from protos.hostler.v1 import admin_pb2 as pb
 from protos.hostler.v1.admin_pb2_grpc import AdminServicer
 
@@ -54,9 +57,13 @@ class AdminService(AdminServicer):
     ) -> pb.ApplyResponse:
         try:
             declared = config.parse(request.document, Declaration, _DOCUMENT)
+            await _check(declared.template)
             plan = await self._store.catalog.apply(
                 declared, self._providers.names, prune=request.prune, dry_run=request.dry_run
             )
+        except Refused as error:
+            at = f"{_DOCUMENT}: key '{error.place}': " if error.place else ""
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{at}{error}")
         except HostlerError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         return pb.ApplyResponse(changes=plan.lines, steps=map(_step, plan.steps), unserved=plan.unserved)
@@ -211,6 +218,18 @@ class AdminService(AdminServicer):
             waiting_reason=self._engine.waiting_reason(job.id, brief=brief),
             queued_at=wire.timestamp(job.queued_at),
         )
+
+
+async def _check(templates: Iterable[TemplateDeclaration]) -> None:
+    """
+    Raises:
+        ConfigError: one of them makes no script that can be read.
+    """
+    for index, one in enumerate(templates):
+        try:
+            await check(one.data, one.forge.value, one.os_type)
+        except TemplateInvalid as error:
+            raise ConfigError(f"{_DOCUMENT}: key 'template[{index}].data': {error}") from None
 
 
 def _step(step: Step) -> pb.ApplyStep:

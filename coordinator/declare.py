@@ -13,6 +13,7 @@ from coordinator.declare_entity import (
 from coordinator.declare_forge import CredentialsDeclaration, EndpointDeclaration
 from coordinator.declare_image import ImageDeclaration
 from coordinator.declare_pool import PoolDeclaration, ScaleSetDeclaration
+from coordinator.declare_text import ProxyDeclaration, TemplateDeclaration
 from coordinator.domain.resources import Resources, devices
 from hostler import config
 from hostler.config import device_name
@@ -29,8 +30,10 @@ __all__ = [
     "ImageDeclaration",
     "OrganizationDeclaration",
     "PoolDeclaration",
+    "ProxyDeclaration",
     "RepositoryDeclaration",
     "ScaleSetDeclaration",
+    "TemplateDeclaration",
     "changed_declaration",
     "declaration",
 ]
@@ -68,4 +71,7 @@ class Declaration(Declared, frozen=True):
     forge_instance: list[ForgeInstanceDeclaration] = []
     flavor: list[FlavorDeclaration] = []
     image: list[ImageDeclaration] = []
+    template: list[TemplateDeclaration] = []
+    proxy: list[ProxyDeclaration] = []
     pool: list[PoolDeclaration] = []
+    scale_set: list[ScaleSetDeclaration] = []

@@ -7,15 +7,25 @@ from typing import Final, TypeVar
 import msgspec
 
 from hostler import config
-from hostler.errors import ConfigError
+from hostler.errors import ConfigError, HostlerError
 
 # Never shown, never exported; one that a document leaves out stays as it is.
-SECRET_KEYS: Final = frozenset({"token", "private_key", "webhook_secret"})
+SECRET_KEYS: Final = frozenset({"token", "private_key", "webhook_secret", "password"})
+TEXT_KEY: Final = "data"  # a script, of many lines
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class Declared(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of everything declared: unknown keys are refused."""
+
+
+class Refused(HostlerError):
+    """A declared object cannot be as it is.
+
+    `place`: where it stands in a document, as table[index]; empty: in none.
+    """
+
+    place: str = ""
 
 
 T = TypeVar("T", bound=msgspec.Struct)

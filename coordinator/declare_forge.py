@@ -3,6 +3,7 @@
 from typing import Final
 from urllib.parse import urlsplit
 
+import msgspec
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -50,7 +51,7 @@ class EndpointDeclaration(Declared, frozen=True):
         check_description(self.description)
         per_minute = self.registrations_per_minute
         config.check(per_minute is None or 0 <= per_minute <= 100_000, "registrations_per_minute: must be 0 to 100000")
-        _check_bundle(self.ca_bundle)
+        check_bundle("ca_bundle", self.ca_bundle)
         if self.tools_metadata_url:
             config.check_key("tools_metadata_url", lambda: config.web_address(self.tools_metadata_url))
         says_tools = bool(self.tools_metadata_url) or self.use_internal_tools_metadata
@@ -94,6 +95,8 @@ class CredentialsDeclaration(Declared, frozen=True):
         config.check(0 < self.installation_id <= _INT64, "installation_id: must be the installation's number")
         if self.private_key is None:
             return
+        # With or without the end of its last line, it is the same.
+        msgspec.structs.force_setattr(self, "private_key", self.private_key.rstrip("\r\n"))
         try:
             key = load_pem_private_key(self.private_key.encode(), password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm):
@@ -105,11 +108,15 @@ class CredentialsDeclaration(Declared, frozen=True):
         return f"CredentialsDeclaration(name={self.name!r}, endpoint={self.endpoint!r})"
 
 
-def _check_bundle(bundle: str) -> None:
+def check_bundle(key: str, bundle: str) -> None:
+    """
+    Raises:
+        ValueError: it holds no certificates; an empty one is fine.
+    """
     if not bundle:
         return
-    config.check(len(bundle) <= _LARGEST_BUNDLE, "ca_bundle: must have at most 256 KiB")
+    config.check(len(bundle) <= _LARGEST_BUNDLE, f"{key}: must have at most 256 KiB")
     try:
         x509.load_pem_x509_certificates(bundle.encode())
     except ValueError:
-        config.check(False, "ca_bundle: must be one or more certificates as PEM")
+        config.check(False, f"{key}: must be one or more certificates as PEM")

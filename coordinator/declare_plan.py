@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
+from hashlib import sha256
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
@@ -15,11 +16,14 @@ from coordinator.declare import (
     FlavorDeclaration,
     ImageDeclaration,
     PoolDeclaration,
+    ProxyDeclaration,
+    ScaleSetDeclaration,
+    TemplateDeclaration,
 )
-from coordinator.declare_base import SECRET_KEYS
+from coordinator.declare_base import SECRET_KEYS, TEXT_KEY, Refused
+from coordinator.declare_pool import Making
 from coordinator.declare_unserved import unserved
 from coordinator.domain.labels import labels
-from hostler.errors import HostlerError
 
 AnyDeclared = (
     EndpointDeclaration
@@ -27,14 +31,17 @@ AnyDeclared = (
     | FlavorDeclaration
     | ImageDeclaration
     | EntityDeclaration
+    | TemplateDeclaration
+    | ProxyDeclaration
     | PoolDeclaration
+    | ScaleSetDeclaration
 )
 Declarations = Mapping[str, Mapping[str, AnyDeclared]]  # what is there: by kind, then by its row's id
 Identity = tuple[str, ...]
 T = TypeVar("T", bound=AnyDeclared)
 
 
-class DeclaredTwice(HostlerError):
+class DeclaredTwice(Refused):
     """A document says two things of one object."""
 
     code = "declared_twice"
@@ -61,6 +68,7 @@ class Step(msgspec.Struct, frozen=True):
     name: str  # what people call it
     declared: AnyDeclared  # as it is to be; of one that is removed: as it was
     row_id: str = ""  # of one that is there
+    index: int = 0  # among those of its table of the document, from 0
     differences: tuple[Difference, ...] = ()
 
     @property
@@ -117,11 +125,24 @@ def plan(there: Declarations, wanted: Declaration, *, prune: bool) -> Plan:
     for name, kind in KINDS.items():
         known = {kind.identify(old): (row_id, old) for row_id, old in there.get(name, {}).items()}
         declared = _once(name, kind, getattr(wanted, name))
-        forward += [_step(name, kind, one, *known.get(key, ("", None))) for key, one in declared.items()]
+        forward += [
+            _step(name, kind, index, one, *known.get(key, ("", None)))
+            for index, (key, one) in enumerate(declared.items())
+        ]
         gone = [known[key] for key in sorted(known.keys() - declared.keys())]
         removals.append([Step(Action.REMOVE, name, kind.call(old), old, row_id) for row_id, old in gone])
     backward = [step for steps in reversed(removals) for step in steps] if prune else []
     return Plan((*forward, *backward), tuple(_unserved(there, forward)))
+
+
+def secrets_said(wanted: Declaration) -> frozenset[tuple[str, Identity]]:
+    """Of which objects a document gives a secret: table and identity. Those of others need not be known to plan."""
+    return frozenset(
+        (name, kind.identify(one))
+        for name, kind in KINDS.items()
+        for one in getattr(wanted, name)
+        if any(getattr(one, key, None) is not None for key in SECRET_KEYS)
+    )
 
 
 def _unserved(there: Declarations, steps: Iterable[Step]) -> list[str]:
@@ -135,21 +156,23 @@ def _unserved(there: Declarations, steps: Iterable[Step]) -> list[str]:
 
 def _once(name: str, kind: Kind, declared: Iterable[AnyDeclared]) -> dict[Identity, AnyDeclared]:
     found: dict[Identity, AnyDeclared] = {}
-    for one in declared:
+    for index, one in enumerate(declared):
         key = kind.identify(one)
         if key in found:
-            raise DeclaredTwice(f"{name} {kind.call(one)} is declared twice", hint="keep one of the tables")
+            twice = DeclaredTwice(f"{name} {kind.call(one)} is declared twice", hint="keep one of the tables")
+            twice.place = f"{name}[{index}]"
+            raise twice
         found[key] = one
     return found
 
 
-def _step(name: str, kind: Kind, wanted: AnyDeclared, row_id: str, old: AnyDeclared | None) -> Step:
+def _step(name: str, kind: Kind, index: int, wanted: AnyDeclared, row_id: str, old: AnyDeclared | None) -> Step:
     new = kind.normal(wanted)
     if old is None:
-        return Step(Action.CREATE, name, kind.call(wanted), wanted, differences=_all(new, kind))
+        return Step(Action.CREATE, name, kind.call(wanted), wanted, differences=_all(new, kind), index=index)
     differences = tuple(_differences(kind.normal(old), new, kind))
     action = Action.CHANGE if differences else Action.KEEP
-    return Step(action, name, kind.call(old), wanted, row_id, differences)
+    return Step(action, name, kind.call(old), wanted, row_id, differences=differences, index=index)
 
 
 def _all(new: AnyDeclared, kind: Kind) -> tuple[Difference, ...]:
@@ -176,7 +199,16 @@ def _differences(old: AnyDeclared, new: AnyDeclared, kind: Kind) -> Iterable[Dif
 def _shown(key: str, value: object) -> str:
     if value is None:
         return ""
-    return msgspec.json.encode(MASK if key in SECRET_KEYS else masked(value)).decode()
+    if key in SECRET_KEYS:
+        shown: object = MASK
+    else:
+        shown = _summary(str(value)) if key == TEXT_KEY else masked(value)
+    return msgspec.json.encode(shown).decode()
+
+
+def _summary(text: str) -> str:
+    """Of a script, which may hold what only those may see who may read it."""
+    return f"{len(text.splitlines())} lines, sha256 {sha256(text.encode()).hexdigest()[:12]}"
 
 
 def _endpoint(one: EndpointDeclaration) -> EndpointDeclaration:
@@ -192,7 +224,7 @@ def _entity(one: EntityDeclaration) -> EntityDeclaration:
     return msgspec.structs.replace(one, label_priorities=folded)
 
 
-def _pool(one: PoolDeclaration) -> PoolDeclaration:
+def _made(one: Making) -> Making:
     return msgspec.structs.replace(one, labels=sorted(labels(one.labels)))
 
 
@@ -207,9 +239,12 @@ KINDS: Final[Mapping[str, Kind]] = {
     "credentials": Kind(("name",), _same),
     "flavor": Kind(("name",), _same),
     "image": Kind(("name", "arch"), _image, ("name", "arch")),
+    "template": Kind(("name",), _same),
+    "proxy": Kind(("name",), _same),
     "repository": Kind(("endpoint", "owner", "name"), _entity, ("owner", "name"), frozenset({"owner", "name"})),
     "organization": Kind(("endpoint", "name"), _entity, folded=frozenset({"name"})),
     "enterprise": Kind(("endpoint", "name"), _entity, folded=frozenset({"name"})),
     "forge_instance": Kind(("endpoint",), _entity, ("endpoint",)),
-    "pool": Kind(("endpoint", *_OWNERS, "name"), _pool, folded=frozenset(_OWNERS)),
+    "pool": Kind(("endpoint", *_OWNERS, "name"), _made, folded=frozenset(_OWNERS)),
+    "scale_set": Kind(("endpoint", *_OWNERS, "name"), _made, folded=frozenset(_OWNERS)),
 }

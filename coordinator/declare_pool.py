@@ -35,6 +35,7 @@ class Making(OfEntity, frozen=True, kw_only=True):
     extra_specs_json: str = ""  # the same as JSON, for what TOML cannot say
     min_idle_runners: int = 0
     template: str = ""  # the name of an install template that people made; empty: what comes with Hostler
+    proxy: str = ""  # the name of the proxy by which machines reach the forge, and us; empty: directly
 
     def __post_init__(self) -> None:
         super().__post_init__()

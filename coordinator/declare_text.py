@@ -30,7 +30,7 @@ class TemplateDeclaration(Declared, frozen=True, kw_only=True):
 
 
 class ProxyDeclaration(Declared, frozen=True, kw_only=True):
-    """By what machines reach the forge. It is kept; no machine is told of it yet."""
+    """By what machines of the pools that name it reach the forge, and us."""
 
     name: str
     description: str = ""
@@ -38,7 +38,7 @@ class ProxyDeclaration(Declared, frozen=True, kw_only=True):
     https_proxy: str = ""
     no_proxy: str = ""  # names and addresses, with commas between
     username: str = ""
-    password: str = ""
+    password: str | None = None  # as it is; of a new one: none
 
     def __post_init__(self) -> None:
         check_name("name", self.name)
@@ -49,9 +49,11 @@ class ProxyDeclaration(Declared, frozen=True, kw_only=True):
             if url:
                 config.check_key(key, lambda url=url: config.web_address(url))  # type: ignore[misc]
         for key in ("no_proxy", "username", "password"):
-            value = getattr(self, key)
+            value = getattr(self, key) or ""
             ok = value.isprintable() and len(value) <= 4096
             config.check(ok, f"{key}: must be a line of at most 4096 characters")
+
+        config.check(bool(self.username) or not self.password, "password: needs a username")
 
     def __repr__(self) -> str:
         return f"ProxyDeclaration(name={self.name!r})"

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from coordinator.declare_base import SECRET_KEYS
+from coordinator.declare_base import SECRET_KEYS, TEXT_KEY
 from coordinator.declare_plan import KINDS, AnyDeclared, Declarations
 from hostler import toml
 
@@ -45,10 +45,12 @@ def _values(declared: AnyDeclared) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _line(key: str, value: Any, default: Any) -> str:
-    if key in SECRET_KEYS and value is not None:
-        return f'# {key}_file = "FILE"\n'
+    if key in SECRET_KEYS:
+        return f'# {key}_file = "FILE"\n' if value else ""
     if value is None or value == default:
         return ""
+    if key == TEXT_KEY:
+        return toml.lines(key, value)
     if key == "extra_specs" and _needs_json(value):
         return toml.pair("extra_specs_json", msgspec.json.encode(value).decode())
     return toml.pair(key, msgspec.to_builtins(value))

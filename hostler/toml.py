@@ -1,6 +1,7 @@
 """TOML text of what was read or is to be read as TOML."""
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import date, time
 from typing import Any
@@ -33,6 +34,16 @@ def value(of: Any) -> str:
 def pair(key: str, of: Any) -> str:
     """A line that sets one key, which needs no quotes."""
     return f"{key} = {value(of)}\n"
+
+
+def lines(key: str, text: str) -> str:
+    """Sets one key, which needs no quotes, to a text of many lines, as people read it."""
+    escaped = _NOT_IN_LINES.sub(lambda found: _string(found[0])[1:-1], text)
+    return f'{key} = """\n{escaped}"""\n'
+
+
+# But for tabs and line feeds; two quotes could be the end, and one at the end would be a part of it.
+_NOT_IN_LINES = re.compile(r'[\\\x00-\x08\x0b-\x1f\x7f]|"(?="|\Z)')
 
 
 def _string(text: str) -> str:

@@ -166,6 +166,7 @@ class Pool(msgspec.Struct, frozen=True):
     placement: Placement = Placement.SPREAD
     share_hosts: bool = True  # whether its machines may be beside those of other entities
     network: NetworkAccess = NetworkAccess(NetworkPolicy.INTERNET)  # what machines on our own hosts may reach
+    proxy_id: str = ""  # by which its machines reach the outside; empty: directly
     failures: int = 0  # machines in a row that came to nothing
     cool_until: datetime | None = None
     fault: str = ""  # why the last one came to nothing

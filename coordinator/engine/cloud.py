@@ -17,6 +17,7 @@ from coordinator.engine.circuits import Circuits
 from coordinator.forges.contract import ForgeError
 from coordinator.forges.forges import Forges
 from coordinator.runner_api import scripts
+from coordinator.runner_api.outside import outside_of
 from coordinator.runner_api.scripts import Urls
 from coordinator.store.instances import PhaseFact
 from coordinator.store.store import Store
@@ -141,7 +142,8 @@ class CloudExecutor:
         access = await self._store.catalog.forge_access(instance.entity_id)
         token = self._tokens.mint(instance, access.entity)
         where = self._where.but(await self._store.settings.get())
-        wrapper = scripts.for_provider_library(scripts.wrapper(instance, pool, where, token))
+        outside = await outside_of(self._store, pool, access)
+        wrapper = scripts.for_provider_library(scripts.wrapper(instance, pool, where, token, outside))
         return CloudSpec(
             name=instance.name,
             tools=tuple(await self._forges.tools(instance.entity_id)),
@@ -157,6 +159,8 @@ class CloudExecutor:
             flavor=pool.flavor.name,
             image=pool.image,
             pool_id=pool.id,
+            ca_cert_bundle=outside.ca_bundle.encode() or None,
+            proxy_config=outside.proxy,
         )
 
     async def miss(self, instance: Instance) -> None:

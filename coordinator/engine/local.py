@@ -10,6 +10,7 @@ from coordinator.domain.timeline import Entry
 from coordinator.fleet import wire
 from coordinator.fleet.links import Link, Links
 from coordinator.runner_api import scripts
+from coordinator.runner_api.outside import outside_of
 from coordinator.runner_api.scripts import Urls
 from coordinator.store.store import Store
 from coordinator.tokens import InstanceTokens
@@ -46,7 +47,8 @@ class LocalExecutor:
         access = await self._store.catalog.forge_access(instance.entity_id)
         token = self._tokens.mint(instance, access.entity)
         where = self._where.but(await self._store.settings.get())
-        data = scripts.user_data(instance, pool, where, token)
+        outside = await outside_of(self._store, pool, access)
+        data = scripts.user_data(instance, pool, where, token, outside)
         image = await self._store.images.find(instance.image, pool.arch)
         self._sent[instance.id] = (link, instance.generation)
         command = wire.create_command(instance, pool, image, where, token, data)

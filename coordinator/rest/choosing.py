@@ -1,4 +1,4 @@
-"""Which install template a pool or scale set is to have: clients name it by a number, declarations by its name."""
+"""Install template and proxy of a pool or scale set: clients name them by numbers, declarations by their names."""
 
 from typing import Protocol
 
@@ -14,13 +14,15 @@ class Choosing(Protocol):
 
     @property
     def template_id(self) -> int | None: ...
+    @property
+    def proxy_id(self) -> int | None: ...
     def changes(self) -> dict[str, object]: ...
 
 
 async def changes(
     store: Store, said: Choosing, there: View, entity: Entity, os_type: str = "linux"
 ) -> dict[str, object]:
-    """What was said, as a declaration calls it, with the template.
+    """What was said, as a declaration calls it, with template and proxy.
 
     Args:
         os_type: what it has when that is not said.
@@ -29,11 +31,23 @@ async def changes(
         ApiError: 400, what was said cannot be.
     """
     given = said.changes()
+    if said.proxy_id is not None:
+        given |= {"proxy": await _proxy(store, said.proxy_id)}
     if said.template_id is None:
         return given
     forge = there.there.endpoints[entity.endpoint_id].endpoint.kind.value
     name = await _name(store, said.template_id, forge, str(given.get("os_type", os_type)))
     return given | {"template": name}
+
+
+async def _proxy(store: Store, number: int) -> str:
+    """Empty: none."""
+    if number == 0:
+        return ""
+    for known in await store.edits.proxies():
+        if known.number == number:
+            return known.name
+    raise ApiError(400, f"proxy_id: there is no proxy '{str(number)[:100]}'")
 
 
 async def _name(store: Store, number: int, forge: str, os_type: str) -> str:

@@ -1,5 +1,6 @@
 """What there is and what runs: controller, providers, instances and jobs."""
 
+import base64
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Final
@@ -59,6 +60,7 @@ async def controller_info(store: Store, where: Where) -> ControllerInfo:
         controller_webhook_url=webhooks.controller,
         minimum_job_age_backoff=said.minimum_job_age_backoff,
         version=__version__,
+        ca_cert_bundle=base64.b64encode(said.ca_bundle.encode()).decode() if said.ca_bundle else msgspec.UNSET,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from coordinator.declare_forge import check_bundle
 from coordinator.http.errors import ApiError
 from hostler import config
 
@@ -29,7 +30,6 @@ class UpdateControllerParams(msgspec.Struct, frozen=True):
 
     def changes(self) -> dict[str, str | int]:
         refuse(self, _OF_GARMS_AGENT, "GARM's agent is not served")
-        refuse(self, ("ca_cert_bundle",), "not kept here; let the images of machines trust the CA")
         urls = {name: getattr(self, name) for name in ("metadata_url", "callback_url", "webhook_url")}
         addresses = {name: url.rstrip("/") for name, url in urls.items() if url is not None}
         for name, url in addresses.items():
@@ -38,7 +38,19 @@ class UpdateControllerParams(msgspec.Struct, frozen=True):
         age = self.minimum_job_age_backoff
         if age is not None and not 0 <= age <= _LONGEST_BACKOFF:
             raise ApiError(400, f"minimum_job_age_backoff: must be 0 to {_LONGEST_BACKOFF} seconds")
-        return {**addresses, **({} if age is None else {"minimum_job_age_backoff": age})}
+        return {**addresses, **self._bundle(), **({} if age is None else {"minimum_job_age_backoff": age})}
+
+    def _bundle(self) -> dict[str, str | int]:
+        if self.clear_ca_cert_bundle:
+            return {"ca_bundle": ""}
+        if not self.ca_cert_bundle:
+            return {}
+        bundle = from_bytes("ca_cert_bundle", self.ca_cert_bundle)
+        try:
+            check_bundle("ca_cert_bundle", bundle)
+        except ValueError as error:
+            raise ApiError(400, str(error)) from None
+        return {"ca_bundle": bundle}
 
 
 _LONGEST_BACKOFF: Final = 86_400  # forges wait a day for a runner, and no longer

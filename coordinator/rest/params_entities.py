@@ -93,7 +93,7 @@ class UpdatePoolParams(msgspec.Struct, frozen=True, rename={"runner_group": "git
     template_id: int | None = None
 
     def changes(self) -> dict[str, object]:
-        """But for the template; see `rest/choosing.py`."""
+        """But for template and proxy; see `rest/choosing.py`."""
         refuse(self, _NOT_SERVED, "not served")
         return making_changes(self)
 
@@ -112,7 +112,7 @@ def making_changes(params: Any) -> dict[str, object]:
     return kept | {key: value for name, key in _KEPT_IF_ANY.items() if (value := getattr(params, name, None))}
 
 
-_NOT_SERVED: Final = ("enable_shell", "proxy_id")
+_NOT_SERVED: Final = ("enable_shell",)
 # Of a request, to what declarations call it.
 _KEPT: Final = {
     "max_runners": "max_runners",

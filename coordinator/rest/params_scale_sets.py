@@ -9,7 +9,7 @@ from coordinator.http.errors import ApiError
 from coordinator.rest.params import from_bytes, refuse
 from coordinator.rest.params_entities import Arch, OsType, making_changes
 
-_NOT_SERVED: Final = ("enable_shell", "proxy_id")
+_NOT_SERVED: Final = ("enable_shell",)
 
 
 class ScaleSetParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,7 +30,7 @@ class ScaleSetParams(msgspec.Struct, frozen=True, kw_only=True):
     template_id: int | None = None
 
     def changes(self) -> dict[str, object]:
-        """But for the template; see `rest/choosing.py`."""
+        """But for template and proxy; see `rest/choosing.py`."""
         refuse(self, _NOT_SERVED, "not served")
         update = {} if self.disable_update is None else {"disable_update": self.disable_update}
         return making_changes(self) | update | ({"name": self.name} if self.name else {})

@@ -57,6 +57,8 @@ class ScaleSet(OwnerNames, frozen=True, kw_only=True, rename=GROUP):
     extra_specs: dict[str, Any]
     template_id: int  # 0: none comes with Hostler for it
     template_name: str
+    proxy_id: int  # 0: none
+    proxy_name: str
     endpoint: ForgeEndpoint
     instances: list[InstanceBody]
     created_at: datetime
@@ -167,6 +169,7 @@ async def _told(store: Store, number: int) -> ScaleSet:
 def _body(known: KnownScaleSet, there: View) -> ScaleSet:
     entity = there.there.entities[known.entity_id].entity
     template = there.template(known.template_id, entity, known.os_type)
+    proxy = there.proxy(known.proxy_id)
     return ScaleSet(
         id=known.number,
         scale_set_id=0,
@@ -191,6 +194,8 @@ def _body(known: KnownScaleSet, there: View) -> ScaleSet:
         extra_specs=msgspec.json.decode(known.extra_specs),
         template_id=template.number,
         template_name=template.name,
+        proxy_id=proxy.number,
+        proxy_name=proxy.name,
         endpoint=endpoint_body(there.there.endpoints[entity.endpoint_id]),
         instances=[],
         created_at=known.times.created_at,

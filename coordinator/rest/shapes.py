@@ -16,7 +16,7 @@ from coordinator.domain.instance import Instance
 from coordinator.domain.job import Job, JobStatus
 from coordinator.domain.timeline import Entry
 from coordinator.forges.usable import unusable
-from coordinator.store.overview import KnownCredentials, KnownEndpoint, KnownEntity, KnownPool, TemplateName
+from coordinator.store.overview import KnownCredentials, KnownEndpoint, KnownEntity, KnownPool, Numbered
 
 GROUP: Final = {"runner_group": "github-runner-group"}
 """What GARM calls it, which is no name in Python."""
@@ -31,6 +31,7 @@ class ControllerInfo(msgspec.Struct, frozen=True):
     controller_webhook_url: str
     minimum_job_age_backoff: int
     version: str
+    ca_cert_bundle: str | msgspec.UnsetType = msgspec.UNSET  # base64, as Go writes bytes
 
 
 class ProviderBody(msgspec.Struct, frozen=True):
@@ -164,6 +165,8 @@ class PoolBody(OwnerNames, frozen=True, kw_only=True, rename=GROUP):
     extra_specs: dict[str, Any]
     template_id: int  # 0: none comes with Hostler for it
     template_name: str
+    proxy_id: int  # 0: none
+    proxy_name: str
     endpoint: ForgeEndpoint
     instances: list["InstanceBody"]
     created_at: datetime
@@ -303,7 +306,8 @@ def pool_body(
     known: KnownPool,
     entity: Entity,
     endpoint: KnownEndpoint,
-    template: TemplateName,
+    template: Numbered,
+    proxy: Numbered,
     instances: list[InstanceBody],
 ) -> PoolBody:
     pool = known.pool
@@ -326,6 +330,8 @@ def pool_body(
         extra_specs=msgspec.json.decode(pool.extra_specs),
         template_id=template.number,
         template_name=template.name,
+        proxy_id=proxy.number,
+        proxy_name=proxy.name,
         endpoint=endpoint_body(endpoint),
         instances=instances,
         created_at=known.times.created_at,

@@ -9,11 +9,11 @@ from coordinator.domain.instance import Instance
 from coordinator.http.errors import ApiError
 from coordinator.rest import shapes
 from coordinator.rest.shapes import EntityBody, ForgeCredentials, InstanceBody, PoolBody
-from coordinator.store.overview import KnownCredentials, KnownEndpoint, KnownEntity, KnownPool, Overview, TemplateName
+from coordinator.store.overview import KnownCredentials, KnownEndpoint, KnownEntity, KnownPool, Numbered, Overview
 from coordinator.store.store import Store
 from coordinator.templates.system import SYSTEM
 
-_NO_TEMPLATE: Final = TemplateName(0, "")
+_NONE: Final = Numbered(0, "")
 
 
 class View:
@@ -92,21 +92,27 @@ class View:
         entity = self.there.entities[known.pool.entity_id].entity
         endpoint = self.there.endpoints[entity.endpoint_id]
         template = self.template(known.template_id, entity, known.pool.os_type)
-        return shapes.pool_body(known, entity, endpoint, template, self.instances(known))
+        return shapes.pool_body(
+            known, entity, endpoint, template, self.proxy(known.pool.proxy_id), self.instances(known)
+        )
 
-    def template(self, template_id: str | None, entity: Entity, os_type: str) -> TemplateName:
+    def proxy(self, proxy_id: str | None) -> Numbered:
+        """By which machines reach the outside."""
+        return self.there.proxies.get(proxy_id or "", _NONE)
+
+    def template(self, template_id: str | None, entity: Entity, os_type: str) -> Numbered:
         """By which runners of the entity are made on a system.
 
         Args:
             template_id: of the row that was chosen; None: what comes with Hostler.
         """
         if template_id is not None:
-            return self.there.templates.get(template_id, _NO_TEMPLATE)
+            return self.there.templates.get(template_id, _NONE)
         forge = self.there.endpoints[entity.endpoint_id].endpoint.kind
         for one in SYSTEM:
             if (one.forge, one.os_type) == (forge, os_type):
-                return TemplateName(one.number, one.name)
-        return _NO_TEMPLATE
+                return Numbered(one.number, one.name)
+        return _NONE
 
     def instances(self, known: KnownPool) -> list[InstanceBody]:
         return [shapes.instance_body(one, known.pool) for one in self._instances.get(known.pool.id, ())]

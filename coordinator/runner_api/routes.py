@@ -1,7 +1,8 @@
 """The paths that runner machines call: GARM's instance metadata and callback API, and one call of our own."""
 
+import base64
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeVar
 
 import msgspec
@@ -16,6 +17,7 @@ from coordinator.forges.forges import Forges
 from coordinator.http.errors import AnyRequest, ApiError
 from coordinator.runner_api import scripts
 from coordinator.runner_api.bundle import TAR, Bundle
+from coordinator.runner_api.outside import Outside, outside_of
 from coordinator.runner_api.scripts import Urls
 from coordinator.runner_api.waiting import Waiting
 from coordinator.store.catalog import ForgeAccess
@@ -136,7 +138,7 @@ class RunnerApi:
             raise _refusal()
         await self._store.instances.system_info(instance.id, told.os_name[:100], told.os_version[:100])
         files = await self._once(instance, lambda: self._store.instances.take_runner_files(instance.id))
-        access = await self._store.catalog.forge_access(instance.entity_id)
+        access, outside = await self._outside(instance)
         forge_type = access.endpoint.kind.value
         return Bundle(
             runner_name=instance.name,
@@ -144,7 +146,7 @@ class RunnerApi:
             forge_type=forge_type,
             runner_registration_url=_registration_url(access),
             service_name=_service_name(access),
-            unit=unit_file(forge_type, user),
+            unit=unit_file(forge_type, user, outside.environment),
             files=files,
         )
 
@@ -155,18 +157,18 @@ class RunnerApi:
             tools: list[Tool] | None = await self._forges.tools(instance.entity_id)
         except ForgeError:
             tools = None  # an image that has the runner needs none
-        access = await self._store.catalog.forge_access(instance.entity_id)
+        access, outside = await self._outside(instance)
         where = self._where.but(await self._store.settings.get())
         template = await self._store.catalog.install_template(pool.id)
         try:
-            return scripts.install_script(instance, pool, access, where, token, tools, template)
+            return scripts.install_script(instance, pool, access, where, token, tools, template, outside)
         except TemplateInvalid as error:
             raise ApiError(400, str(error)) from None
 
     async def metadata(self, request: AnyRequest) -> dict[str, object]:
         instance, _ = await self._caller(request)
         pool: Pool = await self._store.catalog.pool(instance.pool_id)
-        access = await self._store.catalog.forge_access(instance.entity_id)
+        access, outside = await self._outside(instance)
         try:
             tools = await self._forges.tools(instance.entity_id)
         except ForgeError:
@@ -182,7 +184,7 @@ class RunnerApi:
             "runner_registration_url": _registration_url(access),
             "runner_name": instance.name,
             "runner_labels": sorted(instance.labels),
-            "ca_bundles": {},
+            "ca_bundles": _as_bytes(outside.certificates),
             "extra_specs": msgspec.json.decode(pool.extra_specs),
             "agent_mode": False,
             "agent_shell_enabled": False,
@@ -197,8 +199,18 @@ class RunnerApi:
 
     async def unit_file(self, request: AnyRequest) -> str:
         instance, _ = await self._caller(request)
+        access, outside = await self._outside(instance)
+        return unit_file(access.endpoint.kind.value, _user(request), outside.environment)
+
+    async def certificates(self, request: AnyRequest) -> dict[str, dict[str, str]]:
+        instance, _ = await self._caller(request)
+        _, outside = await self._outside(instance)
+        return {"root_certificates": _as_bytes(outside.certificates)}
+
+    async def _outside(self, instance: Instance) -> tuple[ForgeAccess, Outside]:
         access = await self._store.catalog.forge_access(instance.entity_id)
-        return unit_file(access.endpoint.kind.value, _user(request))
+        pool = await self._store.catalog.pool(instance.pool_id)
+        return access, await outside_of(self._store, pool, access)
 
     async def registration_token(self, request: AnyRequest) -> None:
         await self._caller(request)
@@ -232,8 +244,7 @@ class RunnerApi:
 
         @get(f"{base}/metadata/system/cert-bundle")
         async def certificates(request: AnyRequest) -> dict[str, dict[str, str]]:
-            await self._caller(request)
-            return {"root_certificates": {}}
+            return await self.certificates(request)
 
         @get(f"{base}/metadata/install-script", media_type="text/plain")
         async def install_script(request: AnyRequest) -> str:
@@ -259,6 +270,11 @@ class RunnerApi:
 
 def _refusal() -> ApiError:
     return ApiError(401, "the token is missing, wrong, or its runner is up already")
+
+
+def _as_bytes(certificates: Mapping[str, str]) -> dict[str, str]:
+    """In base64, as Go writes bytes."""
+    return {name: base64.b64encode(pem.encode()).decode() for name, pem in certificates.items()}
 
 
 def _user(request: AnyRequest) -> str:

@@ -7,6 +7,7 @@ import msgspec
 
 from coordinator.domain.fleet import Pool
 from coordinator.domain.instance import Instance
+from coordinator.runner_api.outside import Outside
 from coordinator.store.catalog import ForgeAccess
 from coordinator.store.settings import ControllerSettings
 from coordinator.templates.builtin import install_template, wrapper_template
@@ -16,6 +17,9 @@ from providers.exec.spec import Tool
 
 # What the forges call our architectures.
 FORGE_ARCH: Final = {"amd64": "x64", "arm64": "arm64"}
+DIRECT: Final = Outside()
+"""Machines reach everything by themselves, and trust whom their image trusts."""
+
 _AWAY: Final = "the forge is away"
 
 
@@ -35,9 +39,9 @@ def urls(runner_url: str) -> Urls:
     return Urls(f"{base}/api/v1/metadata", f"{base}/api/v1/callbacks")
 
 
-def user_data(instance: Instance, pool: Pool, where: Urls, token: str) -> bytes:
+def user_data(instance: Instance, pool: Pool, where: Urls, token: str, outside: Outside = DIRECT) -> bytes:
     """User data for machines on our own hosts: cloud-init's, and on Windows a script. Holds the token."""
-    script = wrapper(instance, pool, where, token)
+    script = wrapper(instance, pool, where, token, outside)
     if pool.os_type == "windows":
         return script.encode()
     document = {
@@ -56,13 +60,17 @@ def user_data(instance: Instance, pool: Pool, where: Urls, token: str) -> bytes:
     return b"#cloud-config\n" + msgspec.json.encode(document)
 
 
-def wrapper(instance: Instance, pool: Pool, where: Urls, token: str) -> str:
+def wrapper(instance: Instance, pool: Pool, where: Urls, token: str, outside: Outside = DIRECT) -> str:
     """A small script that fetches the install script and runs it. Holds the token."""
     values = {
         "runner_name": instance.name,
         "metadata_url": where.metadata,
         "callback_url": where.callback,
         "token": token,
+        "environment": outside.environment,
+        "certificates": list(outside.certificates.values()),
+        "proxy": outside.proxy.https_proxy or outside.proxy.http_proxy,
+        "no_proxy": outside.proxy.no_proxy,
     }
     return render(wrapper_template(pool.os_type), values)
 
@@ -83,6 +91,7 @@ def install_script(
     token: str,
     tools: list[Tool] | None,
     template: str = "",
+    outside: Outside = DIRECT,
 ) -> str:
     """The script that makes the machine a runner. Holds the token.
 
@@ -111,6 +120,8 @@ def install_script(
         tool=tool_for(pool, tools or []),
         why_no_tool=f"the forge offers none for {pool.os_type} on {pool.arch}" if tools is not None else _AWAY,
         extra_context=_extra_context(pool),
+        proxy=outside.proxy,
+        ca_bundle=outside.ca_bundle,
     )
     return render(template or install_template(forge_type, pool.os_type), values.by_name())
 

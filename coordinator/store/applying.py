@@ -18,7 +18,7 @@ from coordinator.declare_pool import Making, PoolDeclaration, ScaleSetDeclaratio
 from coordinator.declare_text import ProxyDeclaration, TemplateDeclaration
 from coordinator.domain.fleet import AuthKind, EntityKind, EntityName, ForgeKind
 from coordinator.domain.labels import labels
-from coordinator.store.choosing import chosen
+from coordinator.store import choosing
 from coordinator.store.migrate import only_one_at_a_time
 from coordinator.store.schema import (
     credentials,
@@ -34,9 +34,6 @@ from coordinator.store.schema import (
 from coordinator.store.writing import AlreadyThere, Clash, Writing
 from coordinator.templates.system import FIRST_OWN, SYSTEM
 
-KeptDeclared = ScaleSetDeclaration | TemplateDeclaration | ProxyDeclaration
-"""What no document declares."""
-
 
 class Application:
     """One application of declarations within one transaction.
@@ -49,7 +46,7 @@ class Application:
         self._connection = writing.connection
         self._known_providers = known_providers
 
-    async def one(self, declared: AnyDeclared | KeptDeclared, row_id: str = "") -> str:  # noqa: PLR0911 (by kind)
+    async def one(self, declared: AnyDeclared, row_id: str = "") -> str:
         """Create or update one object; returns its row's id.
 
         Raises:
@@ -57,28 +54,24 @@ class Application:
         """
         match declared:
             case EndpointDeclaration():
-                return await self.endpoint(declared, row_id)
+                made = self.endpoint(declared, row_id)
             case CredentialsDeclaration():
-                return await self.credentials(declared, row_id)
+                made = self.credentials(declared, row_id)
             case EntityDeclaration():
-                return await self.entity(declared, row_id)
-            case PoolDeclaration():
-                return await self.pool(declared, row_id)
+                made = self.entity(declared, row_id)
             case FlavorDeclaration():
-                return await self._flavor_and_its_pools(declared)
+                made = self._flavor_and_its_pools(declared)
             case ImageDeclaration():
-                return await self._image(declared)
-            case _:
-                return await self._kept(declared, row_id)
-
-    async def _kept(self, declared: KeptDeclared, row_id: str) -> str:
-        match declared:
-            case ScaleSetDeclaration():
-                return await self.scale_set(declared, row_id)
+                made = self._image(declared)
             case TemplateDeclaration():
-                return await self.template(declared, row_id)
+                made = self.template(declared, row_id)
             case ProxyDeclaration():
-                return await self.proxy(declared, row_id)
+                made = self.proxy(declared, row_id)
+            case PoolDeclaration():
+                made = self.pool(declared, row_id)
+            case ScaleSetDeclaration():
+                made = self.scale_set(declared, row_id)
+        return await made
 
     async def endpoint(self, endpoint: EndpointDeclaration, row_id: str = "") -> str:
         await self._alone(endpoint)
@@ -114,14 +107,13 @@ class Application:
         row = (await self._connection.execute(sa.select(credentials.c.auth).where(which))).first()
         if not token and (row is None or row.auth != secret.auth):
             raise _not_given(f"credentials '{secret.name}'", _SECRET_OF[secret.auth])
-        if row is None:
-            values |= await self._number(credentials, "")
+        values |= await self._number(credentials, which)
         row_id, _ = await self._writing.upsert("credentials", credentials, key, values, token, row_id=row_id)
         return row_id
 
-    async def _number(self, table: sa.Table, row_id: str, first: int = 1) -> dict[str, int]:
+    async def _number(self, table: sa.Table, which: sa.ColumnElement[bool], first: int = 1) -> dict[str, int]:
         """For a new one, the next of those that its kind is known by."""
-        if row_id:
+        if await self._connection.scalar(sa.select(table.c.id).where(which)) is not None:
             return {}
         await only_one_at_a_time(self._connection)
         highest = await self._connection.scalar(sa.select(sa.func.max(table.c.number)))
@@ -154,6 +146,8 @@ class Application:
         if changed:
             ours = pools.c.provider.not_in(self._known_providers)  # a cloud's flavors are its own
             await self._writing.date((pools.c.flavor == flavor.name) & ours)
+            theirs = scale_sets.c.provider.not_in(self._known_providers)
+            await self._writing.date((scale_sets.c.flavor == flavor.name) & theirs, scale_sets)
         return row_id
 
     async def _image(self, image: ImageDeclaration) -> str:
@@ -166,7 +160,8 @@ class Application:
         key = {"name": image.name, "arch": image.arch}
         row_id, changed = await self._writing.upsert("image", images, key, values)
         if set(changed) - {"url"}:
-            await self._writing.date((pools.c.image == image.name) & (pools.c.arch == image.arch))
+            for table in (pools, scale_sets):
+                await self._writing.date((table.c.image == image.name) & (table.c.arch == image.arch), table)
         return row_id
 
     async def pool(self, pool: PoolDeclaration, row_id: str = "") -> str:
@@ -178,7 +173,8 @@ class Application:
         await self._check_flavor(pool)
         key = {"entity_id": await self._entity(pool), "name": pool.name}
         values = _made_of(pool) | {
-            "template_id": await chosen(self._connection, pool, key["entity_id"]),
+            "template_id": await choosing.template_id(self._connection, pool, key["entity_id"]),
+            "proxy_id": await choosing.proxy_id(self._connection, pool),
             "priority": pool.priority,
             "placement": pool.placement.value,
             "share_hosts": pool.share_hosts,
@@ -196,10 +192,11 @@ class Application:
         await self._is_of(endpoint_id, ForgeKind.GITHUB, f"scale set '{one.name}': scale sets")
         key = {"entity_id": await self._entity(one), "name": one.name}
         values = _made_of(one) | {
-            "template_id": await chosen(self._connection, one, key["entity_id"]),
+            "template_id": await choosing.template_id(self._connection, one, key["entity_id"]),
+            "proxy_id": await choosing.proxy_id(self._connection, one),
             "disable_update": one.disable_update,
         }
-        values |= await self._number(scale_sets, row_id)
+        values |= await self._number(scale_sets, _is(scale_sets, key, row_id))
         row_id, changed = await self._writing.upsert("scale set", scale_sets, key, values, row_id=row_id)
         if _MAKING & set(changed):
             await self._writing.date(scale_sets.c.id == row_id, scale_sets)
@@ -213,9 +210,10 @@ class Application:
             "os_type": template.os_type,
             "forge": template.forge.value,
         }
-        values |= await self._number(templates, row_id, FIRST_OWN)
         sealed = {"data": template.data}
         key = {"name": template.name}
+        await self._same_system(template, _is(templates, key, row_id))
+        values |= await self._number(templates, _is(templates, key, row_id), FIRST_OWN)
         row_id, changed = await self._writing.upsert("template", templates, key, values, sealed, row_id=row_id)
         if "data" in changed:
             for table in (pools, scale_sets):
@@ -230,10 +228,22 @@ class Application:
             "no_proxy": proxy.no_proxy,
             "username": proxy.username,
         }
-        values |= await self._number(proxies, row_id)
-        key, sealed = {"name": proxy.name}, {"password": proxy.password}
-        row_id, _ = await self._writing.upsert("proxy", proxies, key, values, sealed, row_id=row_id)
+        key, sealed = {"name": proxy.name}, {} if proxy.password is None else {"password": proxy.password}
+        values |= await self._number(proxies, _is(proxies, key, row_id))
+        row_id, changed = await self._writing.upsert("proxy", proxies, key, values, sealed, row_id=row_id)
+        if set(changed) - {"name", "description"}:
+            for table in (pools, scale_sets):
+                await self._writing.date(table.c.proxy_id == row_id, table)
         return row_id
+
+    async def _same_system(self, template: TemplateDeclaration, which: sa.ColumnElement[bool]) -> None:
+        """What names it was checked against the forge and the system that it had then."""
+        row = (await self._connection.execute(sa.select(templates.c.forge, templates.c.os_type).where(which))).first()
+        if row is not None and (row.forge, row.os_type) != (template.forge, template.os_type):
+            raise Clash(
+                f"the template '{template.name}' is for runners of {row.forge} on {row.os_type}, and stays so",
+                hint="give the new one another name",
+            )
 
     async def _check_flavor(self, one: Making) -> None:
         if one.provider in self._known_providers:
@@ -304,6 +314,13 @@ def _not_given(whose: str, key: str) -> Clash:
     return Clash(f"the {key} of {whose} is new, and not said", hint=f"give it as {key}, {key}_file or {key}_env")
 
 
+def _is(table: sa.Table, key: dict[str, Any], row_id: str) -> sa.ColumnElement[bool]:
+    """The one of that id, or where none is given of that key."""
+    if row_id:
+        return table.c.id == row_id
+    return sa.and_(*(table.c[name] == value for name, value in key.items()))
+
+
 def _is_entity(endpoint_id: str, named: EntityName) -> sa.ColumnElement[bool]:
     return sa.and_(
         entities.c.endpoint_id == endpoint_id,
@@ -340,5 +357,5 @@ def _made_of(one: Making) -> dict[str, Any]:
 # What a pool's machines are made of.
 _MAKING: Final = {
     "provider", "image", "flavor", "arch", "os_type", "labels", "runner_group", "extra_specs",
-    "network_policy", "network_allow", "template_id",
+    "network_policy", "network_allow", "template_id", "proxy_id",
 }  # fmt: skip

@@ -8,17 +8,20 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coordinator.declare import Declaration
-from coordinator.declare_plan import Action, Declarations, Plan, Step, plan
+from coordinator.declare_base import Refused
+from coordinator.declare_plan import Action, Declarations, Plan, Step, plan, secrets_said
 from coordinator.domain.fleet import AuthKind, Credentials, Endpoint, Entity, EntityKind, Pool
 from coordinator.store import as_declared, changed, pruning
 from coordinator.store.applying import Application
 from coordinator.store.batch import Batcher
 from coordinator.store.database import Database
+from coordinator.store.proxy import proxy
 from coordinator.store.retrying import retried
 from coordinator.store.rows import POOL_QUERY, to_credentials, to_endpoint, to_entity, to_pool
 from coordinator.store.schema import credentials, endpoints, entities, pools, templates
 from coordinator.store.writing import Tools, Writing, opened, seal_owner
 from hostler.errors import HostlerError
+from providers.exec.spec import ProxyConfig
 
 
 class ForgeAccess(NamedTuple):
@@ -145,6 +148,11 @@ class Catalog:
             row = (await connection.execute(query.where(pools.c.id == pool_id))).first()
         return opened(self._sealer, row.data, seal_owner("template", row.id)) if row else ""
 
+    async def proxy(self, proxy_id: str) -> ProxyConfig:
+        """May hold a password."""
+        async with self._database.read() as connection:
+            return await proxy(connection, self._sealer, proxy_id)
+
     async def credentials(self) -> list[Credentials]:
         """All there are, without their secrets."""
         query = sa.select(credentials, endpoints.c.registrations_per_minute)
@@ -192,7 +200,7 @@ class Catalog:
         with suppress(_OnlyTried):
             async with self._database.write() as connection:
                 changed.of(connection).catalog = True
-                there = await as_declared.everything(connection, self._sealer)
+                there = await as_declared.everything(connection, self._sealer, secrets_said(declared))
                 made = plan(there, declared, prune=prune)
                 await _carry_out(made, Writing(connection, self._tools), known_providers, removing=not dry_run)
                 if dry_run:
@@ -224,7 +232,11 @@ async def _carry_out(made: Plan, writing: Writing, known_providers: frozenset[st
     going = pruning.going(made)
     for step in made.changing:
         if step.action is not Action.REMOVE:
-            await application.one(step.declared)
+            try:
+                await application.one(step.declared)
+            except Refused as refused:
+                refused.place = f"{step.kind}[{step.index}]"
+                raise
             continue
         row = await pruning.removable(writing.connection, step, going, known_providers)
         if removing:

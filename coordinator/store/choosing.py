@@ -1,15 +1,15 @@
-"""The install template that a pool or scale set names: which one it is, and whether its runners can be made by it."""
+"""What a pool or scale set names: which one it is, and whether its runners can be made by it."""
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coordinator.declare_pool import Making
-from coordinator.store.schema import endpoints, entities, templates
+from coordinator.store.schema import endpoints, entities, proxies, templates
 from coordinator.store.writing import Clash, UnknownReference
 from coordinator.templates.system import SYSTEM
 
 
-async def chosen(connection: AsyncConnection, one: Making, entity_id: str) -> str | None:
+async def template_id(connection: AsyncConnection, one: Making, entity_id: str) -> str | None:
     """The id of its template's row; None: it takes what comes with Hostler.
 
     Raises:
@@ -26,7 +26,7 @@ async def chosen(connection: AsyncConnection, one: Making, entity_id: str) -> st
     if row is None:
         raise UnknownReference(
             f"there is no template '{one.template}', which '{one.name}' names",
-            hint="make it first, by POST /api/v1/templates",
+            hint="declare it in a [[template]] table, or check its name",
         )
     mine = sa.select(endpoints.c.kind).join(entities, entities.c.endpoint_id == endpoints.c.id)
     forge = await connection.scalar(mine.where(entities.c.id == entity_id))
@@ -37,3 +37,20 @@ async def chosen(connection: AsyncConnection, one: Making, entity_id: str) -> st
             hint="name another one, or leave the template out",
         )
     return str(row.id)
+
+
+async def proxy_id(connection: AsyncConnection, one: Making) -> str | None:
+    """The id of its proxy's row; None: it has none.
+
+    Raises:
+        UnknownReference: there is no such proxy.
+    """
+    if not one.proxy:
+        return None
+    found = await connection.scalar(sa.select(proxies.c.id).where(proxies.c.name == one.proxy))
+    if found is None:
+        raise UnknownReference(
+            f"there is no proxy '{one.proxy}', which '{one.name}' names",
+            hint="declare it in a [[proxy]] table, or check its name",
+        )
+    return str(found)

@@ -98,6 +98,7 @@ pools = sa.Table(
     sa.Column("network_policy", sa.Text, nullable=False, server_default="internet"),
     sa.Column("network_allow", sa.Text, nullable=False, server_default="[]"),  # JSON: list of entries
     ref_column("template_id", "templates", nullable=True),  # none: what comes with Hostler
+    ref_column("proxy_id", "proxies", nullable=True),
     sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
     time_column("cool_until", nullable=True),
     sa.Column("fault", Plain, nullable=False, server_default=""),
@@ -141,6 +142,7 @@ scale_sets = sa.Table(
     count_column("min_idle"),
     sa.Column("disable_update", sa.Boolean, nullable=False),
     ref_column("template_id", "templates", nullable=True),  # none: what comes with Hostler
+    ref_column("proxy_id", "proxies", nullable=True),
     sa.Column("generation", sa.Integer, nullable=False, server_default="0"),
     *made_columns(),
     sa.UniqueConstraint("entity_id", "name"),

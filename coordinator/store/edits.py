@@ -10,7 +10,7 @@ from coordinator.declare import changed_declaration
 from coordinator.declare_plan import AnyDeclared
 from coordinator.domain.fleet import EntityKind, ForgeKind
 from coordinator.store import as_declared, changed, listed
-from coordinator.store.applying import Application, KeptDeclared
+from coordinator.store.applying import Application
 from coordinator.store.database import Database
 from coordinator.store.listed import KnownProxy, KnownScaleSet, KnownTemplate
 from coordinator.store.overview import Overview, overview
@@ -114,7 +114,7 @@ class Edits:
         async with self._database.read() as connection:
             return await listed.proxies(connection)
 
-    async def add(self, declared: AnyDeclared | KeptDeclared, known_providers: frozenset[str]) -> str:
+    async def add(self, declared: AnyDeclared, known_providers: frozenset[str]) -> str:
         """Make one that is not there yet; returns its row's id.
 
         Raises:
@@ -215,15 +215,14 @@ _USERS: Final[Mapping[sa.Table, tuple[tuple[sa.Table, str, str], ...]]] = {
     pools: ((instances, "pool_id", "runners"),),
     scale_sets: (),
     templates: ((pools, "template_id", "pools"), (scale_sets, "template_id", "scale sets")),
-    proxies: (),
+    proxies: ((pools, "proxy_id", "pools"), (scale_sets, "proxy_id", "scale sets")),
 }
 _NAMED: Final = 10
 _LET_GO: Final = "disable the pool, with enabled = false, and remove it when its machines are gone"
-_OTHER_TEMPLATE: Final = "let them name another template, or none"
+_OTHER: Final = "let them name another one, or none"
 _HOW: Final[Mapping[tuple[sa.Table, sa.Table], str]] = {
     (pools, instances): _LET_GO,
-    (templates, pools): _OTHER_TEMPLATE,
-    (templates, scale_sets): _OTHER_TEMPLATE,
+    **{(named, by): _OTHER for named in (templates, proxies) for by in (pools, scale_sets)},
 }
 _entity_called: Final = sa.case(
     (entities.c.name == "", entities.c.owner), else_=entities.c.owner + "/" + entities.c.name
@@ -256,6 +255,9 @@ async def unused(
 def _called(row: sa.Row[Any]) -> str:
     values = row._asdict()
     return "/".join(values[part] for part in ("owner", "name") if values.get(part))
+
+
+WITH_HISTORY: Final = (pools, entities)
 
 
 async def forget_history(connection: AsyncConnection, kind: Kind, row_id: str) -> int:

@@ -36,6 +36,7 @@ class KnownScaleSet(msgspec.Struct, frozen=True):
     extra_specs: str  # JSON
     disable_update: bool
     template_id: str | None  # of its row; None: what comes with Hostler
+    proxy_id: str | None  # likewise; None: it has none
     generation: int
     times: Times
 

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coordinator.domain.fleet import AuthKind, Endpoint, Entity, Pool
 from coordinator.store.rows import POOL_QUERY, to_endpoint, to_entity, to_pool
-from coordinator.store.schema import credentials, endpoints, entities, templates
+from coordinator.store.schema import credentials, endpoints, entities, proxies, templates
 from coordinator.store.sealing import Sealer
 from coordinator.store.writing import opened, seal_owner
 
@@ -50,8 +50,8 @@ class KnownPool(msgspec.Struct, frozen=True):
     times: Times
 
 
-class TemplateName(NamedTuple):
-    """What an install template is known by."""
+class Numbered(NamedTuple):
+    """What an install template or a proxy is known by."""
 
     number: int
     name: str
@@ -64,7 +64,8 @@ class Overview(msgspec.Struct, frozen=True):
     credentials: Mapping[str, KnownCredentials]
     entities: Mapping[str, KnownEntity]
     pools: Mapping[str, KnownPool]
-    templates: Mapping[str, TemplateName]  # that people made
+    templates: Mapping[str, Numbered]  # that people made
+    proxies: Mapping[str, Numbered]
 
 
 async def overview(connection: AsyncConnection, sealer: Sealer) -> Overview:
@@ -86,11 +87,14 @@ async def overview(connection: AsyncConnection, sealer: Sealer) -> Overview:
             row.id: KnownPool(to_pool(row), row.template_id, _times(row))
             for row in await connection.execute(POOL_QUERY)
         },
-        templates={
-            row.id: TemplateName(row.number, row.name)
-            for row in await connection.execute(sa.select(templates).order_by(templates.c.name))
-        },
+        templates=await _numbered(connection, templates),
+        proxies=await _numbered(connection, proxies),
     )
+
+
+async def _numbered(connection: AsyncConnection, table: sa.Table) -> dict[str, Numbered]:
+    found = await connection.execute(sa.select(table.c.id, table.c.number, table.c.name).order_by(table.c.name))
+    return {row.id: Numbered(row.number, row.name) for row in found}
 
 
 def _endpoint(row: sa.Row[Any], ca_bundle: str) -> KnownEndpoint:

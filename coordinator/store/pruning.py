@@ -11,7 +11,7 @@ from coordinator.declare_plan import Action, Plan, Step
 from coordinator.domain.fleet import EntityKind
 from coordinator.store import edits
 from coordinator.store.edits import InUse, Kind, NotThere
-from coordinator.store.schema import flavors, images, pools
+from coordinator.store.schema import flavors, images, pools, scale_sets
 from coordinator.store.writing import Writing
 
 _FLAVOR: Final = Kind("flavor", flavors, flavors.c.id, ("vcpus", "memory_mib", "disk_gib"))
@@ -19,7 +19,11 @@ _IMAGE: Final = Kind("image", images, images.c.id, ("url", "sha256"))
 _KINDS: Final = {
     **{kind.name: kind for kind in (edits.ENDPOINT, edits.CREDENTIALS, edits.POOL, _FLAVOR, _IMAGE)},
     **{kind.table: edits.entity(kind) for kind in EntityKind},
+    "template": edits.TEMPLATE,
+    "proxy": edits.PROXY,
+    "scale_set": edits.SCALE_SET,
 }
+_NAMING: Final = {pools: "pools", scale_sets: "scale sets"}
 
 
 def going(plan: Plan) -> frozenset[str]:
@@ -30,10 +34,14 @@ def going(plan: Plan) -> frozenset[str]:
 async def forget_some(connection: AsyncConnection, step: Step, gone: frozenset[str]) -> int:
     """Forget a batch of the history of what may go; rows deleted.
 
+    What has none is not looked at: who refers to it now may be about to let go of it.
+
     Raises:
         InUse: it may not.
     """
     kind = _KINDS[step.kind]
+    if kind.table not in edits.WITH_HISTORY:
+        return 0
     row = await _row(connection, kind, step)
     await edits.unused(connection, kind, row, gone)
     return await edits.forget_history(connection, kind, row.id)
@@ -52,10 +60,12 @@ async def removable(
     await edits.unused(connection, kind, row, gone)
     match step.declared:
         case FlavorDeclaration(name=name):
-            ours = pools.c.provider.not_in(known_providers)  # a cloud's flavors are its own
-            await _unnamed(connection, step, gone, (pools.c.flavor == name) & ours)
+            for table in _NAMING:
+                ours = table.c.provider.not_in(known_providers)  # a cloud's flavors are its own
+                await _unnamed(connection, step, gone, table, (table.c.flavor == name) & ours)
         case ImageDeclaration(name=name, arch=arch):
-            await _unnamed(connection, step, gone, (pools.c.image == name) & (pools.c.arch == arch))
+            for table in _NAMING:
+                await _unnamed(connection, step, gone, table, (table.c.image == name) & (table.c.arch == arch))
         case _:
             pass
     return row
@@ -75,12 +85,12 @@ async def _row(connection: AsyncConnection, kind: Kind, step: Step) -> sa.Row[An
 
 
 async def _unnamed(
-    connection: AsyncConnection, step: Step, gone: frozenset[str], names_it: sa.ColumnElement[bool]
+    connection: AsyncConnection, step: Step, gone: frozenset[str], table: sa.Table, names_it: sa.ColumnElement[bool]
 ) -> None:
-    query = sa.select(pools.c.name).where(names_it, pools.c.id.not_in(gone)).order_by(pools.c.name)
+    query = sa.select(table.c.name).where(names_it, table.c.id.not_in(gone)).order_by(table.c.name)
     users = list(await connection.scalars(query.limit(10)))
     if users:
         raise InUse(
-            f"the {step.kind} '{step.name}' is named by pools that stay: {', '.join(users)}",
+            f"the {step.kind} '{step.name}' is named by {_NAMING[table]} that stay: {', '.join(users)}",
             hint="declare it, or let them name another one",
         )

@@ -162,6 +162,7 @@ def to_pool(row: Row) -> Pool:
         network=NetworkAccess(
             NetworkPolicy(row.network_policy), msgspec.json.decode(row.network_allow, type=tuple[str, ...])
         ),
+        proxy_id=row.proxy_id or "",
         failures=row.failures,
         cool_until=row.cool_until,
         fault=row.fault,

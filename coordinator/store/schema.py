@@ -69,6 +69,7 @@ controller = sa.Table(
     sa.Column("callback_url", Plain, nullable=False, server_default=""),
     sa.Column("webhook_url", Plain, nullable=False, server_default=""),
     # How long a job waits before a machine is made for it, in seconds.
+    sa.Column("ca_bundle", Plain, nullable=False, server_default=""),
     sa.Column("minimum_job_age_backoff", sa.Integer, nullable=False, server_default="0"),
 )
 

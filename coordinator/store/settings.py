@@ -18,6 +18,7 @@ class ControllerSettings(msgspec.Struct, frozen=True):
     metadata_url: str = ""
     callback_url: str = ""
     webhook_url: str = ""
+    ca_bundle: str = ""  # PEM: whom machines are to trust, besides those that their endpoint names
     minimum_job_age_backoff: int = 0  # seconds that a job waits before a machine is made for it
 
 

@@ -10,28 +10,28 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coordinator.accounts.chain import MASK
+from coordinator.declare_base import Refused
 from coordinator.domain.fleet import EntityKind
 from coordinator.store import changed as changes
 from coordinator.store import cooldowns, tried
 from coordinator.store.audit import Audit
 from coordinator.store.schema import endpoints, entities, flavors, pools
 from coordinator.store.sealing import Sealer
-from hostler.errors import HostlerError
 
 
-class UnknownReference(HostlerError):
+class UnknownReference(Refused):
     """A declared object refers to one that is neither declared nor in the database."""
 
     code = "unknown_reference"
 
 
-class Clash(HostlerError):
+class Clash(Refused):
     """A declared object cannot be beside what is there."""
 
     code = "clash"
 
 
-class AlreadyThere(HostlerError):
+class AlreadyThere(Refused):
     """What was to be new is there."""
 
     code = "already_there"
@@ -155,6 +155,7 @@ class Writing:
             pools.c.id.in_(touched["pool"]),
             pools.c.flavor.in_(sa.select(flavors.c.name).where(flavors.c.id.in_(touched["flavor"]))),
             pools.c.template_id.in_(touched["template"]),
+            pools.c.proxy_id.in_(touched["proxy"]),
             entities.c.id.in_(set[str]().union(*(touched[kind.word] for kind in EntityKind))),
             entities.c.credentials_id.in_(touched["credentials"]),
             entities.c.endpoint_id.in_(touched["endpoint"]),

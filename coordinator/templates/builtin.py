@@ -1,5 +1,6 @@
 """The install templates that come with Hostler, one for each system, whatever forge its runner is of."""
 
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 
@@ -42,7 +43,15 @@ def wrapper_template(os_type: str) -> str:
     return _text(_WRAPPERS[os_type])
 
 
-def unit_file(forge_type: str, user: str) -> str:
+def unit_file(forge_type: str, user: str, environment: Mapping[str, str] | None = None) -> str:
     """The systemd unit of a runner's service (runner API, systemd/unit-file)."""
     folder, command = _PROGRAMS[forge_type]
-    return render(_text("runner.service"), {"user": user, "folder": folder, "command": command})
+    said = [_assignment(name, value) for name, value in (environment or {}).items()]
+    return render(_text("runner.service"), {"user": user, "folder": folder, "command": command, "environment": said})
+
+
+def _assignment(name: str, value: str) -> str:
+    """Within quotes, where systemd takes backslashes, quotes and percent signs for its own."""
+    for sign, meant in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%")):
+        value = value.replace(sign, meant)
+    return f'"{name}={value}"'

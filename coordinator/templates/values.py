@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from providers.exec.spec import Tool
+from providers.exec.spec import ProxyConfig, Tool
 
 
 class Values(msgspec.Struct, frozen=True):
@@ -24,6 +24,8 @@ class Values(msgspec.Struct, frozen=True):
     tool: Tool  # the runner's program; an empty one when there is none to download
     why_no_tool: str
     extra_context: Mapping[str, Any]  # of the pool's extra_specs
+    proxy: ProxyConfig
+    ca_bundle: str  # PEM: whom the machine is to trust, besides those whom its image trusts
 
     def __repr__(self) -> str:
         return f"Values(runner_name={self.runner_name!r})"
@@ -35,8 +37,8 @@ class Values(msgspec.Struct, frozen=True):
             "tool_sha256": self.tool.sha256_checksum,
             "tool_token": self.tool.temp_download_token,
         }
-        plain = {name: getattr(self, name) for name in self.__struct_fields__ if name != "tool"}
-        return plain | tool
+        plain = {name: getattr(self, name) for name in self.__struct_fields__ if name not in ("tool", "proxy")}
+        return plain | tool | msgspec.structs.asdict(self.proxy)
 
 
 class AnyContext(Mapping[str, Any]):
@@ -68,6 +70,8 @@ def sample(forge_type: str, os_type: str, *, tool: Tool) -> Values:
         tool=tool,
         why_no_tool="the forge is away",
         extra_context=AnyContext(),
+        proxy=ProxyConfig(),
+        ca_bundle="",
     )
 
 

@@ -28,10 +28,11 @@ def apply(
     coordinator: Coordinator = DEFAULT,
 ) -> None:
     """Create or update what a TOML document declares: endpoints, credentials, repositories and other entities,
-    flavors, images, pools.
+    flavors, images, templates, proxies, pools, scale sets.
 
-    Secrets may stay outside of it: token_file, webhook_secret_file, private_key_file and ca_bundle_file name files,
-    token_env and its like environment variables. A secret that is left out stays as it is.
+    Secrets may stay outside of it: token_file, webhook_secret_file, private_key_file, password_file and ca_bundle_file
+    name files, token_env and its like environment variables; data_file names that of a template. A secret that is
+    left out stays as it is.
     """
     answer = _asked(file, coordinator, prune=prune, dry_run=dry_run)
     if json:

@@ -14,11 +14,14 @@ from coordinator.declare import (
     ForgeInstanceDeclaration,
     OrganizationDeclaration,
     PoolDeclaration,
+    ProxyDeclaration,
     RepositoryDeclaration,
+    ScaleSetDeclaration,
+    TemplateDeclaration,
 )
 from coordinator.declare_image import ImageDeclaration
 from coordinator.declare_plan import KINDS, AnyDeclared, Declarations
-from coordinator.domain.fleet import Balancer, Placement
+from coordinator.domain.fleet import Balancer, ForgeKind, Placement
 from hostler.images import Compression, ImageFormat
 from hostler.network import NetworkPolicy
 
@@ -80,25 +83,50 @@ OWNERS: Final = st.sampled_from(
         {"forge_instance": True},
     ]
 )
+_MAKING: Final[dict[str, st.SearchStrategy[object]]] = {
+    "name": NAMES,
+    "endpoint": NAMES,
+    "provider": st.just("libvirt"),
+    "image": st.just("debian"),
+    "flavor": NAMES,
+    "labels": st.lists(st.sampled_from(["Linux", "linux", "x64", 'a "b"']), min_size=1),
+    "max_runners": st.integers(5, 99),
+    "enabled": st.booleans(),
+    "runner_group": TEXTS,
+    "bootstrap_timeout_minutes": st.integers(1, 1440),
+    "extra_specs": st.dictionaries(TEXTS, VALUES, max_size=3),
+    "min_idle_runners": st.integers(0, 5),
+    "template": st.just("") | NAMES,
+}
 POOLS: Final = st.builds(
     lambda owner, **values: PoolDeclaration(**owner, **values),
     OWNERS,
-    name=NAMES,
-    endpoint=NAMES,
-    provider=st.just("libvirt"),
-    image=st.just("debian"),
-    flavor=NAMES,
-    labels=st.lists(st.sampled_from(["Linux", "linux", "x64", 'a "b"']), min_size=1),
-    max_runners=st.integers(5, 99),
-    enabled=st.booleans(),
+    **_MAKING,
     priority=st.integers(-9, 9),
-    runner_group=TEXTS,
-    bootstrap_timeout_minutes=st.integers(1, 1440),
-    extra_specs=st.dictionaries(TEXTS, VALUES, max_size=3),
-    min_idle_runners=st.integers(0, 5),
     placement=st.sampled_from(Placement),
     network_policy=st.sampled_from(NetworkPolicy),
     network_allow=st.lists(st.sampled_from(["dns", "10.0.0.0/8:443"])),
+)
+SCALE_SETS: Final = st.builds(
+    lambda owner, **values: ScaleSetDeclaration(**owner, **values), OWNERS, **_MAKING, disable_update=st.booleans()
+)
+SCRIPTS: Final = st.text(st.sampled_from('#a"\\\t\n\r\x7f{}\u2028é'), min_size=1).filter(str.strip)
+TEMPLATES: Final = st.builds(
+    TemplateDeclaration,
+    name=NAMES,
+    description=TEXTS,
+    os_type=st.sampled_from(["linux", "windows"]),
+    forge=st.sampled_from(ForgeKind),
+    data=SCRIPTS,
+)
+PROXIES: Final = st.builds(
+    ProxyDeclaration,
+    name=NAMES,
+    description=TEXTS,
+    http_proxy=st.just("http://proxy.example:3128"),
+    no_proxy=st.sampled_from(["", "a.example,b.example"]),
+    username=st.just("builder"),
+    password=st.sampled_from(["", "planted-password"]),
 )
 _OF: Final[dict[str, st.SearchStrategy[AnyDeclared]]] = {
     "endpoint": ENDPOINTS,
@@ -109,7 +137,10 @@ _OF: Final[dict[str, st.SearchStrategy[AnyDeclared]]] = {
     "organization": st.builds(OrganizationDeclaration, name=NAMES, **_ENTITY),
     "enterprise": st.builds(EnterpriseDeclaration, name=NAMES, **_ENTITY),
     "forge_instance": st.builds(ForgeInstanceDeclaration, **_ENTITY),
+    "template": TEMPLATES,
+    "proxy": PROXIES,
     "pool": POOLS,
+    "scale_set": SCALE_SETS,
 }
 
 
@@ -130,5 +161,7 @@ def without_secrets(declared: AnyDeclared) -> AnyDeclared:
             return msgspec.structs.replace(declared, token=None)
         case EntityDeclaration():
             return msgspec.structs.replace(declared, webhook_secret=None)
+        case ProxyDeclaration():
+            return msgspec.structs.replace(declared, password=None)
         case _:
             return declared

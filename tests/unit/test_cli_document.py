@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hostler.cli.document import resolved
 from hostler.errors import ConfigError
-from hostler.toml import written
+from hostler.toml import lines, written
 
 VALUES = st.recursive(
     st.booleans()
@@ -29,6 +29,11 @@ VALUES = st.recursive(
 @given(st.dictionaries(st.text(), VALUES, max_size=5))
 def test_what_is_written_reads_as_what_it_was(document: dict[str, Any]) -> None:
     assert tomllib.loads(written(document)) == document
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])) | st.text(st.sampled_from('"\\\n\r\t')))
+def test_a_text_of_many_lines_reads_as_what_it_was(text: str) -> None:
+    assert tomllib.loads(lines("data", text)) == {"data": text}
 
 
 def test_dates_and_infinities_are_written() -> None:
@@ -112,3 +117,30 @@ def test_a_document_that_cannot_be_read_is_told_so(tmp_path: Path) -> None:
         resolved(tmp_path)
     with pytest.raises(ConfigError, match="not valid TOML"):
         apply(tmp_path, "[[pool]")
+
+
+def test_a_template_comes_from_a_file_to_its_last_byte(tmp_path: Path) -> None:
+    (tmp_path / "linux.sh").write_bytes(b"#!/bin/sh\r\necho {{ runner_name }}\n\n")
+    (tmp_path / "fleet.toml").write_text('[[template]]\nname = "mine"\ndata_file = "linux.sh"\n')
+    read = tomllib.loads(resolved(tmp_path / "fleet.toml"))
+    assert read == {"template": [{"name": "mine", "data": "#!/bin/sh\r\necho {{ runner_name }}\n\n"}]}
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ('data_file = "nothing"', "there is no file"),
+        ("data_file = 3", "must be the name of a file"),
+        ('data = "x"\ndata_file = "y"', "given more than once"),
+    ],
+)
+def test_a_template_that_cannot_be_had_is_told(tmp_path: Path, said: str, reason: str) -> None:
+    (tmp_path / "fleet.toml").write_text(f"[[template]]\n{said}\n")
+    with pytest.raises(ConfigError, match=rf"key 'template\[0\]\.data(_file)?': .*{reason}"):
+        resolved(tmp_path / "fleet.toml")
+
+
+def test_elsewhere_a_file_of_data_is_a_value_like_any_other(tmp_path: Path) -> None:
+    text = '[[pool]]\nextra_specs = { data_file = "x" }\n'
+    (tmp_path / "fleet.toml").write_text(text)
+    assert tomllib.loads(resolved(tmp_path / "fleet.toml")) == tomllib.loads(text)

@@ -155,5 +155,6 @@ def test_the_keys_that_may_be_declared_are_told() -> None:
     assert {key for key in told if key.partition(".")[2] in SECRET_KEYS} == {
         "credentials.private_key",
         "credentials.token",
+        "proxy.password",
         *(f"{kind.table}.webhook_secret" for kind in EntityKind),
     }

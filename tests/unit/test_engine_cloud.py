@@ -14,7 +14,8 @@ from coordinator.engine.cloud import CloudExecutor
 from coordinator.runner_api import scripts
 from coordinator.store.schema import instances
 from coordinator.tokens import InstanceTokens
-from providers.exec.spec import CloudInstance, CloudSpec, Tool
+from providers.exec.spec import CloudInstance, CloudSpec, ProxyConfig, Tool
+from tests.samples.forges import ca_certificate
 from tests.samples.store import DOCUMENT, Sample, open_sample
 
 REASON = "provider 'cloud' is not configured any more: put its [[provider]] back"
@@ -67,6 +68,25 @@ async def test_machines_get_the_user_data_of_their_system(
 async def test_a_pools_own_user_data_is_left_as_it_is(sample: Sample) -> None:
     spec = await _told(sample, 'extra_specs = { runner_install_template = "b3du", disk = 40 }')
     assert spec.extra_specs == {"runner_install_template": "b3du", "disk": 40}
+
+
+async def test_a_provider_is_told_the_pools_proxy_and_whom_machines_are_to_trust(sample: Sample) -> None:
+    await sample.apply(
+        '[[proxy]]\nname = "out"\nhttps_proxy = "http://proxy.example:3128"\nno_proxy = "c.example"\n'
+        'username = "ada"\npassword = "hush"\n'
+    )
+    await sample.store.settings.change({"ca_bundle": ca_certificate()})
+    spec = await _told(sample, 'proxy = "out"')
+    assert spec.proxy_config == ProxyConfig(https_proxy="http://ada:hush@proxy.example:3128", no_proxy="c.example")
+    assert spec.ca_cert_bundle == ca_certificate().encode()
+    assert isinstance(spec.extra_specs, dict)
+    script = base64.b64decode(spec.extra_specs["runner_install_template"]).decode()
+    assert "export HTTPS_PROXY='http://ada:hush@proxy.example:3128'" in script
+
+
+async def test_a_provider_of_a_pool_without_one_is_told_none(sample: Sample) -> None:
+    spec = await _told(sample, "")
+    assert (spec.proxy_config, spec.ca_cert_bundle) == (ProxyConfig(), None)
 
 
 def test_what_looks_like_a_template_of_go_becomes_what_it_was() -> None:

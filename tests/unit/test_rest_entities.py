@@ -230,14 +230,14 @@ async def test_an_apps_key_is_kept_sealed_and_never_used_as_a_token(site: Site) 
     assert made["auth-type"] == "app"
     await _call(site, "PUT", f"/repositories/{site.sample.entity_id}", {"credentials_name": "app"})
     access = await site.store.catalog.forge_access(site.sample.entity_id)
-    assert (access.token, access.auth) == (app_key(), AuthKind.APP)
+    assert (access.token, access.auth) == (app_key().rstrip(), AuthKind.APP)
     forges = Forges(site.store.catalog, None, site.sample.clock)  # type: ignore[arg-type]
     with pytest.raises(ForgeRefused, match="GitHub Apps cannot be used"):
         await forges.of(site.sample.entity_id)
     path = f"/github/credentials/{made['id']}"
     await _call(site, "PUT", path, {"app": {"app_id": 9}})
     assert "PAT credentials for app" in (await _call(site, "PUT", path, {"pat": {"oauth2_token": "t"}}, 400))["details"]
-    assert (await site.store.catalog.forge_access(site.sample.entity_id)).token == app_key()
+    assert (await site.store.catalog.forge_access(site.sample.entity_id)).token == app_key().rstrip()
     audit = await _call(site, "GET", "/audit")
     assert audit[0]["after"] == {"app_id": 9}
     assert not _at_rest(site, app_key().split("\n")[1])

@@ -102,7 +102,7 @@ async def test_a_scale_set_is_made_changed_and_removed(site: Site) -> None:
         ({"scale_set_id": 7}, "scale_set_id: "),
         ({"template_id": 7}, "template_id: there is no template '7'"),
         ({"template_id": 2}, "template_id: 'github_windows' is not for runners of github on linux"),
-        ({"proxy_id": 7}, "proxy_id: not served"),
+        ({"proxy_id": 7}, "proxy_id: there is no proxy '7'"),
         ({"runner_bootstrap_timeout": 0}, "runner_bootstrap_timeout: cannot be 0"),
     ],
 )

@@ -10,8 +10,10 @@ import tree_sitter_powershell
 
 from coordinator.domain.instance import RunnerStatus
 from coordinator.runner_api import scripts
-from providers.exec.spec import Tool
+from coordinator.runner_api.outside import Outside
+from providers.exec.spec import ProxyConfig, Tool
 from tests.samples.domain import forge_access, instance, pool
+from tests.samples.forges import ca_certificate
 from tests.samples.runner_site import FILES, RunnerSite, open_runner_site
 from tests.unit.test_guests_of_garm import PowerShell
 
@@ -27,13 +29,14 @@ def install(tools: list[Tool] | None, token: str = TOKEN) -> str:
     return scripts.install_script(instance(), WINDOWS, forge_access(), WHERE, token, tools)
 
 
-def wrapper(token: str = TOKEN) -> str:
-    return scripts.wrapper(instance(), WINDOWS, WHERE, token)
+def wrapper(token: str = TOKEN, outside: Outside = scripts.DIRECT) -> str:
+    return scripts.wrapper(instance(), WINDOWS, WHERE, token, outside)
 
 
 RENDERED = {
     "wrapper": wrapper(),
     "wrapper of evil values": wrapper(EVIL),
+    "wrapper behind a proxy": wrapper(outside=Outside(ProxyConfig(f"http://{EVIL}", "http://p"), ca_certificate() * 2)),
     "with a download": install([TOOL]),
     "with a download without checksum": install([Tool("win", "x64", "https://dl.example/r.zip")]),
     "without a download": install([]),

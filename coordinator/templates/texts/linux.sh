@@ -36,7 +36,12 @@ give_up() {
 }
 
 as_root() {
+{% if http_proxy or https_proxy %}
+  set -- --preserve-env=http_proxy,https_proxy,no_proxy,HTTP_PROXY,HTTPS_PROXY,NO_PROXY "$@"
+  if [ "$(id -u)" -eq 0 ]; then shift && "$@"; else sudo "$@"; fi
+{% else %}
   if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
+{% endif %}
 }
 
 id runner >/dev/null 2>&1 || as_root useradd --create-home --shell /bin/bash runner

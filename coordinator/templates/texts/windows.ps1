@@ -95,6 +95,11 @@ try {
   # All that the runner is started with is given once.
   $all = Send-Json "$metadata/runner" @{ os_name = $system.Caption; os_version = $system.Version }
   foreach ($file in $all.files.PSObject.Properties) { Save-RunnerFile $file.Name ([Convert]::FromBase64String($file.Value)) }
+  # What says which proxy there is, for the runner and its jobs.
+  foreach ($name in 'HTTP_PROXY', 'HTTPS_PROXY', 'NO_PROXY') {
+    $value = [Environment]::GetEnvironmentVariable($name)
+    if ($value) { Add-Content -Path (Join-Path $folder '.env') -Value "$name=$value" }
+  }
   Register-Runner $password
   # Before the runner starts, so that no job ever runs beside a token that still opens something.
   Send-Status 'idle' 'runner is up'

@@ -6,6 +6,31 @@ $ProgressPreference = 'SilentlyContinue'
 $token = {{ token | ps }}
 $metadata = {{ metadata_url | ps }}
 $callback = {{ callback_url | ps }}
+{% for name in environment %}
+$env:{{ name }} = {{ environment[name] | ps }}
+{% endfor %}
+{% if proxy %}
+$address = [Uri]{{ proxy | ps }}
+$bypassed = {{ no_proxy | ps }}.Split(',') | Where-Object { $_ } | ForEach-Object { [regex]::Escape($_.Trim()) }
+$proxy = New-Object Net.WebProxy($address, $true, [string[]]@($bypassed))
+if ($address.UserInfo) {
+  $login = $address.UserInfo.Split(':') | ForEach-Object { [Uri]::UnescapeDataString($_) }
+  $proxy.Credentials = New-Object Net.NetworkCredential(@($login)[0], @($login)[1])
+}
+[Net.WebRequest]::DefaultWebProxy = $proxy
+{% endif %}
+{% if certificates %}
+
+function Add-Trusted([string]$pem) {
+  $file = Join-Path $env:TEMP 'hostler-trusted.pem'
+  [IO.File]::WriteAllText($file, $pem)
+  Import-Certificate -FilePath $file -CertStoreLocation Cert:\LocalMachine\Root | Out-Null
+  Remove-Item $file
+}
+{% endif %}
+{% for one in certificates %}
+Add-Trusted {{ one | ps }}
+{% endfor %}
 $headers = @{ Authorization = "Bearer $token" }
 
 function Send-Failure([string]$message) {
