@@ -41,7 +41,8 @@ def garm(
     yes: Annotated[bool, Parameter(negative="", help="Do it without asking.")] = False,
     coordinator: Coordinator = DEFAULT,
 ) -> int:
-    """Take over endpoints, credentials, repositories and other entities, and pools, from GARM's database or its API.
+    """Take over endpoints, credentials, repositories and other entities, pools, scale sets, templates and proxies, from
+    GARM's database or its API.
 
     First the plan is shown, with what is left out and why. Exit codes: 0 all is taken over, 4 nothing was done,
     5 something was left out.

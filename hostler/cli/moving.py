@@ -71,11 +71,11 @@ def there(exported: ExportResponse) -> There:
         forges=frozenset(exported.forges),
         providers=frozenset(exported.providers),
         endpoints={_base_url(one): one["name"] for one in declared.get("endpoint", ())},
-        objects={known_as(table, one): one for table in _WITH_SECRETS for one in declared.get(table, ())},
+        objects={known_as(table, one): one for table in _KNOWN for one in declared.get(table, ())},
     )
 
 
-_WITH_SECRETS: Final = ("credentials", "repository", "organization", "enterprise", "forge_instance")
+_KNOWN: Final = ("credentials", "template", "proxy", "repository", "organization", "enterprise", "forge_instance")
 
 
 def _base_url(endpoint: Mapping[str, Any]) -> str:

@@ -21,7 +21,9 @@ from hostler.garm.model import (
     GarmEntity,
     GarmFleet,
     GarmPool,
+    GarmProxy,
     GarmScaleSet,
+    GarmTemplate,
 )
 from hostler.garm.sealing import PASSPHRASE_BYTES, unseal
 
@@ -38,6 +40,11 @@ _ENTITIES: Final[dict[str, tuple[EntityTable, str]]] = {  # by table: what it ho
 
 class _Pat(msgspec.Struct, frozen=True):
     oauth2_token: str
+
+
+class _ProxyLogin(msgspec.Struct, frozen=True):
+    username: str = ""
+    password: str = ""
 
 
 class _App(msgspec.Struct, frozen=True):
@@ -87,15 +94,43 @@ class _Reader:
             for row in self._rows(f"{forge}_credentials")
         }
         own = {row["id"]: row["name"] for row in self._rows("templates") if row.get("user_id")}
+        proxy = {row["id"]: row["name"] for row in self._rows("proxies")}
         return GarmFleet(
             endpoints=tuple(map(_endpoint, self._rows("github_endpoints"))),
             credentials=tuple(credentials.values()),
             entities=tuple(self._entities(credentials)),
-            pools=tuple(self._pools(own)),
+            pools=tuple(self._pools(own, proxy)),
             scale_sets=tuple(
-                GarmScaleSet(name=row["name"], entity_id=_entity_id(row)) for row in self._rows("scale_sets")
+                GarmScaleSet(
+                    **_making(row, own, proxy), name=row["name"], disable_update=bool(row.get("disable_update"))
+                )
+                for row in self._rows("scale_sets")
             ),
-            templates=tuple(own.values()),
+            templates=tuple(self._template(row) for row in self._rows("templates") if row["id"] in own),
+            proxies=tuple(map(self._proxy, self._rows("proxies"))),
+        )
+
+    def _template(self, row: Row) -> GarmTemplate:
+        text = msgspec.json.decode(unseal(_bytes(row["data"]), self._passphrase), type=bytes)
+        return GarmTemplate(
+            name=row["name"],
+            description=row["description"] or "",
+            os_type=row["os_type"],
+            forge=row["forge_type"],
+            data=text.decode(),
+        )
+
+    def _proxy(self, row: Row) -> GarmProxy:
+        sealed = _bytes(row["credentials"])
+        login = msgspec.json.decode(unseal(sealed, self._passphrase), type=_ProxyLogin) if sealed else _ProxyLogin()
+        return GarmProxy(
+            name=row["name"],
+            description=row["description"] or "",
+            http_proxy=row["http_proxy"] or "",
+            https_proxy=row["https_proxy"] or "",
+            no_proxy=row["no_proxy"] or "",
+            username=login.username,
+            password=login.password,
         )
 
     def _rows(self, table: str) -> Iterator[dict[str, Any]]:
@@ -148,33 +183,39 @@ class _Reader:
     def _unsealed(self, value: str | bytes | None) -> str | None:
         return unseal(_bytes(value), self._passphrase).decode() if value else None
 
-    def _pools(self, templates: Mapping[int, str]) -> Iterator[GarmPool]:
+    def _pools(self, templates: Mapping[int, str], proxies: Mapping[int, str]) -> Iterator[GarmPool]:
         names = {row["id"]: row["name"] for row in self._rows("tags")}
         tags: defaultdict[str, list[str]] = defaultdict(list)
         for row in self._connection.execute("SELECT pool_id, tag_id FROM pool_tags"):
             tags[row["pool_id"]] += [names[row["tag_id"]]] if row["tag_id"] in names else []
         for row in self._rows("pools"):
             yield GarmPool(
+                **_making(row, templates, proxies),
                 id=row["id"],
-                entity_id=_entity_id(row),
-                provider=row["provider_name"],
-                image=row["image"],
-                flavor=row["flavor"],
-                os_type=row["os_type"],
-                os_arch=row["os_arch"],
                 tags=tuple(sorted(tags[row["id"]])),
-                enabled=bool(row["enabled"]),
-                max_runners=row["max_runners"],
-                min_idle_runners=row["min_idle_runners"],
-                runner_prefix=row["runner_prefix"] or "",
-                runner_group=row.get("git_hub_runner_group") or "",
-                bootstrap_timeout_minutes=row["runner_bootstrap_timeout"],
                 priority=row.get("priority") or 0,
-                extra_specs=_specs(row["extra_specs"]),
-                template=templates.get(row.get("template_id") or 0, ""),
-                proxy=bool(row.get("proxy_id")),
-                shell=bool(row.get("enable_shell")),
             )
+
+
+def _making(row: Row, templates: Mapping[int, str], proxies: Mapping[int, str]) -> dict[str, Any]:
+    return {
+        "entity_id": _entity_id(row),
+        "provider": row["provider_name"],
+        "image": row["image"],
+        "flavor": row["flavor"],
+        "os_type": row["os_type"],
+        "os_arch": row["os_arch"],
+        "enabled": bool(row["enabled"]),
+        "max_runners": row["max_runners"],
+        "min_idle_runners": row["min_idle_runners"],
+        "runner_prefix": row["runner_prefix"] or "",
+        "runner_group": row.get("git_hub_runner_group") or "",
+        "bootstrap_timeout_minutes": row["runner_bootstrap_timeout"],
+        "extra_specs": _specs(row["extra_specs"]),
+        "template": templates.get(row.get("template_id") or 0, ""),
+        "proxy": proxies.get(row.get("proxy_id") or 0, ""),
+        "shell": bool(row.get("enable_shell")),
+    }
 
 
 def _endpoint(row: Row) -> GarmEndpoint:

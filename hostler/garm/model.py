@@ -47,31 +47,56 @@ class GarmEntity(msgspec.Struct, frozen=True, kw_only=True):
     agent_mode: bool = False
 
 
-class GarmPool(msgspec.Struct, frozen=True, kw_only=True):
-    id: str
+class GarmMaking(msgspec.Struct, frozen=True, kw_only=True):
+    """What pools and scale sets say of their runners."""
+
     entity_id: str
     provider: str
     image: str
     flavor: str
     os_type: str
     os_arch: str
-    tags: tuple[str, ...]
+    tags: tuple[str, ...] = ()
     enabled: bool
     max_runners: int
     min_idle_runners: int
     runner_prefix: str
     runner_group: str
     bootstrap_timeout_minutes: int
-    priority: int
     extra_specs: Mapping[str, Any]
     template: str = ""  # that people made; empty: GARM's own
-    proxy: bool = False
+    proxy: str = ""
     shell: bool = False
 
 
-class GarmScaleSet(msgspec.Struct, frozen=True, kw_only=True):
+class GarmPool(GarmMaking, frozen=True, kw_only=True):
+    id: str
+    priority: int
+
+
+class GarmScaleSet(GarmMaking, frozen=True, kw_only=True):
     name: str
-    entity_id: str
+    disable_update: bool = False
+
+
+class GarmTemplate(msgspec.Struct, frozen=True, kw_only=True):
+    """One that people made."""
+
+    name: str
+    description: str
+    os_type: str
+    forge: str
+    data: str  # of Go's text/template
+
+
+class GarmProxy(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    description: str = ""
+    http_proxy: str = ""
+    https_proxy: str = ""
+    no_proxy: str = ""
+    username: str = ""
+    password: str | None = None
 
 
 class GarmFleet(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,4 +105,5 @@ class GarmFleet(msgspec.Struct, frozen=True, kw_only=True):
     entities: tuple[GarmEntity, ...]
     pools: tuple[GarmPool, ...]
     scale_sets: tuple[GarmScaleSet, ...]
-    templates: tuple[str, ...]  # names of those that people made
+    templates: tuple[GarmTemplate, ...]
+    proxies: tuple[GarmProxy, ...]

@@ -18,12 +18,15 @@ from hostler.garm.model import (
     GarmEntity,
     GarmFleet,
     GarmPool,
+    GarmProxy,
     GarmScaleSet,
+    GarmTemplate,
 )
 
 T = TypeVar("T")
 
 _TIMEOUT_SECONDS: Final = 30
+_SYSTEM: Final = "system"  # whose the templates are that come with a GARM
 _ENTITIES: Final[dict[str, EntityTable]] = {
     "repositories": "repository",
     "organizations": "organization",
@@ -83,8 +86,7 @@ class _OfEntity(msgspec.Struct, frozen=True):
         return self.repo_id or self.org_id or self.enterprise_id or self.forge_instance_id
 
 
-class _Pool(_OfEntity, frozen=True, kw_only=True, rename={"runner_group": "github-runner-group"}):
-    id: str
+class _Making(_OfEntity, frozen=True, kw_only=True, rename={"runner_group": "github-runner-group"}):
     provider_name: str
     image: str
     flavor: str
@@ -97,21 +99,40 @@ class _Pool(_OfEntity, frozen=True, kw_only=True, rename={"runner_group": "githu
     runner_prefix: str = ""
     runner_group: str = ""
     runner_bootstrap_timeout: int = 20
-    priority: int = 0
     extra_specs: dict[str, Any] | None = None
     template_id: int | None = None
     proxy_id: int | None = None
     enable_shell: bool = False
 
 
-class _ScaleSet(_OfEntity, frozen=True, kw_only=True):
+class _Pool(_Making, frozen=True, kw_only=True):
+    id: str
+    priority: int = 0
+
+
+class _ScaleSet(_Making, frozen=True, kw_only=True):
     name: str
+    disable_update: bool = False
 
 
 class _Template(msgspec.Struct, frozen=True):
     id: int
     name: str
     owner_id: str = ""
+    description: str = ""
+    os_type: str = "linux"
+    forge_type: str = "github"
+    data: bytes = b""  # not in lists
+
+
+class _Proxy(msgspec.Struct, frozen=True):
+    id: int
+    name: str
+    description: str = ""
+    http_proxy: str = ""
+    https_proxy: str = ""
+    no_proxy: str = ""
+    username: str = ""
 
 
 def read(url: str, token: str) -> GarmFleet:
@@ -128,7 +149,9 @@ def read(url: str, token: str) -> GarmFleet:
     except ValueError as error:
         raise ConfigError(str(error)) from None
     api = _Api(url, token)
-    own = {one.id: one.name for one in api.all("templates", _Template) if one.owner_id not in ("", "system")}
+    own = {one.id: one.name for one in api.all("templates", _Template) if one.owner_id != _SYSTEM}
+    proxies = api.all("proxies", _Proxy)
+    proxy = {one.id: one.name for one in proxies}
     return GarmFleet(
         endpoints=tuple(
             _endpoint(one, forge)
@@ -145,11 +168,16 @@ def read(url: str, token: str) -> GarmFleet:
             for path, table in _ENTITIES.items()
             for one in api.all(path, _Entity, is_new=table == "forge_instance")
         ),
-        pools=tuple(_pool(one, own) for one in api.all("pools", _Pool, is_new=False)),
-        scale_sets=tuple(
-            GarmScaleSet(name=one.name, entity_id=one.entity_id) for one in api.all("scalesets", _ScaleSet)
+        pools=tuple(
+            GarmPool(**_making(one, own, proxy), id=one.id, priority=one.priority)
+            for one in api.all("pools", _Pool, is_new=False)
         ),
-        templates=tuple(own.values()),
+        scale_sets=tuple(
+            GarmScaleSet(**_making(one, own, proxy), name=one.name, disable_update=one.disable_update)
+            for one in api.all("scalesets", _ScaleSet)
+        ),
+        templates=tuple(_template(api.one(f"templates/{number}", _Template)) for number in own),
+        proxies=tuple(map(_proxy, proxies)),
     )
 
 
@@ -171,6 +199,13 @@ class _Api:
         content = self._get(path, is_new=is_new)
         try:
             return msgspec.json.decode(content, type=list[kind] | None) or []  # type: ignore[valid-type]
+        except msgspec.DecodeError as error:
+            raise GarmUnreachable(f"{self._base}/{path}: no answer of a GARM: {error}") from None
+
+    def one(self, path: str, kind: type[T]) -> T:
+        content = self._get(path, is_new=False)
+        try:
+            return msgspec.json.decode(content, type=kind)
         except msgspec.DecodeError as error:
             raise GarmUnreachable(f"{self._base}/{path}: no answer of a GARM: {error}") from None
 
@@ -223,25 +258,45 @@ def _entity(one: _Entity, table: EntityTable) -> GarmEntity:
     )
 
 
-def _pool(one: _Pool, templates: Mapping[int, str]) -> GarmPool:
-    return GarmPool(
-        id=one.id,
-        entity_id=one.entity_id,
-        provider=one.provider_name,
-        image=one.image,
-        flavor=one.flavor,
+def _template(one: _Template) -> GarmTemplate:
+    return GarmTemplate(
+        name=one.name,
+        description=one.description,
         os_type=one.os_type,
-        os_arch=one.os_arch,
-        tags=tuple(tag.name for tag in one.tags),
-        enabled=one.enabled,
-        max_runners=one.max_runners,
-        min_idle_runners=one.min_idle_runners,
-        runner_prefix=one.runner_prefix,
-        runner_group=one.runner_group,
-        bootstrap_timeout_minutes=one.runner_bootstrap_timeout,
-        priority=one.priority,
-        extra_specs=one.extra_specs or {},
-        template=templates.get(one.template_id or 0, ""),
-        proxy=bool(one.proxy_id),
-        shell=one.enable_shell,
+        forge=one.forge_type,
+        data=one.data.decode(errors="replace"),
     )
+
+
+def _proxy(one: _Proxy) -> GarmProxy:
+    return GarmProxy(
+        name=one.name,
+        description=one.description,
+        http_proxy=one.http_proxy,
+        https_proxy=one.https_proxy,
+        no_proxy=one.no_proxy,
+        username=one.username,
+        password=None if one.username else "",
+    )
+
+
+def _making(one: _Making, templates: Mapping[int, str], proxies: Mapping[int, str]) -> dict[str, Any]:
+    return {
+        "entity_id": one.entity_id,
+        "provider": one.provider_name,
+        "image": one.image,
+        "flavor": one.flavor,
+        "os_type": one.os_type,
+        "os_arch": one.os_arch,
+        "tags": tuple(tag.name for tag in one.tags),
+        "enabled": one.enabled,
+        "max_runners": one.max_runners,
+        "min_idle_runners": one.min_idle_runners,
+        "runner_prefix": one.runner_prefix,
+        "runner_group": one.runner_group,
+        "bootstrap_timeout_minutes": one.runner_bootstrap_timeout,
+        "extra_specs": one.extra_specs or {},
+        "template": templates.get(one.template_id or 0, ""),
+        "proxy": proxies.get(one.proxy_id or 0, ""),
+        "shell": one.enable_shell,
+    }

@@ -6,7 +6,18 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from hostler.garm.model import GarmCredentials, GarmEndpoint, GarmEntity, GarmFleet, GarmPool
+from hostler.garm.gotemplate import NotTranslated, is_go, translated
+from hostler.garm.model import (
+    GarmCredentials,
+    GarmEndpoint,
+    GarmEntity,
+    GarmFleet,
+    GarmMaking,
+    GarmPool,
+    GarmProxy,
+    GarmScaleSet,
+    GarmTemplate,
+)
 
 Label = tuple[str, str]  # a document's table, and what an object of it is called
 
@@ -67,6 +78,7 @@ class _Translator:
         self._endpoints: dict[str, str] = {}  # GARM's names to ours, of what is taken over
         self._credentials: dict[tuple[str, str], str] = {}  # by forge and GARM's name
         self._entities: dict[str, dict[str, Any]] = {}  # by GARM's id: how pools say whose they are
+        self._named: dict[str, dict[str, str]] = {"template": {}, "proxy": {}}  # GARM's names to ours, likewise
 
     def translation(self) -> Translation:
         for endpoint in self._fleet.endpoints:
@@ -75,12 +87,14 @@ class _Translator:
             self._secret(secret)
         for entity in self._fleet.entities:
             self._entity(entity)
+        for template in self._fleet.templates:
+            self._template(template)
+        for proxy in self._fleet.proxies:
+            self._proxy(proxy)
         for pool in self._fleet.pools:
             self._pool(pool)
         for scale_set in self._fleet.scale_sets:
-            self._leave_out(f"scale set {scale_set.name}", "make a pool, with its name as a label")
-        for template in self._fleet.templates:
-            self._leave_out(f"template {template}", _OTHER_LANGUAGE)
+            self._scale_set(scale_set)
         return Translation(self._document, tuple(self._left_out), tuple(self._missing))
 
     def _endpoint(self, one: GarmEndpoint) -> None:
@@ -143,41 +157,82 @@ class _Translator:
             if one.agent_mode:
                 self._leave_out(f"agent mode of {one.table} {called}", "GARM's agent is not served")
 
-    def _pool(self, one: GarmPool) -> None:
-        owner = self._entities.get(one.entity_id)
+    def _template(self, one: GarmTemplate) -> None:
         values = {
-            "name": one.id,
-            **(owner or {}),
+            "name": _name(one.name),
+            "description": one.description,
+            "os_type": one.os_type,
+            "forge": one.forge,
+        }
+        reason = ""
+        try:
+            values["data"] = translated(one.data) if is_go(one.data) else one.data
+        except NotTranslated as error:
+            if self._known("template", values):
+                self._named["template"][one.name] = values["name"]
+            reason = f"{error}: declare one of its name in our language, and import again for what names it"
+        if self._add("template", values, reason):
+            self._named["template"][one.name] = values["name"]
+
+    def _proxy(self, one: GarmProxy) -> None:
+        name = _name(one.name)
+        values = {
+            "name": name,
+            "description": one.description,
+            "http_proxy": one.http_proxy,
+            "https_proxy": one.https_proxy,
+            "no_proxy": one.no_proxy,
+            "username": one.username,
+        }
+        values |= self._told("proxy", name, {"password": one.password})
+        if self._add("proxy", values, ""):
+            self._named["proxy"][one.name] = name
+            self._ask("proxy", values, ("password",))
+
+    def _pool(self, one: GarmPool) -> None:
+        values = {"name": one.id, **self._making(one), "labels": list(one.tags), "priority": one.priority}
+        self._add_making("pool", one, values)
+
+    def _scale_set(self, one: GarmScaleSet) -> None:
+        """Workflows name it, so its name is a label whatever it is called here."""
+        labels = list(dict.fromkeys([one.name, *one.tags]))
+        update = {"disable_update": True} if one.disable_update else {}
+        self._add_making("scale_set", one, {"name": _name(one.name), **self._making(one), "labels": labels, **update})
+
+    def _making(self, one: GarmMaking) -> dict[str, Any]:
+        values = {
+            **self._entities.get(one.entity_id, {}),
             "provider": one.provider,
             "image": one.image,
             "flavor": one.flavor,
-            "labels": list(one.tags),
             "max_runners": one.max_runners,
             "enabled": one.enabled and not self._answers.disabled,
-            "priority": one.priority,
             "arch": one.os_arch,
             "os_type": one.os_type,
             "runner_prefix": one.runner_prefix.lower() or "garm",  # as GARM does
             "runner_group": one.runner_group,
             "bootstrap_timeout_minutes": one.bootstrap_timeout_minutes,
             "min_idle_runners": one.min_idle_runners,
+            "template": self._named["template"].get(one.template, ""),
+            "proxy": self._named["proxy"].get(one.proxy, ""),
         }
         if one.extra_specs:
             values["extra_specs_json"] = msgspec.json.encode(one.extra_specs).decode()
-        if not self._add("pool", values, self._no_pool(one, owner)):
-            return
-        if one.template:
-            self._leave_out(f"template of pool {one.id}", _OTHER_LANGUAGE)
-        for name, said in (("proxy", one.proxy), ("shell", one.shell)):
-            if said:
-                self._leave_out(f"{name} of pool {one.id}", "pools have none here")
+        return values
 
-    def _no_pool(self, one: GarmPool, owner: object) -> str:
-        if owner is None:
-            return "whose it is is left out"
-        if one.provider not in self._there.providers:
-            return f"the coordinator's file has no [[provider]] '{one.provider}'"
-        return ""
+    def _add_making(self, table: str, one: GarmMaking, values: dict[str, Any]) -> None:
+        called = f"{table.replace('_', ' ')} {values['name']}"
+        reason = ""
+        if one.entity_id not in self._entities:
+            reason = "whose it is is left out"
+        elif one.provider not in self._there.providers:
+            reason = f"the coordinator's file has no [[provider]] '{one.provider}'"
+        for kind, name in (("template", one.template), ("proxy", one.proxy)):
+            if name and name not in self._named[kind]:
+                # Without them its machines would be others than people have asked for.
+                reason = reason or f"its {kind} {name} is left out"
+        if self._add(table, values, reason) and one.shell:
+            self._leave_out(f"shell of {called}", "machines have none here")
 
     def _add(self, table: str, values: dict[str, Any], reason: str) -> bool:
         called = _called(table, values)
@@ -215,7 +270,7 @@ class _Translator:
 def known_as(table: str, declared: Mapping[str, Any]) -> Label:
     """What an object of a document is known by among those that are there."""
     called = _called(table, declared)
-    return (table, called if table == "credentials" else f"{declared['endpoint']} {called}".lower())
+    return (table, called if table in _OF_NO_ENDPOINT else f"{declared['endpoint']} {called}".lower())
 
 
 def _called(table: str, values: Mapping[str, Any]) -> str:
@@ -224,7 +279,7 @@ def _called(table: str, values: Mapping[str, Any]) -> str:
     return str(values["endpoint"] if table == "forge_instance" else values["name"])
 
 
-_OTHER_LANGUAGE: Final = "GARM's language is another: write it anew, and let the pool name it"
+_OF_NO_ENDPOINT: Final = ("credentials", "template", "proxy")
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
 

@@ -25,6 +25,21 @@ KEY: Final = (
     .private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
     .decode()
 )
+PROXY_PASSWORD: Final = "planted-proxy-of-garm-2236067977"
+TEMPLATE: Final = """#!/bin/bash
+{{- if .EnableBootDebug }}
+set -x
+{{- end }}
+TOKEN="{{ .CallbackToken }}" # of {{ .RunnerName }}
+{{- if .UseJITConfig }}
+curl -H "Authorization: Bearer $TOKEN" "{{ .MetadataURL }}/credentials/runner" -o /home/{{ .RunnerUsername }}/.runner
+{{- else }}
+echo none
+{{- end }}
+echo ${#TOKEN} {{ .ExtraContext.zone }}
+"""
+"""As people derive them from GARM's own."""
+
 _PACKAGE: Final = 65536  # DARE: what one package holds at most
 
 SCHEMA: Final = """
@@ -53,7 +68,15 @@ CREATE TABLE forge_instances (id uuid PRIMARY KEY, created_at datetime, updated_
   gitea_credentials_id integer, endpoint_name text, webhook_secret blob, pool_balancer_type varchar(64),
   agent_mode numeric);
 CREATE TABLE scale_sets (id integer PRIMARY KEY AUTOINCREMENT, created_at datetime, updated_at datetime,
-  deleted_at datetime, scale_set_id integer, name text, repo_id uuid, org_id uuid, enterprise_id uuid);
+  deleted_at datetime, scale_set_id integer, name text, disable_update numeric, state text, extended_state text,
+  provider_name text, runner_prefix text, max_runners integer, min_idle_runners integer,
+  runner_bootstrap_timeout integer, image text, flavor text, os_type text, os_arch text, enabled numeric,
+  last_message_id integer, desired_runner_count integer, extra_specs JSON, git_hub_runner_group text,
+  enable_shell numeric, generation integer, repo_id uuid, org_id uuid, enterprise_id uuid, template_id integer,
+  proxy_id integer);
+CREATE TABLE proxies (id integer PRIMARY KEY AUTOINCREMENT, created_at datetime, updated_at datetime,
+  deleted_at datetime, name varchar(64), description text, http_proxy text, https_proxy text, no_proxy text,
+  credentials blob);
 CREATE TABLE pools (id uuid PRIMARY KEY, created_at datetime, updated_at datetime, deleted_at datetime,
   provider_name text, runner_prefix text, max_runners integer, min_idle_runners integer,
   runner_bootstrap_timeout integer, image text, flavor text, os_type text, os_arch text, enabled numeric,
@@ -107,6 +130,16 @@ def pool_row(number: int, **more: Any) -> dict[str, Any]:
     }
 
 
+def scale_set_row(name: str, **more: Any) -> dict[str, Any]:
+    pool = pool_row(0, repo_id="r-1", **more)
+    return {key: value for key, value in pool.items() if key not in ("id", "priority")} | {"name": name}
+
+
+def template_row(number: int, name: str, text: str) -> dict[str, Any]:
+    data = sealed(json.dumps(base64.b64encode(text.encode()).decode()).encode())
+    return {"id": number, "name": name, "user_id": "u-1", "os_type": "linux", "forge_type": "github", "data": data}
+
+
 def write_database(path: Path, *, drop: tuple[str, ...] = ()) -> None:
     """Two forges, entities of all kinds, pools that can be taken over and pools that cannot.
 
@@ -142,16 +175,28 @@ def write_database(path: Path, *, drop: tuple[str, ...] = ()) -> None:
             {"id": "f-1", "gitea_credentials_id": 1, "endpoint_name": "my gitea", "webhook_secret": hook},
         ),
         ("templates", {"id": 1, "name": "github_linux"}),
-        ("templates", {"id": 2, "name": "mine", "user_id": "u-1"}),
+        ("templates", template_row(2, "mine", TEMPLATE)),
+        ("templates", template_row(3, "too much", "{{ range .ExtraContext }}x{{ end }}")),
+        (
+            "proxies",
+            {
+                "id": 1,
+                "name": "out there",
+                "http_proxy": "http://proxy.example:3128",
+                "credentials": sealed(json.dumps({"username": "builder", "password": PROXY_PASSWORD}).encode()),
+            },
+        ),
         ("pools", pool_row(1, repo_id="r-1", template_id=1)),
         ("pools", pool_row(2, org_id="o-1", template_id=2)),
         ("pools", pool_row(3, repo_id="r-1", provider_name="lxd_local")),
         ("pools", pool_row(4, repo_id="r-1", os_arch="arm")),
         ("pools", pool_row(5, forge_instance_id="f-1")),
         ("pools", pool_row(6, repo_id="r-1", deleted_at="2026-01-01")),
-        ("scale_sets", {"name": "big", "repo_id": "r-1"}),
+        ("pools", pool_row(7, repo_id="r-1", template_id=3)),
+        ("scale_sets", scale_set_row("big", template_id=2, proxy_id=1, disable_update=1)),
+        ("scale_sets", scale_set_row("far", provider_name="lxd_local")),
         ("tags", {"id": "t-1", "name": "self-hosted"}),
-        *(("pool_tags", {"pool_id": pool_row(number)["id"], "tag_id": "t-1"}) for number in range(1, 7)),
+        *(("pool_tags", {"pool_id": pool_row(number)["id"], "tag_id": "t-1"}) for number in range(1, 8)),
     ]
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.executescript(SCHEMA)
@@ -212,8 +257,33 @@ ANSWERS: Final[dict[str, Any]] = {
             "instances": [],
         }
     ],
-    "scalesets": [{"id": 1, "name": "big", "repo_id": "r-1"}],
-    "templates": [{"id": 1, "name": "github_linux", "owner_id": "system"}],
+    "scalesets": [
+        {
+            "id": 1,
+            "name": "big",
+            "repo_id": "r-1",
+            "provider_name": "cloud",
+            "image": "ubuntu-22.04",
+            "flavor": "m1.small",
+            "enabled": True,
+            "max_runners": 7,
+            "template_id": 2,
+            "proxy_id": 1,
+        }
+    ],
+    "templates": [
+        {"id": 1, "name": "github_linux", "owner_id": "system"},
+        {"id": 2, "name": "mine", "owner_id": "admin", "os_type": "linux", "forge_type": "github"},
+    ],
+    "templates/2": {
+        "id": 2,
+        "name": "mine",
+        "owner_id": "admin",
+        "os_type": "linux",
+        "forge_type": "github",
+        "data": base64.b64encode(TEMPLATE.encode()).decode(),
+    },
+    "proxies": [{"id": 1, "name": "out", "http_proxy": "http://proxy.example:3128", "username": "builder"}],
 }
 """In the shape of GARM's answers; what an older GARM does not know is not here."""
 

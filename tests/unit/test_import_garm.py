@@ -17,7 +17,17 @@ from hostler import tickets
 from hostler.cli.main import run
 from hostler.tickets import Kind
 from protos.hostler.v1.admin_pb2_grpc import add_AdminServicer_to_server
-from tests.samples.garm import HOOK, KEY, PASSPHRASE, PAT, api, pool_row, recorded, write_database
+from tests.samples.garm import (
+    HOOK,
+    KEY,
+    PASSPHRASE,
+    PAT,
+    PROXY_PASSWORD,
+    api,
+    pool_row,
+    recorded,
+    write_database,
+)
 from tests.samples.http import open_site
 from tests.samples.store import Sample, open_bare
 
@@ -25,14 +35,14 @@ Output = pytest.CaptureFixture[str]
 POOL = pool_row(1)["id"]
 LEFT_OUT = [
     "agent mode of organization acme: GARM's agent is not served",
-    (
-        "template of pool 00000000-0000-4000-8000-000000000002: GARM's language is another: "
-        "write it anew, and let the pool name it"
-    ),
     "pool 00000000-0000-4000-8000-000000000003: the coordinator's file has no [[provider]] 'lxd_local'",
     "pool 00000000-0000-4000-8000-000000000004: Invalid enum value 'arm'; allowed: amd64, arm64",
-    "scale set big: make a pool, with its name as a label",
-    "template mine: GARM's language is another: write it anew, and let the pool name it",
+    "scale set far: the coordinator's file has no [[provider]] 'lxd_local'",
+    (
+        "template too-much: line 1: 'range' cannot be translated: "
+        "declare one of its name in our language, and import again for what names it"
+    ),
+    "pool 00000000-0000-4000-8000-000000000007: its template too much is left out",
 ]
 
 
@@ -74,7 +84,7 @@ async def test_a_database_is_moved_over(sample: Sample, tmp_path: Path, capsys: 
     assert "pool 00000000-0000-4000-8000-000000000001: created\n" in said
     assert "! no runners: organization acme: runners of organizations cannot be registered" in said
     assert "! no runners: repository Octo/Widgets" not in said
-    for secret in (PAT, HOOK, KEY.splitlines()[3]):
+    for secret in (PAT, HOOK, KEY.splitlines()[3], PROXY_PASSWORD):
         assert secret not in said
     found = await _declared(sample)
     assert [(one.name, one.kind, one.api_base_url) for one in found["endpoint"]] == [
@@ -83,7 +93,7 @@ async def test_a_database_is_moved_over(sample: Sample, tmp_path: Path, capsys: 
     ]
     secrets = {one.name: one for one in found["credentials"] if isinstance(one, CredentialsDeclaration)}
     assert (secrets["bot"].token, secrets["bot-gitea"].endpoint) == (PAT, "my-gitea")
-    assert (secrets["app"].app_id, secrets["app"].installation_id, secrets["app"].private_key) == (7, 8, KEY)
+    assert (secrets["app"].app_id, secrets["app"].installation_id, secrets["app"].private_key) == (7, 8, KEY.rstrip())
     entities = [one for table in ("repository", "organization", "enterprise", "forge_instance") for one in found[table]]
     assert [one.named.full for one in entities] == ["Octo/Widgets", "acme", "corp", "my-gitea"]
     for one in entities:
@@ -95,6 +105,37 @@ async def test_a_database_is_moved_over(sample: Sample, tmp_path: Path, capsys: 
     assert (pools["1"].repository, pools["2"].organization, pools["5"].forge_instance) == ("Octo/Widgets", "acme", True)
     assert (pools["1"].labels, pools["1"].priority, pools["1"].runner_prefix) == (["self-hosted"], 3, "garm")
     assert pools["1"].extra_specs == {"zone": "b", "nothing": None}
+    assert pools["2"].template == "mine"
+    (template,), (proxy,), (scale_set,) = found["template"], found["proxy"], found["scale_set"]
+    assert 'TOKEN="{{ token }}"' in template.data
+    assert (proxy.name, proxy.username, proxy.password) == ("out-there", "builder", PROXY_PASSWORD)
+    assert (scale_set.name, scale_set.labels, scale_set.disable_update) == ("big", ["big"], True)
+    assert (scale_set.repository, scale_set.template, scale_set.proxy) == ("Octo/Widgets", "mine", "out-there")
+
+
+async def test_what_names_a_template_that_somebody_has_written_anew_is_taken_over(
+    sample: Sample, tmp_path: Path
+) -> None:
+    asked = _database(tmp_path)
+    await sample.apply('[[template]]\nname = "too-much"\ndata = "#!/bin/sh\\n"\n')
+    assert await _hostler(*asked, "--yes") == 5
+    pools = {one.name[-1]: one for one in (await _declared(sample))["pool"]}
+    assert pools["7"].template == "too-much"
+
+
+async def test_what_clashes_is_left_out_and_the_rest_is_taken_over(
+    sample: Sample, tmp_path: Path, capsys: Output
+) -> None:
+    """The name is that of another forge's credentials here, which a document's place has not told before."""
+    await sample.apply(
+        '[[endpoint]]\nname = "ours"\nbase_url = "https://ours.example"\n'
+        '[[credentials]]\nname = "bot"\nendpoint = "ours"\ntoken = "x"\n'
+    )
+    assert await _hostler(*_database(tmp_path), "--yes") == 5
+    said = capsys.readouterr().out
+    assert "! left out: credentials bot: the credentials 'bot' are of another endpoint" in said
+    assert "! left out: repository Octo/Widgets: its credentials bot are left out" in said
+    assert {one.named.full for one in (await _declared(sample))["organization"]} == {"acme"}
 
 
 async def test_the_plan_alone_does_nothing_and_what_is_moved_twice_is_moved_once(
@@ -113,9 +154,9 @@ async def test_the_plan_alone_does_nothing_and_what_is_moved_twice_is_moved_once
 
 
 async def test_a_database_of_an_older_garm_has_fewer_tables(sample: Sample, tmp_path: Path) -> None:
-    fewer = ("forge_instances", "gitea_credentials", "scale_sets", "templates")
+    fewer = ("forge_instances", "gitea_credentials", "scale_sets", "templates", "proxies")
     assert await _hostler(*_database(tmp_path, drop=fewer), "--yes") == 5
-    assert len((await _declared(sample))["pool"]) == 2
+    assert len((await _declared(sample))["pool"]) == 3
 
 
 @pytest.mark.parametrize(
@@ -144,19 +185,23 @@ async def test_a_running_garm_is_moved_over_with_the_secrets_that_it_hides(
     secrets.write_text(
         f'[credentials.bot]\ntoken = "{PAT}"\n'
         '[credentials.app]\napp_id = 7\ninstallation_id = 8\nprivate_key_file = "key.pem"\n'
+        f'[proxy.out]\npassword = "{PROXY_PASSWORD}"\n'
         f'[repository."Octo/Widgets"]\nwebhook_secret = "{HOOK}"\n[organization.acme]\nwebhook_secret = "{HOOK}"\n'
     )
     with api(recorded) as url:
         asked = ["import", "garm", "--url", url, "--token", "garms-own"]
         assert await _hostler(*asked, "--yes") == 2
         assert '[credentials."bot"] token is not known' in capsys.readouterr().err
-        assert await _hostler(*asked, "--yes", "--secrets-file", secrets) == 5
+        assert await _hostler(*asked, "--yes", "--secrets-file", secrets) == 5, "an organization gets no runners yet"
         said = capsys.readouterr().out
         assert await _hostler(*asked, "--yes") == 5, "what is known already is not asked for"
-    assert said.count("! left out") == 1
-    assert "! left out: scale set big" in said
+    assert "! left out" not in said
     found = await _declared(sample)
     assert {one.name: one.secret for one in found["credentials"]} == {"bot": PAT, "app": KEY.rstrip()}
+    assert [(one.name, one.password) for one in found["proxy"]] == [("out", PROXY_PASSWORD)]
+    assert [(one.name, one.template, one.proxy, one.max_runners) for one in found["scale_set"]] == [
+        ("big", "mine", "out", 7)
+    ]
     (pool,) = found["pool"]
     assert (pool.name, pool.runner_group, pool.extra_specs) == (POOL, "builders", {"zone": "b", "nothing": None})
 
@@ -166,7 +211,7 @@ async def test_in_a_terminal_secrets_are_asked_for_and_nothing_is_done_without_a
 ) -> None:
     (tmp_path / "key.pem").write_text(KEY)
     asked: list[str] = []
-    said = iter([PAT, "7", "8", f"@{tmp_path}/key.pem", HOOK, HOOK] * 2)
+    said = iter([PAT, "7", "8", f"@{tmp_path}/key.pem", HOOK, HOOK, PROXY_PASSWORD] * 2)
     answers = iter(["n", "y"])
 
     def answer(prompt: str) -> str:
@@ -180,13 +225,14 @@ async def test_in_a_terminal_secrets_are_asked_for_and_nothing_is_done_without_a
         assert await _hostler("import", "garm", "--url", url, "--token", "garms-own") == 4
         assert not any((await _declared(sample)).values())
         assert await _hostler("import", "garm", "--url", url, "--token", "garms-own") == 5
-    assert [prompt.partition(" (")[0] for prompt in asked[:6]] == [
+    assert [prompt.partition(" (")[0] for prompt in asked[:7]] == [
         '[credentials."bot"] token',
         '[credentials."app"] app_id',
         '[credentials."app"] installation_id',
         '[credentials."app"] private_key',
         '[repository."Octo/Widgets"] webhook_secret',
         '[organization."acme"] webhook_secret',
+        '[proxy."out"] password',
     ]
     assert PAT not in capsys.readouterr().out
     assert {one.name: one.app_id for one in (await _declared(sample))["credentials"]} == {"bot": 0, "app": 7}
