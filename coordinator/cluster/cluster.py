@@ -150,7 +150,7 @@ class Cluster:
         if changes.revoked or changes.everything:
             self._revoked = True
             self._wake.set()
-        if changes.to_plan:
+        if changes.to_plan or changes.declared:
             self._store.feed.committed(changes)
 
     def _missed(self) -> None:

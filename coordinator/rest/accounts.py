@@ -97,7 +97,7 @@ def _sessions(accounts: Accounts) -> list[HTTPRouteHandler]:
     @post("/first-run", status_code=200, opt=OPEN, operation_id="FirstRun")
     async def first_run(data: JSONBody[NewUserParams]) -> UserBody:
         """Make the administrator. Once."""
-        return _user(await accounts.first_run(data.username, data.email, data.full_name, data.password))
+        return user_body(await accounts.first_run(data.username, data.email, data.full_name, data.password))
 
     @post("/auth/login", status_code=200, opt=OPEN, operation_id="Login")
     async def login(request: AnyRequest, data: JSONBody[PasswordLoginParams]) -> JWTResponse:
@@ -118,17 +118,17 @@ def _users(store: Store, accounts: Accounts) -> list[HTTPRouteHandler]:
 
     @get("/users", operation_id="ListUsers", opt=admin)
     async def list_users() -> list[UserBody]:
-        return [_user(user) for user in await store.users.all()]
+        return [user_body(user) for user in await store.users.all()]
 
     @post("/users", status_code=200, operation_id="CreateUser")
     async def create_user(data: JSONBody[CreateUserParams]) -> UserBody:
-        return _user(await accounts.add(data.username, data.email, data.full_name, data.role, data.password))
+        return user_body(await accounts.add(data.username, data.email, data.full_name, data.role, data.password))
 
     @put("/users/{user_id:str}", operation_id="UpdateUser")
     async def update_user(user_id: FromPath[str], data: JSONBody[UpdateUserParams]) -> UserBody:
         """Change the role, the password, or whether the user may log in. Their sessions end."""
         changed = await accounts.change(user_id, role=data.role, enabled=data.enabled, password=data.password)
-        return _user(changed)
+        return user_body(changed)
 
     @delete("/users/{user_id:str}", status_code=200, operation_id="DeleteUser")
     async def delete_user(user_id: FromPath[str]) -> None:
@@ -184,7 +184,7 @@ def _audit(store: Store) -> list[HTTPRouteHandler]:
     return [list_audit, verify_audit]
 
 
-def _user(user: User) -> UserBody:
+def user_body(user: User) -> UserBody:
     return UserBody(
         id=user.id,
         username=user.username,

@@ -5,8 +5,9 @@ from typing import Any, Final
 
 import msgspec
 
+from coordinator.accounts.roles import Role
 from coordinator.domain.instance import Status
-from coordinator.rest import fleet, proxies, scale_sets, shapes, templates
+from coordinator.rest import accounts, fleet, proxies, scale_sets, shapes, templates
 from coordinator.rest.fleet import Where
 from coordinator.rest.view import View, view
 from coordinator.store.changed import Changes
@@ -20,6 +21,10 @@ class Event(msgspec.Struct, frozen=True, rename="kebab"):
     entity_type: str
     operation: str  # create, update or delete
     payload: Any
+
+    def is_for(self, role: Role) -> bool:
+        """Of users only those are told who may see them."""
+        return self.entity_type != "user" or role is Role.ADMIN
 
 
 class Events:
@@ -50,6 +55,9 @@ class Events:
         if kind in self._numbered:
             body = await self._numbered[kind](key)
             return None if body is None else Event(_NAMES.get(kind, kind), operation, body)
+        if kind == "user":
+            user = await self._store.users.get(key)
+            return None if user is None else Event(kind, operation, accounts.user_body(user))
         if kind == "controller":
             return Event(kind, operation, await fleet.controller_info(self._store, self._where))
         return _of_overview(kind, operation, key, there)

@@ -15,7 +15,7 @@ from litestar.exceptions import WebSocketDisconnect
 from litestar.handlers import WebsocketRouteHandler
 
 from coordinator.accounts.accounts import Accounts
-from coordinator.accounts.roles import Role
+from coordinator.accounts.roles import Role, acting
 from coordinator.rest.events import Event, Events
 from coordinator.rest.fleet import Where
 from coordinator.rest.guard import bearer, needs
@@ -55,6 +55,7 @@ def routes(store: Store, accounts: Accounts, where: Where) -> list[WebsocketRout
     @websocket("/ws/events", opt=needs(Role.VIEWER))
     async def watch_events(socket: AnySocket) -> None:
         wanted = Options()
+        role = acting.get().role
 
         def filtered(text: str) -> None:
             nonlocal wanted
@@ -66,7 +67,7 @@ def routes(store: Store, accounts: Accounts, where: Where) -> list[WebsocketRout
                     if not (wanted.send_everything or wanted.filters):
                         continue
                     for event in await events.of(change):
-                        if wanted.wants(event):
+                        if wanted.wants(event) and event.is_for(role):
                             yield msgspec.json.encode(event)
 
         await _serve(socket, accounts, told(), filtered)

@@ -23,7 +23,7 @@ class Changes(msgspec.Struct):
     everything: bool = False  # it is not known which
 
     def __bool__(self) -> bool:
-        return bool(self.to_plan or self.configured or self.revoked)
+        return bool(self.to_plan or self.configured or self.revoked or self.declared)
 
     @property
     def to_plan(self) -> bool:

@@ -101,7 +101,7 @@ class Database:
         return result
 
     def _tell_here(self, changes: Changes) -> None:
-        if changes.to_plan:
+        if changes.to_plan or changes.declared:
             self.on_change(changes)
 
     async def tell(self, connection: AsyncConnection, *told: Told) -> None:

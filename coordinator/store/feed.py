@@ -21,7 +21,8 @@ class Feed:
 
     def committed(self, changes: Changes) -> None:
         """A transaction has changed these, here or at another coordinator."""
-        self.changed(changes)
+        if changes.to_plan:
+            self.changed(changes)
         for queue in self._listeners:
             if not queue.full():  # as with entries
                 queue.put_nowait(changes)

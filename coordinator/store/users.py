@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coordinator.accounts.roles import Role
+from coordinator.store import changed
 from coordinator.store.audit import Audit
 from coordinator.store.database import Database
 from coordinator.store.migrate import only_one_at_a_time
@@ -85,6 +86,7 @@ class Users:
             user = User(self._new_id(), username, email, full_name, role, True, 0, now, now)
             values = msgspec.structs.asdict(user) | {"password_hash": password_hash, "role": role.value}
             await connection.execute(sa.insert(users).values(**values))
+            _note(connection, "created", user.id)
             await self._audit.write(connection, "created", f"user {username}", after=_told(user))
         return user
 
@@ -133,6 +135,7 @@ class Users:
             if password_hash is not None:
                 values["password_hash"] = password_hash
             await connection.execute(sa.update(users).where(users.c.id == user_id).values(**values))
+            _note(connection, "updated", user_id)
             after = _told(new) | ({"password": "changed"} if password_hash is not None else {})
             await self._audit.write(connection, "updated", f"user {old.username}", before=_told(old), after=after)
         return new
@@ -149,7 +152,12 @@ class Users:
             if _rules(old):
                 await _others_rule(connection, old)
             await connection.execute(sa.delete(users).where(users.c.id == user_id))
+            _note(connection, "removed", user_id)
             await self._audit.write(connection, "removed", f"user {old.username}", before=_told(old))
+
+
+def _note(connection: AsyncConnection, what: str, user_id: str) -> None:
+    changed.of(connection).declared.add(changed.said("user", what, user_id))
 
 
 def _rules(user: User) -> bool:

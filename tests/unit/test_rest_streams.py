@@ -113,6 +113,26 @@ async def test_jobs_and_instances_are_told_from_their_beginning_to_their_end(sta
         assert (event["entity-type"], event["payload"]["name"]) == ("instance", machine.name)
 
 
+async def test_users_are_told_of_to_those_who_may_see_them(stage: Stage) -> None:
+    said = {
+        "username": "grace",
+        "email": "g@example.org",
+        "password": "correct-Horse-battery-9-staple",
+        "role": "viewer",
+    }
+    async with stage.socket("/events") as admin, stage.socket("/events", Role.OPERATOR) as operator:
+        for opened in (admin, operator):
+            await _filter(opened, EVERYTHING)
+        made = await stage.call("POST", "/users", said)
+        assert await _next(admin) == {"entity-type": "user", "operation": "create", "payload": made}
+        changed = await stage.call("PUT", f"/users/{made['id']}", {"role": "operator"})
+        assert await _next(admin) == {"entity-type": "user", "operation": "update", "payload": changed}
+        await stage.call("DELETE", f"/users/{made['id']}")
+        assert await _next(admin) == {"entity-type": "user", "operation": "delete", "payload": {"id": made["id"]}}
+        await stage.call("PUT", "/controller", {"minimum_job_age_backoff": 7})
+        assert (await _next(operator))["entity-type"] == "controller"
+
+
 async def test_nothing_is_told_but_what_was_asked_for(stage: Stage) -> None:
     wanted = {"filters": [{"entity-type": "job", "operations": ["update"]}, {"entity-type": "controller"}]}
     sample = stage.site.sample
