@@ -85,7 +85,9 @@ class Events:
         if instance.status is Status.DELETED:
             return Event("instance", "delete", {"id": instance.id, "name": instance.name})
         operation = "create" if instance.changed_at == instance.created_at else "update"
-        return Event("instance", operation, shapes.instance_body(instance, there.there.pools[instance.pool_id].pool))
+        pool = there.there.pools[instance.pool_id].pool
+        system = await self._store.history.system(instance.id)
+        return Event("instance", operation, shapes.instance_body(instance, pool, system))
 
 
 def _of_overview(kind: str, operation: str, row_id: str, there: View) -> Event | None:

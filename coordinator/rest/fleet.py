@@ -17,11 +17,29 @@ from coordinator.http.errors import ApiError
 from coordinator.rest import shapes
 from coordinator.rest.guard import needs
 from coordinator.rest.params import UpdateControllerParams
-from coordinator.rest.shapes import ControllerInfo, InstanceBody, JobBody, ProviderBody
+from coordinator.rest.shapes import InstanceBody, JobBody
 from coordinator.rest.view import declared, none, view
 from coordinator.rest.webhooks import Addresses
 from coordinator.store.store import Store
 from hostler import __version__
+
+
+class ControllerInfo(msgspec.Struct, frozen=True):
+    controller_id: str
+    hostname: str
+    metadata_url: str
+    callback_url: str
+    webhook_url: str
+    controller_webhook_url: str
+    minimum_job_age_backoff: int
+    version: str
+    ca_cert_bundle: str | msgspec.UnsetType = msgspec.UNSET  # base64, as Go writes bytes
+
+
+class ProviderBody(msgspec.Struct, frozen=True):
+    name: str
+    type: str
+    description: str
 
 
 class Where(msgspec.Struct, frozen=True):
@@ -107,7 +125,8 @@ def _instances(store: Store, may_go: MayGo) -> list[HTTPRouteHandler]:
         """One by its name, with what has happened to it so far; also one that is gone, for as long as it is kept."""
         instance = await _instance(store, name)
         entries = await store.history.of_instance(instance.id)
-        return shapes.instance_body(instance, await store.catalog.pool(instance.pool_id), entries)
+        system = await store.history.system(instance.id)
+        return shapes.instance_body(instance, await store.catalog.pool(instance.pool_id), system, entries)
 
     @delete("/instances/{name:str}", status_code=200, operation_id="DeleteInstance", opt=needs(Role.OPERATOR))
     async def delete_instance(

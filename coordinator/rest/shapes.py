@@ -16,28 +16,11 @@ from coordinator.domain.instance import Instance
 from coordinator.domain.job import Job, JobStatus
 from coordinator.domain.timeline import Entry
 from coordinator.forges.usable import unusable
+from coordinator.store.history import System
 from coordinator.store.overview import KnownCredentials, KnownEndpoint, KnownEntity, KnownPool, Numbered
 
 GROUP: Final = {"runner_group": "github-runner-group"}
 """What GARM calls it, which is no name in Python."""
-
-
-class ControllerInfo(msgspec.Struct, frozen=True):
-    controller_id: str
-    hostname: str
-    metadata_url: str
-    callback_url: str
-    webhook_url: str
-    controller_webhook_url: str
-    minimum_job_age_backoff: int
-    version: str
-    ca_cert_bundle: str | msgspec.UnsetType = msgspec.UNSET  # base64, as Go writes bytes
-
-
-class ProviderBody(msgspec.Struct, frozen=True):
-    name: str
-    type: str
-    description: str
 
 
 class ForgeEndpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,6 +173,8 @@ class InstanceBody(msgspec.Struct, frozen=True, rename=GROUP):
     agent_id: int
     os_type: str
     os_arch: str
+    os_name: str  # as the machine says; empty: it has not said it yet
+    os_version: str
     status: str
     runner_status: str
     runner_group: str
@@ -341,7 +326,7 @@ def pool_body(
     )
 
 
-def instance_body(instance: Instance, pool: Pool, timeline: list[Entry] | None = None) -> InstanceBody:
+def instance_body(instance: Instance, pool: Pool, system: System, timeline: list[Entry] | None = None) -> InstanceBody:
     return InstanceBody(
         id=instance.id,
         name=instance.name,
@@ -351,6 +336,8 @@ def instance_body(instance: Instance, pool: Pool, timeline: list[Entry] | None =
         agent_id=instance.forge_runner_id,
         os_type=pool.os_type,
         os_arch=pool.arch,
+        os_name=system.name,
+        os_version=system.version,
         status=instance.status.value,
         runner_status=instance.runner_status.value,
         runner_group=pool.runner_group,

@@ -1,7 +1,7 @@
 """What is declared and what runs, as of one request, with who belongs to whom."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from coordinator.domain.fleet import Entity, EntityKind, ForgeKind
@@ -9,6 +9,7 @@ from coordinator.domain.instance import Instance
 from coordinator.http.errors import ApiError
 from coordinator.rest import shapes
 from coordinator.rest.shapes import EntityBody, ForgeCredentials, InstanceBody, PoolBody
+from coordinator.store.history import System
 from coordinator.store.overview import KnownCredentials, KnownEndpoint, KnownEntity, KnownPool, Numbered, Overview
 from coordinator.store.store import Store
 from coordinator.templates.system import SYSTEM
@@ -17,8 +18,12 @@ _NONE: Final = Numbered(0, "")
 
 
 class View:
-    def __init__(self, there: Overview, instances: Iterable[Instance] = ()) -> None:
+    def __init__(
+        self, there: Overview, instances: Iterable[Instance] = (), systems: Mapping[str, System] | None = None
+    ) -> None:
+        """`systems`: what the machines have said of themselves, by instance."""
         self.there = there
+        self._systems = systems or {}
         self._instances: defaultdict[str, list[Instance]] = defaultdict(list)  # by pool
         for one in instances:
             if one.pool_id in there.pools:  # else the pool was removed since, and this instance is over
@@ -115,7 +120,10 @@ class View:
         return _NONE
 
     def instances(self, known: KnownPool) -> list[InstanceBody]:
-        return [shapes.instance_body(one, known.pool) for one in self._instances.get(known.pool.id, ())]
+        return [
+            shapes.instance_body(one, known.pool, self._systems.get(one.id, System()))
+            for one in self._instances.get(known.pool.id, ())
+        ]
 
     def instances_of(self, entity_id: str | None = None) -> list[InstanceBody]:
         """Of an entity, or all."""
@@ -125,7 +133,7 @@ class View:
 
 async def view(store: Store) -> View:
     instances = await store.instances.alive()  # first: what they refer to is there, or they are over
-    return View(await store.edits.overview(), instances)
+    return View(await store.edits.overview(), instances, await store.history.systems())
 
 
 async def declared(store: Store) -> View:

@@ -1,5 +1,7 @@
 """Questions that people ask: jobs with their timelines, instances by name."""
 
+from typing import Final, NamedTuple
+
 import sqlalchemy as sa
 
 from coordinator.domain.instance import Instance
@@ -7,8 +9,16 @@ from coordinator.domain.job import Job, JobStatus
 from coordinator.domain.timeline import Entry
 from coordinator.store import timelines
 from coordinator.store.database import Database
+from coordinator.store.rolls import ALIVE
 from coordinator.store.rows import to_instance, to_job
 from coordinator.store.schema import instances, jobs
+
+
+class System(NamedTuple):
+    """What a machine says of itself."""
+
+    name: str = ""
+    version: str = ""
 
 
 class History:
@@ -53,3 +63,17 @@ class History:
         async with self._database.read() as connection:
             row = (await connection.execute(sa.select(instances).where(mine))).first()
         return to_instance(row) if row else None
+
+    async def systems(self) -> dict[str, System]:
+        """Of the machines that there are and that have said it, by their instances' ids."""
+        query = _SYSTEM.where(instances.c.status.in_(ALIVE), instances.c.os_name != "")
+        async with self._database.read() as connection:
+            return {row.id: System(row.os_name, row.os_version) for row in await connection.execute(query)}
+
+    async def system(self, instance_id: str) -> System:
+        async with self._database.read() as connection:
+            row = (await connection.execute(_SYSTEM.where(instances.c.id == instance_id))).first()
+        return System(row.os_name, row.os_version) if row else System()
+
+
+_SYSTEM: Final = sa.select(instances.c.id, instances.c.os_name, instances.c.os_version)

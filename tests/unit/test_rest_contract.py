@@ -44,7 +44,7 @@ LEFT_OUT: Final = {
     "ForgeInstance": {"events"},
     # Of what we have not, or not yet: GARM's agent, and runners of scale sets.
     "Instance": {
-        "addresses", "capabilities", "heartbeat", "job", "os_name", "os_version", "scale_set_id",
+        "addresses", "capabilities", "heartbeat", "job", "scale_set_id",
     },
     "Job": {"locked_by", "runner_group_id", "runner_group_name", "runner_id", "scaleset_job_id", "started_at"},
     "Organization": {"events"},

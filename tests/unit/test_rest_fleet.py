@@ -85,6 +85,11 @@ async def test_an_instance_is_told_with_its_way_and_its_fault(site: Site) -> Non
     assert "provider_fault" not in told
     assert told["status_messages"]
     assert {"created_at", "message", "event_type", "event_level"} == set(told["status_messages"][0])
+    assert (told["os_name"], told["os_version"]) == ("", "")
+    await site.store.instances.system_info(machine.id, "debian", "12")
+    (listed,) = await _get(site, "/instances")
+    for one in (listed, await _get(site, f"/instances/{machine.name}")):
+        assert (one["os_name"], one["os_version"]) == ("debian", "12")
     await site.store.instances.retire(machine.id, "no disk left", failed=True)
     told = await _get(site, f"/instances/{machine.name}")
     assert told["status"] == "pending_delete"
