@@ -6,6 +6,7 @@ from typing import Final
 import grpc
 import structlog
 
+from coordinator.admin_backup import BackupAdmin
 from coordinator.admin_hosts import HostAdmin, told
 from coordinator.admin_images import ImageAdmin
 from coordinator.admin_providers import ProviderAdmin
@@ -33,13 +34,20 @@ _DOCUMENT: Final = "document"
 
 class AdminService(AdminServicer):
     def __init__(
-        self, store: Store, hosts: HostAdmin, images: ImageAdmin, engine: Engine, providers: ProviderAdmin
+        self,
+        store: Store,
+        hosts: HostAdmin,
+        images: ImageAdmin,
+        engine: Engine,
+        providers: ProviderAdmin,
+        backup: BackupAdmin,
     ) -> None:
         self._store = store
         self._hosts = hosts
         self._engine = engine
         self._providers = providers
         self._images = images
+        self._backup = backup
 
     async def FleetStatus(
         self, request: pb.FleetStatusRequest, context: "grpc.aio.ServicerContext[object, object]"
@@ -164,6 +172,17 @@ class AdminService(AdminServicer):
             return await self._providers.check(request.name)
         except HostlerError as error:
             await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+
+    # --- backup ---
+
+    async def Backup(
+        self, request: pb.BackupRequest, context: "grpc.aio.ServicerContext[object, object]"
+    ) -> AsyncIterator[pb.BackupPiece]:
+        try:
+            async for piece in self._backup.taken():
+                yield piece
+        except HostlerError as error:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
 
     # --- hosts ---
 

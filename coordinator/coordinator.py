@@ -19,6 +19,7 @@ from coordinator import doors
 from coordinator.accounts.accounts import Accounts
 from coordinator.accounts.sessions import Sessions
 from coordinator.admin import AdminService
+from coordinator.admin_backup import BackupAdmin
 from coordinator.admin_hosts import HostAdmin
 from coordinator.admin_images import ImageAdmin
 from coordinator.admin_providers import ProviderAdmin
@@ -93,7 +94,7 @@ async def run(
         )
         stack.push_async_callback(store.close)
         session = await stack.enter_async_context(aiohttp.ClientSession(timeout=_FORGE_TIMEOUT))
-        parts = _Parts(config, store, session, clock, orphan_grace)
+        parts = _Parts(config, store, session, clock, orphan_grace, key.path)
         ca = await open_authority(store)
         await parts.cluster.join()
         stack.push_async_callback(parts.cluster.leave)
@@ -123,6 +124,7 @@ class _Parts:
         session: aiohttp.ClientSession,
         clock: Callable[[], datetime],
         orphan_grace: timedelta,
+        key_file: Path,
     ) -> None:
         where = scripts.urls(config.http.machines_call)
         tokens = InstanceTokens(store.instance_token_key, clock)
@@ -159,7 +161,8 @@ class _Parts:
         self.fleet = self._fleet(Loopback())
         hosts = HostAdmin(store, links, config.planner.policy, self._revocations.cut)
         providers = ProviderAdmin(store, clouds, circuits, clock)
-        self.admin = AdminService(store, hosts, ImageAdmin(store, links), self.engine, providers)
+        backup = BackupAdmin(store.backups, Path(config.data_dir), key_file)
+        self.admin = AdminService(store, hosts, ImageAdmin(store, links), self.engine, providers, backup)
         webhooks = Webhooks(store.catalog, store.ledger, store.controller_id, clock)
         keys_of = store.signing_keys
         sessions = Sessions(keys_of[Purpose.ADMIN], keys_of[Purpose.METRICS], clock, _new_id)

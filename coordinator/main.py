@@ -12,7 +12,7 @@ import msgspec
 
 from coordinator import checks, coordinator
 from coordinator.config import CoordinatorConfig
-from coordinator.store import keys, rotation
+from coordinator.store import keys, restore, rotation
 from coordinator.store.keys import KeyPlace
 from coordinator.store.recorded import recorded
 from hostler import __version__, config, logs
@@ -22,6 +22,7 @@ EXIT_FAILED = 1
 EXIT_CONFIG = 2
 ROTATE_KEY = "rotate-key"
 EXPORT_TRACE = "export-trace"
+RESTORE = "restore"
 
 
 def main() -> None:
@@ -42,6 +43,9 @@ def main() -> None:
             asyncio.run(_export_trace(settings))
             return
         _make_data_dir(asked.config, settings)
+        if asked.command == RESTORE:
+            _restore(settings, asked.file)
+            return
         _allow_many_files()
         asyncio.run(_serve(settings))
     except HostlerError as error:
@@ -54,14 +58,19 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "command",
         nargs="?",
-        choices=[ROTATE_KEY, EXPORT_TRACE],
+        choices=[ROTATE_KEY, EXPORT_TRACE, RESTORE],
         help="without a command: serve; rotate-key: seal all secrets with a new key, while no coordinator runs; "
-        "export-trace: print the jobs that have run, one JSON object a line, also while coordinators run",
+        "export-trace: print the jobs that have run, one JSON object a line, also while coordinators run; "
+        "restore FILE: fill an empty database from a backup, while no coordinator runs",
     )
+    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="of restore: what 'hostler backup' wrote")
     parser.add_argument("--config", type=Path, default=Path("/etc/hostler/coordinator.toml"), metavar="FILE")
     parser.add_argument("--check", action="store_true", help="validate the file and what it names, then exit 0 or 2")
     parser.add_argument("--version", action="version", version=__version__)
-    return parser.parse_args()
+    asked = parser.parse_args()
+    if (asked.command == RESTORE) != (asked.file is not None):
+        parser.error("restore takes a FILE, and nothing else does")
+    return asked
 
 
 def _check(file: Path, settings: CoordinatorConfig) -> None:
@@ -91,6 +100,14 @@ def _what_next(settings: CoordinatorConfig, place: KeyPlace) -> str:
     if settings.database_url.startswith("sqlite"):
         return f"Back up {place.path} together with the database.\n"
     return f"Copy {place.path} to every coordinator before any of them starts, and back it up with the database.\n"
+
+
+def _restore(settings: CoordinatorConfig, file: Path) -> None:
+    place = keys.find(Path(settings.data_dir), settings.secrets.key_file, os.environ)
+    done = asyncio.run(restore.restore(settings.database_url, file, place))
+    sys.stdout.write(
+        f"restored {done.rows} rows of {done.made_at:%Y-%m-%d %H:%M:%S} UTC, written by Hostler {done.header.version}\n"
+    )
 
 
 async def _export_trace(settings: CoordinatorConfig) -> None:

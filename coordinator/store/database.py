@@ -47,6 +47,7 @@ class Database:
     def __init__(self, url: str, me: str = "") -> None:
         """`me`: what other coordinators on this database know this one by."""
         self.url = driver_url(url)
+        self._given = url
         self.me = me
         self.on_change: Callable[[Changes], None] = lambda _: None
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
@@ -58,6 +59,10 @@ class Database:
         else:
             self._turn = nullcontext()
             self._writer, self._reader = postgres.engines(self.url)
+
+    def another(self) -> "Database":
+        """The same database, through connections of its own. To be closed by the caller."""
+        return Database(self._given)
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:

@@ -123,11 +123,18 @@ async def _reseal(database: Database, sealer: Sealer) -> int:
 
 async def _prove(database: Database, with_keys: list[bytes]) -> None:
     """Open every secret with these keys alone."""
-    sealer = Sealer(*with_keys)
     async with database.read() as connection:
-        for column, owner in SEALED:
-            for row in await _sealed(connection, column):
-                sealer.open(row.sealed, f"{owner}:{row.id}")
+        await open_all(connection, Sealer(*with_keys))
+
+
+async def open_all(connection: AsyncConnection, sealer: Sealer) -> None:
+    """
+    Raises:
+        SealBroken: a secret does not open.
+    """
+    for column, owner in SEALED:
+        for row in await _sealed(connection, column):
+            sealer.open(row.sealed, f"{owner}:{row.id}")
 
 
 async def _sealed(connection: AsyncConnection, column: sa.Column[bytes]) -> list[sa.Row[Any]]:

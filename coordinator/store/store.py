@@ -12,6 +12,7 @@ from coordinator.store import signing
 from coordinator.store.admin_tokens import AdminTokens
 from coordinator.store.audit import Audit
 from coordinator.store.authority import AuthorityRow
+from coordinator.store.backup import Backups
 from coordinator.store.catalog import Catalog
 from coordinator.store.changed import Changes
 from coordinator.store.database import Database, DatabaseUnusable
@@ -70,6 +71,7 @@ class Store:
         self.instances = Instances(database, sealer, self.feed, self.lease, clock, chance)
         self.planning = Planning(database, self.feed, self.lease, clock, new_id)
         self.audit = Audit(database, clock)
+        self.backups = Backups(database, self.audit, clock)
         self.images = Images(database, self.audit, clock, chance)
         tools = Tools(sealer, self.audit, new_id, clock)
         self.catalog = Catalog(database, tools, self._forget)

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 from cyclopts import App, CycloptsError, Parameter
 
 from hostler import __version__
-from hostler.cli import access, audit, declaring, host_views, importing, shape, views
+from hostler.cli import access, audit, backing, declaring, host_views, importing, shape, views
 from hostler.cli.client import DEFAULT, TIMEOUT_SECONDS, Unreachable, connected
 from hostler.cli.hosts import host
 from hostler.cli.images import image
@@ -43,7 +43,7 @@ instance = App(name="instance", help="Single instances.")
 access.add_host_commands(host)
 for group in (fleet, host, image, provider, job, instance, access.token, audit.audit, importing.importing):
     app.command(group)
-for command in (declaring.apply, declaring.diff, declaring.export):
+for command in (declaring.apply, declaring.diff, declaring.export, backing.backup):
     app.command(command)
 
 

@@ -29,7 +29,7 @@ async def sample(tmp_path: Path) -> AsyncIterator[Sample]:
 async def _job(sample: Sample, name: str) -> pb.Job:
     engine = MagicMock(consider=AsyncMock(), waiting_reason=MagicMock(return_value=""))
     hosts = HostAdmin(sample.store, Links(), Policy(), AsyncMock())
-    service = AdminService(sample.store, hosts, MagicMock(), engine, MagicMock())
+    service = AdminService(sample.store, hosts, MagicMock(), engine, MagicMock(), MagicMock())
     context = MagicMock(abort=AsyncMock(side_effect=Aborted))
     try:
         return await service.GetJob(pb.GetJobRequest(id=name), context)

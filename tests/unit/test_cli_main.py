@@ -1,5 +1,6 @@
 """The commands of `hostler` against an admin service on a real gRPC port: output, requests and exit codes."""
 
+import hashlib
 import json
 import os
 import re
@@ -28,6 +29,9 @@ from protos.hostler.v1.admin_pb2 import (
     ApplyRequest,
     ApplyResponse,
     ApplyStep,
+    BackupEnd,
+    BackupPiece,
+    BackupRequest,
     CheckProviderRequest,
     CheckProviderResponse,
     CordonHostRequest,
@@ -82,6 +86,7 @@ class FakeCoordinator(FakeImages):
     def __init__(self) -> None:
         self.asked: list[Message] = []
         self.stays = False
+        self.cut_off = ""  # how a backup is
         self.providers: list[Provider] = []
         self.gone = threading.Event()
 
@@ -158,6 +163,15 @@ class FakeCoordinator(FakeImages):
     def ListProviders(self, request: ListProvidersRequest, context: grpc.ServicerContext) -> ListProvidersResponse:  # noqa: N802
         return ListProvidersResponse(providers=self.providers)
 
+    def Backup(self, request: BackupRequest, context: grpc.ServicerContext) -> Iterator[BackupPiece]:  # noqa: N802
+        yield BackupPiece(data=b"half ")
+        if self.cut_off == "by an error":
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no room in /var/lib/hostler")
+        yield BackupPiece(data=b"whole")
+        digest = hashlib.sha256(b"half whole" if self.cut_off != "otherwise" else b"").hexdigest()
+        if self.cut_off != "at its end":
+            yield BackupPiece(end=BackupEnd(rows=7, bytes=10, sha256=digest, key_file="/var/lib/hostler/secrets.key"))
+
     def GetConsole(self, request: GetConsoleRequest, context: grpc.ServicerContext) -> GetConsoleResponse:  # noqa: N802
         return GetConsoleResponse(data=CONSOLE if request.instance != "big" else b"x" * 8_000_000, truncated=True)
 
@@ -194,6 +208,42 @@ def test_fleet_status_for_people_and_programs(capsys: Output) -> None:
     assert "build-1" in capsys.readouterr().out
     assert run(["fleet", "status", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["hosts"][0]["connected"] is True
+
+
+def test_a_backup_is_named_when_it_is_whole(tmp_path: Path, capsys: Output) -> None:
+    file = tmp_path / "backup.gz"
+    assert run(["backup", str(file)]) == 0
+    assert file.read_bytes() == b"half whole"
+    assert file.stat().st_mode & 0o777 == 0o600
+    said = capsys.readouterr().out
+    assert "7 rows" in said
+    assert "Keep the coordinator's /var/lib/hostler/secrets.key too" in said
+    assert run(["backup", str(file)]) == 2
+    assert "exists" in capsys.readouterr().err
+    assert run(["backup", str(tmp_path / "other.gz"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 7
+    assert {path.name for path in tmp_path.iterdir()} == {"backup.gz", "other.gz"}
+
+
+def test_a_backup_into_a_pipe_says_on_the_other_one_what_it_is(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert run(["backup", "-"]) == 0
+    told = capfdbinary.readouterr()
+    assert told.out == b"half whole"
+    assert b"7 rows" in told.err
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [("by an error", "no room"), ("otherwise", "did not arrive"), ("at its end", "did not arrive")],
+)
+def test_of_a_backup_that_is_cut_off_nothing_is_kept(
+    how: str, said: str, tmp_path: Path, coordinator: FakeCoordinator, capsys: Output
+) -> None:
+    coordinator.cut_off = how
+    assert run(["backup", str(tmp_path / "backup.gz")]) == 1
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    assert run(["backup", str(tmp_path / "missing" / "backup.gz")]) == 2
 
 
 def test_images_for_people_and_programs(capsys: Output) -> None:

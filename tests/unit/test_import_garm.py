@@ -53,7 +53,7 @@ async def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
         providers = MagicMock(names=frozenset({"cloud"}))
         server = grpc.aio.server()
         add_AdminServicer_to_server(
-            AdminService(opened.store, MagicMock(), MagicMock(), MagicMock(), providers), server
+            AdminService(opened.store, MagicMock(), MagicMock(), MagicMock(), providers, MagicMock()), server
         )
         monkeypatch.setenv("HOSTLER_COORDINATOR", f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
         await server.start()

@@ -12,7 +12,7 @@ NEEDED = {
     Role.OPERATOR: {"GetConsole", "CheckProvider", "PrefetchImages", "CordonHost", "DrainHost", "UncordonHost"},
     Role.ADMIN: {
         "Apply", "RemoveImage", "RemoveHost", "InviteHost", "RevokeHost", "MakeToken", "ListTokens", "RevokeToken",
-        "ListAudit", "VerifyAudit", "Export",
+        "ListAudit", "VerifyAudit", "Export", "Backup",
     },
 }  # fmt: skip
 

@@ -129,6 +129,11 @@ class AdminStub:
                 request_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.CheckProviderRequest.SerializeToString,
                 response_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.CheckProviderResponse.FromString,
                 _registered_method=True)
+        self.Backup = channel.unary_stream(
+                '/hostler.v1.Admin/Backup',
+                request_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.BackupRequest.SerializeToString,
+                response_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.BackupPiece.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -256,6 +261,13 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Backup(self, request, context):
+        """All that the database holds, as of one moment; secrets as sealed as they are there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -353,6 +365,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.CheckProvider,
                     request_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.CheckProviderRequest.FromString,
                     response_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.CheckProviderResponse.SerializeToString,
+            ),
+            'Backup': grpc.unary_stream_rpc_method_handler(
+                    servicer.Backup,
+                    request_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.BackupRequest.FromString,
+                    response_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.BackupPiece.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -868,6 +885,33 @@ class Admin:
             '/hostler.v1.Admin/CheckProvider',
             protos_dot_hostler_dot_v1_dot_admin__pb2.CheckProviderRequest.SerializeToString,
             protos_dot_hostler_dot_v1_dot_admin__pb2.CheckProviderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Backup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/hostler.v1.Admin/Backup',
+            protos_dot_hostler_dot_v1_dot_admin__pb2.BackupRequest.SerializeToString,
+            protos_dot_hostler_dot_v1_dot_admin__pb2.BackupPiece.FromString,
             options,
             channel_credentials,
             insecure,

@@ -58,6 +58,8 @@ class AdminStub:
     ListProviders: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListProvidersRequest, _admin_pb2.ListProvidersResponse]
     CheckProvider: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CheckProviderRequest, _admin_pb2.CheckProviderResponse]
     """Try a provider executable and its pools' extra specs; nothing is created."""
+    Backup: _grpc.UnaryStreamMultiCallable[_admin_pb2.BackupRequest, _admin_pb2.BackupPiece]
+    """All that the database holds, as of one moment; secrets as sealed as they are there."""
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -89,6 +91,8 @@ class AdminAsyncStub(AdminStub):
     ListProviders: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListProvidersRequest, _admin_pb2.ListProvidersResponse]  # type: ignore[assignment]
     CheckProvider: _aio.UnaryUnaryMultiCallable[_admin_pb2.CheckProviderRequest, _admin_pb2.CheckProviderResponse]  # type: ignore[assignment]
     """Try a provider executable and its pools' extra specs; nothing is created."""
+    Backup: _aio.UnaryStreamMultiCallable[_admin_pb2.BackupRequest, _admin_pb2.BackupPiece]  # type: ignore[assignment]
+    """All that the database holds, as of one moment; secrets as sealed as they are there."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -231,5 +235,13 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.CheckProviderResponse, _abc.Awaitable[_admin_pb2.CheckProviderResponse]]:
         """Try a provider executable and its pools' extra specs; nothing is created."""
+
+    @_abc_1.abstractmethod
+    def Backup(
+        self,
+        request: _admin_pb2.BackupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_admin_pb2.BackupPiece], _abc.AsyncIterator[_admin_pb2.BackupPiece]]:
+        """All that the database holds, as of one moment; secrets as sealed as they are there."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

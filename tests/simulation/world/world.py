@@ -211,7 +211,7 @@ class World:
             declared = config.parse(self.scenario.document(), Declaration, "document")
             await store.catalog.apply(declared, frozenset({CLOUD}))
             self._applied = True
-        parts = coordinator._Parts(settings, store, None, self.now, _ORPHAN_GRACE)  # type: ignore[arg-type]
+        parts = coordinator._Parts(settings, store, None, self.now, _ORPHAN_GRACE, Path())  # type: ignore[arg-type]
         await parts.cluster.join()
         for endless in parts.endless():
             asyncio.create_task(endless).add_done_callback(self._engine_ended)
