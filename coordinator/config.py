@@ -165,6 +165,13 @@ class Secrets(_Table, frozen=True):
         config.check(absolute, f"key_file: '{self.key_file}' must be an absolute path")
 
 
+class Metrics(_Table, frozen=True):
+    """Of /metrics at http.bind."""
+
+    open: bool = False  # for anybody; else a metrics token is asked for
+    one_by_one: bool = True  # a series for each machine, as GARM has them
+
+
 class CoordinatorConfig(_Table, frozen=True):
     data_dir: str = "/var/lib/hostler"
     log_level: str = "info"
@@ -174,6 +181,7 @@ class CoordinatorConfig(_Table, frozen=True):
     planner: Planner = Planner()
     retention: Retention = Retention()
     secrets: Secrets = Secrets()
+    metrics: Metrics = Metrics()
     provider: list[ExecSettings] = []
 
     def __post_init__(self) -> None:

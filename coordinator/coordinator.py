@@ -45,6 +45,10 @@ from coordinator.fleet.strays import ORPHAN_GRACE, Strays
 from coordinator.forges.forges import Forges
 from coordinator.http import app, server
 from coordinator.http.webhooks import Webhooks
+from coordinator.metrics.meters import Meters
+from coordinator.metrics.observer import Observer
+from coordinator.metrics.page import Page
+from coordinator.metrics.process import Process
 from coordinator.pki.access import AccessService
 from coordinator.pki.authority import Authority
 from coordinator.pki.issuer import open_authority
@@ -168,7 +172,13 @@ class _Parts:
         sessions = Sessions(keys_of[Purpose.ADMIN], keys_of[Purpose.METRICS], clock, _new_id)
         accounts = Accounts(store, sessions, time.monotonic)
         said = Where(config.http.public_url, where.metadata, where.callback, tuple(clouds))
-        self.public = app.public(webhooks, api.router(store, accounts, said, registrar.may_go, forges.hooks_of))
+        meters = Meters()
+        self.engine.on_planned, webhooks.on_received = meters.planned, meters.webhook
+        self._observer = Observer(store, meters)
+        process = Process(store, said, self.engine, links, budgets, circuits, clock)
+        page = Page(store, meters, process.here, sessions, clock, config.metrics)
+        rest = api.router(store, accounts, said, registrar.may_go, forges.hooks_of)
+        self.public = app.public(webhooks, rest, page.routes())
         self.for_machines = app.for_machines(RunnerApi(store, forges, tokens, where, self.waiting))
 
     def services(self, ca: Authority) -> doors.Services:
@@ -184,6 +194,7 @@ class _Parts:
         yield self.engine.run()
         yield self.patrol.run()
         yield self.poller.run()
+        yield self._observer.run()
         yield cut_silent_for_ever(self.links)
         yield housekeeping.prune_for_ever(self._store, self._keep)
 

@@ -69,6 +69,7 @@ class Refusal(msgspec.Struct, frozen=True):
     pool_id: str
     pool_name: str
     reason: str
+    code: str = "no_room"  # the reason in a word that programs may count
     by_hosts: bool = False  # each host has a reason of its own, which is told when somebody asks
 
 

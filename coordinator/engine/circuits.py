@@ -32,6 +32,10 @@ class Circuits:
         """Those that the planner must know of."""
         return {name: one for name, one in self._circuits.items() if one.open_until is not None}
 
+    def all(self) -> Mapping[str, Circuit]:
+        """Of the providers that fail: those that do not are as closed as at the beginning."""
+        return self._circuits
+
     def of(self, name: str) -> Circuit:
         return self._circuits.get(name, CLOSED)
 

@@ -1,7 +1,8 @@
 """The loop: wake, take in what changed, and let it be acted on. Everything that it starts can be started again."""
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -52,11 +53,14 @@ class Engine:
         self._hands = Hands(store, links, local)
         self._links = links
         self._prefetcher = Prefetcher(store, links)
-        self._new_lead: Callable[[], Lead] = lambda: Lead(store, self._hands, cloud, registrar, budgets, policy, clock)
+        self._new_lead: Callable[[], Lead] = lambda: Lead(
+            store, self._hands, cloud, registrar, budgets, policy, clock, self.on_planned
+        )
         self._lead: Lead | None = None
         self._term: int | None = None
         self._sweep_at: datetime | None = None  # None: everything must be read
         self._considered: tuple[datetime, Board, Plan] | None = None
+        self.on_planned: Callable[[float], None] = lambda _: None  # told how many seconds a pass of the planner took
 
     # --- why jobs wait ---
 
@@ -79,6 +83,13 @@ class Engine:
         if self._considered is not None:
             return why_waiting(*self._considered[1:], job_id, brief=brief)
         return ""
+
+    def waiting(self) -> Mapping[str, int]:
+        """How many queued jobs no machine is coming for, by the first reason's code; none where another one plans."""
+        counts = Counter[str]()
+        for wait in self._lead.decided.waits if self._lead is not None else ():
+            counts[wait.refusals[0].code if wait.refusals else wait.code] += wait.count
+        return counts
 
     # --- the loop ---
 

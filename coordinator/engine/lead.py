@@ -1,5 +1,6 @@
 """What the holder of the planning lease does besides: it plans, and acts for clouds and at the forges."""
 
+import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Final
@@ -37,6 +38,7 @@ class Lead:
         budgets: Budgets,
         policy: Policy,
         clock: Callable[[], datetime],
+        on_planned: Callable[[float], None],
     ) -> None:
         self._store = store
         self._hands = hands
@@ -45,6 +47,7 @@ class Lead:
         self._budgets = budgets
         self._policy = policy
         self._clock = clock
+        self._on_planned = on_planned
         self._errands = Errands(lambda instance_id: store.feed.changed(Changes(instances={instance_id})))
         self.board = Board(policy, {})
         self.decided = Plan()
@@ -67,7 +70,9 @@ class Lead:
             self._budgets.limit(await self._store.catalog.credentials())
         was_sound, self._is_sound = self._is_sound, False
         instances = await self._take_in(changes, beside=was_sound)
+        began = time.perf_counter()
         decided = plan_on(self.board, self._moment(), _CREATES)
+        self._on_planned(time.perf_counter() - began)
         wake_at = await self._carry_out(decided, instances)
         self._is_sound = True
         return wake_at

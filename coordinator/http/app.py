@@ -23,9 +23,9 @@ async def health() -> str:
     return "ok\n"
 
 
-def public(webhooks: Webhooks, api: Router) -> Litestar:
-    """What forges, load balancers and the clients of the REST API call."""
-    return _application([health, *webhooks.routes(), api], LARGEST_BODY, document())
+def public(webhooks: Webhooks, api: Router, metrics: Sequence[HTTPRouteHandler] = ()) -> Litestar:
+    """What forges, load balancers, Prometheus and the clients of the REST API call."""
+    return _application([health, *webhooks.routes(), *metrics, api], LARGEST_BODY, document())
 
 
 def for_machines(runner_api: RunnerApi) -> Litestar:

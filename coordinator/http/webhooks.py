@@ -26,6 +26,7 @@ from coordinator.store.ledger import EntityGone, Ledger
 log = structlog.get_logger()
 
 _SIGNATURE: Final = "sha256="
+_REASONS: Final = {401: "signature_invalid", 413: "too large", 503: "too many"}
 _ACTIONS: Final = frozenset(status.value for status in JobStatus)
 
 
@@ -111,6 +112,7 @@ class Webhooks:
         self._controller_id = controller_id
         self._clock = clock
         self._bodies = Bodies()
+        self.on_received: Callable[[bool, str], None] = lambda _valid, _reason: None
 
     async def receive(self, request: AnyRequest) -> Response[bytes]:
         """Take one delivery.
@@ -118,14 +120,23 @@ class Webhooks:
         Raises:
             ApiError: 413 too large, 400 not a job event, 401 not signed with the repository's secret, 503 too much now.
         """
+        try:
+            return await self._receive(request)
+        except ApiError as error:
+            self.on_received(False, _REASONS.get(error.status, "unusable"))
+            raise
+
+    async def _receive(self, request: AnyRequest) -> Response[bytes]:
         received_at = self._clock()
         length = announced(request)
         event = request.headers.get("x-github-event", "")
         if event != "workflow_job":
             log.debug("webhook ignored, unread", github_event=event)
+            self.on_received(True, "other event")
             return _taken()
         async with self._bodies.read(request, length) as body:
             job_event = await self._event(body, request.headers.get("x-hub-signature-256", ""), received_at)
+        self.on_received(True, "")
         if job_event is not None:
             try:
                 await self._ledger.record(job_event)

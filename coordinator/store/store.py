@@ -1,20 +1,21 @@
 """The store as the rest of the coordinator sees it: one object that holds every use case."""
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from coordinator.store import signing
+from coordinator.store import counted, signing, ways
 from coordinator.store.admin_tokens import AdminTokens
 from coordinator.store.audit import Audit
 from coordinator.store.authority import AuthorityRow
 from coordinator.store.backup import Backups
 from coordinator.store.catalog import Catalog
 from coordinator.store.changed import Changes
+from coordinator.store.counted import Counts
 from coordinator.store.database import Database, DatabaseUnusable
 from coordinator.store.edits import Edits
 from coordinator.store.enrolments import Enrolments
@@ -40,6 +41,7 @@ from coordinator.store.telling import Told
 from coordinator.store.timelines import Notes
 from coordinator.store.upkeep import Upkeep
 from coordinator.store.users import Users
+from coordinator.store.ways import JobWay
 from coordinator.store.writing import Tools
 from hostler.errors import HostlerError
 
@@ -131,6 +133,14 @@ class Store:
     def listener(self, hear: Callable[[Told], None], missed: Callable[[], None]) -> Listener:
         """What hears the other coordinators on this PostgreSQL."""
         return Listener(self._database.url, self.me, hear, missed)
+
+    async def counted(self, most_alive: int) -> Counts:
+        """How many there are of what; machines one by one, the newest, at most so many."""
+        return await counted.counted(self._database, most_alive)
+
+    async def ways(self, job_ids: Collection[str]) -> list[JobWay]:
+        """Jobs with all that is known of their ways; those that are not there are left out."""
+        return await ways.of_jobs(self._database, job_ids)
 
     async def close(self) -> None:
         await self.notes.close()

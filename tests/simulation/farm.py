@@ -22,7 +22,7 @@ from agent.held import Records
 from agent.several import Part, Several
 from agent.with_simulated import SimulatedConfig
 from coordinator import coordinator
-from coordinator.config import CoordinatorConfig, DatabaseTable, Grpc, Http, Planner
+from coordinator.config import CoordinatorConfig, DatabaseTable, Grpc, Http, Metrics, Planner
 from protos.hostler.v1 import admin_pb2
 from protos.hostler.v1.access_pb2_grpc import AccessStub
 from protos.hostler.v1.admin_pb2_grpc import AdminStub
@@ -77,6 +77,7 @@ class Farm:
             http=Http(bind=f"127.0.0.1:{self.http_port}", runner_bind=f"127.0.0.1:{self.runner_port}"),
             grpc=Grpc(bind=f"127.0.0.1:{self.grpc_port}"),
             database=DatabaseTable(url=f"sqlite:///{directory}/coordinator/hostler.db"),
+            metrics=Metrics(open=True),
             planner=Planner(patrol_seconds=patrol_seconds, poll_seconds=poll_seconds),
             provider=[self._cloud_settings(cloud)] if cloud else [],
         )

@@ -73,7 +73,7 @@ def database() -> Database:
 async def lead(database: Database) -> AsyncIterator[Lead]:
     """One whose first reading is done."""
     silent = cast("Any", Silent())
-    one = Lead(cast("Any", database), silent, silent, silent, Budgets(), Policy(), lambda: NOW)
+    one = Lead(cast("Any", database), silent, silent, silent, Budgets(), Policy(), lambda: NOW, lambda _: None)
     database.gate.set()
     await one.plan(Changes(everything=True))
     database.gate.clear()

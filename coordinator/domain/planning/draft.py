@@ -31,6 +31,7 @@ class NoRoom(NamedTuple):
     """Why a pool can make no machine now."""
 
     reason: str
+    code: str
     full: Kind | str = ""  # the hosts or the cloud that have no room
     stands: bool = True  # until something changes that the board is told of
 
@@ -198,7 +199,7 @@ class Draft:
             if isinstance(room, str):
                 return self.take(pool, room, self._whose(job_class, first))
             self._note(job_class.entity_id, room)
-            refusals.append(Refusal(pool.id, pool.name, room.reason, room.by_hosts))
+            refusals.append(Refusal(pool.id, pool.name, room.reason, room.code, room.by_hosts))
         reason = "; ".join([f"pool {one.pool_name}: {one.reason}" for one in refusals])
         return Waits(first, job_class, "no_room", reason, left, tuple(refusals))
 
@@ -237,19 +238,21 @@ class Draft:
         board = self.board
         entity = board.entity(pool.entity_id)
         if not pool.enabled:
-            return NoRoom("it is disabled")
+            return NoRoom("it is disabled", "pool_disabled")
         if board.in_pool[pool.id] >= pool.max_runners:
-            return NoRoom(f"all its {pool.max_runners} runners are in use")
+            return NoRoom(f"all its {pool.max_runners} runners are in use", "pool_full")
         if board.resting(pool.cool_until):
             last = f"; the last: {pool.fault}" if pool.fault else ""
-            return NoRoom(f"it rests until {clock(pool.cool_until)} after {pool.failures} failures{last}")
+            return NoRoom(f"it rests until {clock(pool.cool_until)} after {pool.failures} failures{last}", "pool_rests")
         if entity.quota is not None and board.of_entity[pool.entity_id] >= entity.quota:
-            return NoRoom(f"its repository's quota of {entity.quota} machines is used up")
+            return NoRoom(f"its repository's quota of {entity.quota} machines is used up", "quota_used_up")
         if self._calls.get(entity.credentials_id, 1) <= 0:
             refill = self._moment.budgets[entity.credentials_id].refill_at
             self.retry_at = min(self.retry_at or refill, refill)
             return NoRoom(
-                f"the forge's rate limit lets no more runners be registered until {clock(refill)}", stands=False
+                f"the forge's rate limit lets no more runners be registered until {clock(refill)}",
+                "rate_limit",
+                stands=False,
             )
         return self._kept_from(pool)
 
@@ -260,10 +263,10 @@ class Draft:
         quota = board.entity(pool.entity_id).quota
         if board.in_pool[pool.id] + holds.of_pool[pool.id] >= pool.max_runners:
             hold = next(hold for hold in holds.all if hold.pool.id == pool.id)
-            return NoRoom(f"its next free place is {kept_for(hold)}", stands=False)
+            return NoRoom(f"its next free place is {kept_for(hold)}", "kept", stands=False)
         if quota is not None and board.of_entity[pool.entity_id] + holds.of_entity[pool.entity_id] >= quota:
             hold = next(hold for hold in holds.all if hold.pool.entity_id == pool.entity_id)
-            return NoRoom(f"the next place in its repository's quota is {kept_for(hold)}", stands=False)
+            return NoRoom(f"the next place in its repository's quota is {kept_for(hold)}", "kept", stands=False)
         return None
 
     def _in_cloud(self, pool: Pool) -> str | NoRoom:
@@ -274,7 +277,7 @@ class Draft:
             return broken
         if making < limit:
             return ""
-        return NoRoom(f"provider {pool.provider} is making {making}, its limit", pool.provider)
+        return NoRoom(f"provider {pool.provider} is making {making}, its limit", "provider_busy", pool.provider)
 
     def _left_alone(self, provider: str, circuit: Circuit, making: int) -> NoRoom | None:
         state = circuit.state(self._moment.now)
@@ -282,9 +285,13 @@ class Draft:
             self.retry_at = min(self.retry_at or circuit.open_until, circuit.open_until)
             until = clock(circuit.open_until)
             failed = f"has failed {circuit.failures} times in a row and is left alone until {until}"
-            return NoRoom(f"provider {provider} {failed}; the last: {circuit.fault}", stands=False)
+            return NoRoom(f"provider {provider} {failed}; the last: {circuit.fault}", "provider_rests", stands=False)
         if state is State.TRIED and making:
-            return NoRoom(f"provider {provider} is tried with one machine; before: {circuit.fault}", stands=False)
+            return NoRoom(
+                f"provider {provider} is tried with one machine; before: {circuit.fault}",
+                "provider_rests",
+                stands=False,
+            )
         return None
 
     def _unsuited(self, host: str, pool: Pool) -> str:
@@ -293,9 +300,9 @@ class Draft:
 
     def _no_host(self, pool: Pool, kind: Kind) -> NoRoom:
         if not offered(self.board, pool):
-            return NoRoom(no_agent(pool), kind)
+            return NoRoom(no_agent(pool), "no_provider", kind)
         hold = self.holds.in_the_way_of(kind)
         if hold is not None:
             reason = f"{no_room(self.board, kind)}, but for host {hold.host}, which is {kept_for(hold)}"
-            return NoRoom(reason, kind, stands=False)
-        return NoRoom(no_room(self.board, kind), kind)
+            return NoRoom(reason, "kept", kind, stands=False)
+        return NoRoom(no_room(self.board, kind), "no_host", kind)
