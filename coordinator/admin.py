@@ -7,6 +7,7 @@ import grpc
 import structlog
 
 from coordinator.admin_backup import BackupAdmin
+from coordinator.admin_explain import explained
 from coordinator.admin_hosts import HostAdmin, told
 from coordinator.admin_images import ImageAdmin
 from coordinator.admin_providers import ProviderAdmin
@@ -95,20 +96,21 @@ class AdminService(AdminServicer):
         return pb.ListJobsResponse(jobs=[self._job(job, names, brief=True) for job in jobs])
 
     async def GetJob(self, request: pb.GetJobRequest, context: "grpc.aio.ServicerContext[object, object]") -> pb.Job:
-        found = await self._store.history.jobs_called(request.id)
-        if not found:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no job '{request.id}'")
+        job = await self._one_job(request.id, context)
         names = await self._entity_names()
-        if len(found) > 1:
-            each = ", ".join(f"{job.id} of {names.get(job.entity_id, job.entity_id)}" for job in found)
-            reason = f"several repositories speak of a job '{request.id}'; ask for one of {each}"
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, reason)
-        job = found[0]
         await self._store.notes.flush()
         await self._engine.consider()
         answer = self._job(job, names)
         answer.timeline.extend(_entry(entry) for entry in await self._store.history.timeline(job))
         return answer
+
+    async def ExplainJob(
+        self, request: pb.ExplainJobRequest, context: "grpc.aio.ServicerContext[object, object]"
+    ) -> pb.Explanation:
+        job = await self._one_job(request.id, context)
+        await self._engine.consider()
+        names = await self._entity_names()
+        return explained(self._engine.explain(job.id), self._job(job, names))
 
     async def Watch(
         self, request: pb.WatchRequest, context: "grpc.aio.ServicerContext[object, object]"
@@ -218,6 +220,17 @@ class AdminService(AdminServicer):
         self, request: pb.RemoveHostRequest, context: "grpc.aio.ServicerContext[object, object]"
     ) -> pb.RemoveHostResponse:
         return await self._hosts.remove(request.name, force=request.force, context=context)
+
+    async def _one_job(self, job_id: str, context: "grpc.aio.ServicerContext[object, object]") -> Job:
+        found = await self._store.history.jobs_called(job_id)
+        if not found:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no job '{job_id}'")
+        if len(found) > 1:
+            names = await self._entity_names()
+            each = ", ".join(f"{job.id} of {names.get(job.entity_id, job.entity_id)}" for job in found)
+            reason = f"several repositories speak of a job '{job_id}'; ask for one of {each}"
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, reason)
+        return found[0]
 
     async def _entity_names(self) -> dict[str, str]:
         return {entity.id: entity.full_name for entity in await self._store.catalog.entities()}

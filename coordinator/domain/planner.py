@@ -2,8 +2,6 @@
 
 from datetime import datetime
 
-from coordinator.domain import tries
-from coordinator.domain.job import Job
 from coordinator.domain.planning import leaving, reasons, spare
 from coordinator.domain.planning.board import Board
 from coordinator.domain.planning.draft import Draft
@@ -23,7 +21,7 @@ def why_waiting(board: Board, decided: Plan, job_id: str, *, brief: bool = False
     """
     held = board.held.get(job_id)
     if held is not None and held.retry_at is not None:
-        return _why_held(held, held.retry_at)
+        return reasons.held_back(held)
     found = board.waiting.find(job_id)
     if found is None:
         return ""
@@ -32,16 +30,6 @@ def why_waiting(board: Board, decided: Plan, job_id: str, *, brief: bool = False
     if wait is None or place < wait.first:
         return ""
     return wait.reason if brief else reasons.in_full(board, decided.holds, wait)
-
-
-def _why_held(job: Job, until: datetime) -> str:
-    again = f"{until:%H:%M:%S} UTC"
-    if job.tries >= tries.MOST:
-        return f"{job.tries} machines made for it came to nothing; the next try is at {again}; the last: {job.fault}"
-    return (
-        f"no machine is made for it before {again}: a runner that may have run it has just ended, "
-        "or new jobs are made to wait (minimum_job_age_backoff)"
-    )
 
 
 def plan_on(board: Board, moment: Moment, most: int | None = None) -> Plan:

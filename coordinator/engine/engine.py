@@ -10,6 +10,7 @@ import structlog
 
 from coordinator.domain.planner import plan_on, why_waiting
 from coordinator.domain.planning.board import Board
+from coordinator.domain.planning.explain import Explanation, explain
 from coordinator.domain.world import Moment, Plan, Policy, World
 from coordinator.engine.budgets import Budgets
 from coordinator.engine.cloud import CloudExecutor
@@ -83,6 +84,15 @@ class Engine:
         if self._considered is not None:
             return why_waiting(*self._considered[1:], job_id, brief=brief)
         return ""
+
+    def explain(self, job_id: str) -> Explanation | None:
+        """Why a job waits, in full; None where this coordinator knows of no plan yet. After `consider`."""
+        if self._lead is not None:
+            return self._lead.explain(job_id)
+        if self._considered is None:
+            return None
+        at, board, decided = self._considered
+        return explain(board, decided, Moment(at), job_id)
 
     def waiting(self) -> Mapping[str, int]:
         """How many queued jobs no machine is coming for, by the first reason's code; none where another one plans."""

@@ -10,6 +10,7 @@ import structlog
 from coordinator.domain.instance import BOOTING, COMING, Instance
 from coordinator.domain.planner import plan_on
 from coordinator.domain.planning.board import Board
+from coordinator.domain.planning.explain import Explanation, explain
 from coordinator.domain.world import Moment, Plan, Policy, Retire, Way, World
 from coordinator.engine.budgets import WINDOW, Budgets
 from coordinator.engine.cloud import CloudExecutor
@@ -76,6 +77,10 @@ class Lead:
         wake_at = await self._carry_out(decided, instances)
         self._is_sound = True
         return wake_at
+
+    def explain(self, job_id: str) -> Explanation:
+        """Why a job waits, by the newest plan."""
+        return explain(self.board, self.decided, self._moment(), job_id)
 
     async def _carry_out(self, decided: Plan, instances: Iterable[Instance]) -> datetime | None:
         made = await self._store.planning.commit(decided)

@@ -23,7 +23,7 @@ _STILL_GOOD_SECONDS: Final = 5.0
 Details = grpc.HandlerCallDetails
 
 
-_LOOKS: Final = ("Get", "FleetStatus", "List", "Watch")
+_LOOKS: Final = ("Get", "FleetStatus", "List", "Watch", "Explain")
 _FOR_OPERATORS: Final = frozenset(
     {
         "GetConsole",  # jobs print what they should not

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 from cyclopts import App, CycloptsError, Parameter
 
 from hostler import __version__
-from hostler.cli import access, audit, backing, declaring, host_views, importing, shape, views
+from hostler.cli import access, audit, backing, declaring, explain_views, host_views, importing, shape, views
 from hostler.cli.client import DEFAULT, TIMEOUT_SECONDS, Unreachable, connected
 from hostler.cli.hosts import host
 from hostler.cli.images import image
@@ -20,6 +20,7 @@ from hostler.cli.options import Coordinator, Json, show
 from hostler.cli.providers import provider
 from hostler.errors import ConfigError, HostlerError
 from protos.hostler.v1.admin_pb2 import (
+    ExplainJobRequest,
     FleetStatusRequest,
     GetConsoleRequest,
     GetJobRequest,
@@ -82,6 +83,22 @@ def jobshow(
     with connected(coordinator) as admin:
         answer = admin.GetJob(GetJobRequest(id=id_), timeout=TIMEOUT_SECONDS)
     show(answer, views.job(answer), json=json)
+
+
+@job.command(name="explain")
+def job_explain(
+    id_: Annotated[str, Parameter(name="ID")], /, *, json: Json = False, coordinator: Coordinator = DEFAULT
+) -> None:
+    """Say why a job waits: what each pool and each host has against it, its place, and what would start it now.
+
+    Parameters
+    ----------
+    id_
+        Hostler's id of the job, or the forge's.
+    """
+    with connected(coordinator) as admin:
+        answer = admin.ExplainJob(ExplainJobRequest(id=id_), timeout=TIMEOUT_SECONDS)
+    show(answer, explain_views.explanation(answer), json=json)
 
 
 @instance.command(name="console")

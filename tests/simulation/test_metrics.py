@@ -5,6 +5,7 @@ from pathlib import Path
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
+from protos.hostler.v1.admin_pb2 import ExplainJobRequest
 from tests.simulation.farm import LABELS, REPOSITORY, Farm, farm
 
 
@@ -25,6 +26,10 @@ async def test_the_way_of_a_job_can_be_read_afterwards(tmp_path: Path) -> None:
         stuck = one.queue([*LABELS, "unknown"])
         await one.until_waiting(stuck, "no pool")
         assert await read(one, "hostler_jobs_without_machine") == {frozenset({"no_pool"}): 1}
+        async with one.admin() as admin:
+            explained = await admin.ExplainJob(ExplainJobRequest(id=str(stuck.id)))
+        assert [list(pool.missing_labels) for pool in explained.pools] == [["unknown"]]
+        assert explained.remedies[0] == "give pool small the labels unknown, if its machines are what they say"
         await one.completed(one.queue())
 
         async def measured() -> bool:

@@ -37,6 +37,8 @@ from protos.hostler.v1.admin_pb2 import (
     CordonHostRequest,
     Difference,
     DrainHostRequest,
+    ExplainJobRequest,
+    Explanation,
     ExportRequest,
     ExportResponse,
     FleetStatusRequest,
@@ -47,6 +49,8 @@ from protos.hostler.v1.admin_pb2 import (
     GetHostResponse,
     GetJobRequest,
     Host,
+    HostVerdict,
+    InLine,
     Instance,
     Job,
     ListHostsRequest,
@@ -55,6 +59,7 @@ from protos.hostler.v1.admin_pb2 import (
     ListJobsResponse,
     ListProvidersRequest,
     ListProvidersResponse,
+    PoolVerdict,
     PrefetchImagesRequest,
     Provider,
     ProviderFinding,
@@ -118,6 +123,19 @@ class FakeCoordinator(FakeImages):
         if request.id != "1":
             context.abort(grpc.StatusCode.NOT_FOUND, f"no job '{request.id}'")
         return Job(id="1", name="build")
+
+    def ExplainJob(self, request: ExplainJobRequest, context: grpc.ServicerContext) -> Explanation:  # noqa: N802
+        hosts = [HostVerdict(host=f"build-{number}", reason="is full") for number in range(5)]
+        return Explanation(
+            job=Job(id=request.id, name="build\x1b[2J", entity="octo/widgets", labels=["linux"]),
+            summary="pool small: no host has room for it",
+            in_line=InLine(before_alike=2, before_of_entity=3, waiting=9, starves=True),
+            pools=[
+                PoolVerdict(name="small", code="no_host", reason="no host has room for it", hosts=hosts),
+                PoolVerdict(name="gpus", code="labels", missing_labels=["linux"], reason="it lacks linux"),
+            ],
+            remedies=["room on a host"],
+        )
 
     def Watch(self, request: WatchRequest, context: grpc.ServicerContext) -> Iterator[TimelineEntry]:  # noqa: N802
         context.add_callback(self.gone.set)
@@ -208,6 +226,18 @@ def test_fleet_status_for_people_and_programs(capsys: Output) -> None:
     assert "build-1" in capsys.readouterr().out
     assert run(["fleet", "status", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["hosts"][0]["connected"] is True
+
+
+def test_a_wait_is_explained_for_people_and_programs(capsys: Output) -> None:
+    assert run(["job", "explain", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "\x1b" not in said
+    assert "Before it: 2 jobs like it, 3 of its entity in all; 9 wait in the whole queue." in said
+    assert re.search(r"build-0, build-1, build-2 and 2 more +is full", said)
+    assert re.search(r"gpus +- +it lacks linux", said)
+    assert said.rstrip().endswith("What would start it:\n  room on a host")
+    assert run(["job", "explain", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["pools"][0]["hosts"][0] == {"host": "build-0", "reason": "is full"}
 
 
 def test_a_backup_is_named_when_it_is_whole(tmp_path: Path, capsys: Output) -> None:

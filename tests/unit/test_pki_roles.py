@@ -6,7 +6,7 @@ from protos.hostler.v1 import access_pb2, admin_pb2
 
 NEEDED = {
     Role.VIEWER: {
-        "FleetStatus", "ListJobs", "GetJob", "Watch", "ListImages", "GetImage", "ListHosts", "GetHost",
+        "FleetStatus", "ListJobs", "GetJob", "ExplainJob", "Watch", "ListImages", "GetImage", "ListHosts", "GetHost",
         "ListProviders",
     },
     Role.OPERATOR: {"GetConsole", "CheckProvider", "PrefetchImages", "CordonHost", "DrainHost", "UncordonHost"},

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from datetime import datetime
 
+from coordinator.domain import tries
 from coordinator.domain.fleet import Host, Pool
 from coordinator.domain.images import Image, Reach
+from coordinator.domain.job import Job
 from coordinator.domain.planning.board import Board
 from coordinator.domain.planning.hosts import Kind
 from coordinator.domain.resources import Devices, Resources
@@ -23,14 +25,20 @@ def in_full(board: Board, holds: Sequence[Hold], wait: Waits) -> str:
     return "; ".join([*told, *([wait.kept] if wait.kept else [])]) or wait.reason
 
 
-def no_host(board: Board, holds: Sequence[Hold], pool: Pool) -> str:
-    """Why no host takes one, told of each; of many alike, once."""
+def of_hosts(board: Board, holds: Sequence[Hold], pool: Pool) -> dict[str, str]:
+    """What each host has against a pool's machine, by its name."""
     kept: dict[str, list[Hold]] = {}
     for hold in holds:
         kept.setdefault(hold.host, []).append(hold)
+    hosts = sorted(board.hosts.values(), key=lambda host: host.name)
+    return {host.name: _refusal(board, host, pool, kept.get(host.name, ())) for host in hosts}
+
+
+def no_host(board: Board, holds: Sequence[Hold], pool: Pool) -> str:
+    """Why no host takes one, told of each; of many alike, once."""
     by_reason: dict[str, list[str]] = {}
-    for host in sorted(board.hosts.values(), key=lambda h: h.name):
-        by_reason.setdefault(_refusal(board, host, pool, kept.get(host.name, ())), []).append(host.name)
+    for name, reason in of_hosts(board, holds, pool).items():
+        by_reason.setdefault(reason, []).append(name)
     if not offered(board, pool):
         return no_agent(pool)
     lacks = [no_room(board, Kind.of(pool))] if pool.resources.devices else []
@@ -92,6 +100,17 @@ def unsuited(board: Board, host: Host, pool: Pool) -> str:
 
 def kept_for(hold: Hold) -> str:
     return f"kept for job {hold.job_id}, which has waited since {clock(hold.since)}"
+
+
+def held_back(job: Job) -> str:
+    """Why no machine is made for a job whose next try is later."""
+    again = clock(job.retry_at)
+    if job.tries >= tries.MOST:
+        return f"{job.tries} machines made for it came to nothing; the next try is at {again}; the last: {job.fault}"
+    return (
+        f"no machine is made for it before {again}: a runner that may have run it has just ended, "
+        "or new jobs are made to wait (minimum_job_age_backoff)"
+    )
 
 
 def clock(time: datetime | None) -> str:

@@ -570,6 +570,166 @@ class Job(_message.Message):
 Global___Job: _TypeAlias = Job  # noqa: Y015
 
 @_typing.final
+class ExplainJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Hostler's id or the forge's"""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainJobRequest: _TypeAlias = ExplainJobRequest  # noqa: Y015
+
+@_typing.final
+class Explanation(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    IN_LINE_FIELD_NUMBER: _builtins.int
+    POOLS_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    REMEDIES_FIELD_NUMBER: _builtins.int
+    summary: _builtins.str
+    kept: _builtins.str
+    """what is kept free for it"""
+    @_builtins.property
+    def job(self) -> Global___Job: ...
+    @_builtins.property
+    def in_line(self) -> Global___InLine:
+        """not set: it does not wait for a machine"""
+
+    @_builtins.property
+    def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___PoolVerdict]:
+        """of its entity; those that have its labels first"""
+
+    @_builtins.property
+    def remedies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """any of them would start it, or is what to wait for"""
+
+    def __init__(
+        self,
+        *,
+        job: Global___Job | None = ...,
+        summary: _builtins.str = ...,
+        in_line: Global___InLine | None = ...,
+        pools: _abc.Iterable[Global___PoolVerdict] | None = ...,
+        kept: _builtins.str = ...,
+        remedies: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["in_line", b"in_line", "job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_line", b"in_line", "job", b"job", "kept", b"kept", "pools", b"pools", "remedies", b"remedies", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
+
+@_typing.final
+class InLine(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEFORE_ALIKE_FIELD_NUMBER: _builtins.int
+    BEFORE_OF_ENTITY_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    STARVES_FIELD_NUMBER: _builtins.int
+    before_alike: _builtins.int
+    """older jobs of its entity with its labels"""
+    before_of_entity: _builtins.int
+    """with them, jobs of its entity that go before it otherwise"""
+    waiting: _builtins.int
+    """all that no machine is coming for"""
+    starves: _builtins.bool
+    """it goes before all that have not waited for as long"""
+    def __init__(
+        self,
+        *,
+        before_alike: _builtins.int = ...,
+        before_of_entity: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        starves: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_alike", b"before_alike", "before_of_entity", b"before_of_entity", "starves", b"starves", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InLine: _TypeAlias = InLine  # noqa: Y015
+
+@_typing.final
+class PoolVerdict(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    MISSING_LABELS_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    HOSTS_FIELD_NUMBER: _builtins.int
+    HOSTS_LEFT_OUT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    name: _builtins.str
+    code: _builtins.str
+    """a word for the reason; empty: it can make a machine"""
+    reason: _builtins.str
+    hosts_left_out: _builtins.int
+    @_builtins.property
+    def missing_labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def hosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostVerdict]: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        missing_labels: _abc.Iterable[_builtins.str] | None = ...,
+        code: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        hosts: _abc.Iterable[Global___HostVerdict] | None = ...,
+        hosts_left_out: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "hosts", b"hosts", "hosts_left_out", b"hosts_left_out", "id", b"id", "missing_labels", b"missing_labels", "name", b"name", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PoolVerdict: _TypeAlias = PoolVerdict  # noqa: Y015
+
+@_typing.final
+class HostVerdict(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    reason: _builtins.str
+    """empty: it would take the machine"""
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HostVerdict: _TypeAlias = HostVerdict  # noqa: Y015
+
+@_typing.final
 class WatchRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

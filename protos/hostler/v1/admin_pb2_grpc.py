@@ -59,6 +59,11 @@ class AdminStub:
                 request_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.GetJobRequest.SerializeToString,
                 response_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.Job.FromString,
                 _registered_method=True)
+        self.ExplainJob = channel.unary_unary(
+                '/hostler.v1.Admin/ExplainJob',
+                request_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.ExplainJobRequest.SerializeToString,
+                response_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.Explanation.FromString,
+                _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/hostler.v1.Admin/Watch',
                 request_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.WatchRequest.SerializeToString,
@@ -167,6 +172,13 @@ class AdminServicer:
 
     def GetJob(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainJob(self, request, context):
+        """Why a job waits: what each pool and host has against it, its place, and what would start it now.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -295,6 +307,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.GetJob,
                     request_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.GetJobRequest.FromString,
                     response_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.Job.SerializeToString,
+            ),
+            'ExplainJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainJob,
+                    request_deserializer=protos_dot_hostler_dot_v1_dot_admin__pb2.ExplainJobRequest.FromString,
+                    response_serializer=protos_dot_hostler_dot_v1_dot_admin__pb2.Explanation.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
@@ -507,6 +524,33 @@ class Admin:
             '/hostler.v1.Admin/GetJob',
             protos_dot_hostler_dot_v1_dot_admin__pb2.GetJobRequest.SerializeToString,
             protos_dot_hostler_dot_v1_dot_admin__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostler.v1.Admin/ExplainJob',
+            protos_dot_hostler_dot_v1_dot_admin__pb2.ExplainJobRequest.SerializeToString,
+            protos_dot_hostler_dot_v1_dot_admin__pb2.Explanation.FromString,
             options,
             channel_credentials,
             insecure,

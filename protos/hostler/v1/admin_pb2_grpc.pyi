@@ -38,6 +38,8 @@ class AdminStub:
     """All that is declared, without its secrets: applied again it changes nothing."""
     ListJobs: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListJobsRequest, _admin_pb2.ListJobsResponse]
     GetJob: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetJobRequest, _admin_pb2.Job]
+    ExplainJob: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ExplainJobRequest, _admin_pb2.Explanation]
+    """Why a job waits: what each pool and host has against it, its place, and what would start it now."""
     Watch: _grpc.UnaryStreamMultiCallable[_admin_pb2.WatchRequest, _admin_pb2.TimelineEntry]
     """Timeline entries as they are committed, from now on, until the client goes."""
     GetConsole: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetConsoleRequest, _admin_pb2.GetConsoleResponse]
@@ -71,6 +73,8 @@ class AdminAsyncStub(AdminStub):
     """All that is declared, without its secrets: applied again it changes nothing."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListJobsRequest, _admin_pb2.ListJobsResponse]  # type: ignore[assignment]
     GetJob: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetJobRequest, _admin_pb2.Job]  # type: ignore[assignment]
+    ExplainJob: _aio.UnaryUnaryMultiCallable[_admin_pb2.ExplainJobRequest, _admin_pb2.Explanation]  # type: ignore[assignment]
+    """Why a job waits: what each pool and host has against it, its place, and what would start it now."""
     Watch: _aio.UnaryStreamMultiCallable[_admin_pb2.WatchRequest, _admin_pb2.TimelineEntry]  # type: ignore[assignment]
     """Timeline entries as they are committed, from now on, until the client goes."""
     GetConsole: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetConsoleRequest, _admin_pb2.GetConsoleResponse]  # type: ignore[assignment]
@@ -131,6 +135,14 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.GetJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.Job, _abc.Awaitable[_admin_pb2.Job]]: ...
+
+    @_abc_1.abstractmethod
+    def ExplainJob(
+        self,
+        request: _admin_pb2.ExplainJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.Explanation, _abc.Awaitable[_admin_pb2.Explanation]]:
+        """Why a job waits: what each pool and host has against it, its place, and what would start it now."""
 
     @_abc_1.abstractmethod
     def Watch(
