@@ -75,7 +75,7 @@ def simulated(
         stack.enter_context(patch(forges, "GitHub", client))
         stack.enter_context(patch(process, "run", run_process))
         stack.enter_context(patch(claims, "Claims", claims_of))
-        stack.enter_context(patch(app, "public", lambda webhooks, _rest: webhooks))
+        stack.enter_context(patch(app, "public", lambda webhooks, *_: webhooks))
         stack.enter_context(patch(app, "for_machines", lambda runner_api: runner_api))
         recorder = Recorder(tell)
         for name, module in list(sys.modules.items()):
