@@ -14,7 +14,7 @@ from hostler.errors import HostlerError
 from providers.contract import Phase
 
 KEPT_FOR: Final = timedelta(hours=24)
-_SLACK_LINES: Final = 1000  # lines of no use any more before the file is rewritten
+_LINES: Final = 1000  # that are appended before the file is rewritten without those that are of no use any more
 
 _log = structlog.get_logger(__name__)
 
@@ -36,13 +36,13 @@ class EndingsUnreadable(HostlerError):
 
 
 class Endings:
-    """An append-only file of JSON lines: one small write and one sync per ending, rewritten when mostly stale."""
+    """An append-only file of JSON lines: one small write and one sync per ending, rewritten now and then."""
 
     def __init__(self, path: Path, *, now: Callable[[], datetime]) -> None:
         self._path = path
         self._now = now
-        self._ended: dict[str, Ending] = {}
-        self._lines = 0
+        self._ended: dict[str, Ending] = {}  # the oldest first
+        self._appended = 0
         self._writing = asyncio.Lock()
 
     def load(self) -> None:
@@ -72,7 +72,9 @@ class Endings:
 
     def remember(self, ending: Ending) -> None:
         """Known from now on in this process; `persist` makes it outlive it."""
+        self._ended.pop(ending.instance_id, None)
         self._ended[ending.instance_id] = ending
+        self._forget_the_old()
 
     async def persist(self, ending: Ending) -> None:
         """
@@ -80,8 +82,7 @@ class Endings:
             OSError: not on disk; this process still knows it.
         """
         async with self._writing:
-            self._lines += 1
-            if self._lines > 2 * len(self._ended) + _SLACK_LINES:
+            if self._appended >= _LINES:
                 await asyncio.to_thread(self._rewrite, self._live())
             else:
                 await asyncio.to_thread(self._append, ending)
@@ -97,6 +98,13 @@ class Endings:
     def _is_live(self, ending: Ending) -> bool:
         return self._now() - ending.at < KEPT_FOR
 
+    def _forget_the_old(self) -> None:
+        while self._ended:
+            oldest = next(iter(self._ended))
+            if self._is_live(self._ended[oldest]):
+                return
+            del self._ended[oldest]
+
     def _live(self) -> list[Ending]:
         self._ended = {key: ending for key, ending in self._ended.items() if self._is_live(ending)}
         return list(self._ended.values())
@@ -106,6 +114,7 @@ class Endings:
             file.write(msgspec.json.encode(ending) + b"\n")
             file.flush()
             os.fdatasync(file.fileno())
+        self._appended += 1
 
     def _rewrite(self, live: list[Ending]) -> None:
         fresh = self._path.with_suffix(".new")
@@ -119,4 +128,4 @@ class Endings:
             os.fsync(folder)
         finally:
             os.close(folder)
-        self._lines = len(live)
+        self._appended = 0

@@ -92,21 +92,23 @@ class Enrolments:
 
     @retried
     async def enrol(self, host: str, token_hash: str, enrolment: str) -> None:
-        """Use an invitation up for a new enrolment. What the host had before is over.
+        """Use an invitation up for a new enrolment. What the host had before is over, its other invitations too.
 
         Raises:
             InvitationRefused: the token opens nothing, or not this; nothing is changed.
         """
         now = self._clock()
         async with self._database.write() as connection:
-            row = (
-                await connection.execute(
-                    sa.select(invitations).where(invitations.c.token_hash == token_hash).with_for_update()
-                )
-            ).first()
-            _check(row, host, now)
+            whose = sa.select(invitations.c.host).where(invitations.c.token_hash == token_hash).scalar_subquery()
+            # All of the host's, in one order: of two that are used at once one waits for the other.
+            known = sa.select(invitations).where(invitations.c.host == whose).order_by(invitations.c.id)
+            rows = (await connection.execute(known.with_for_update())).all()
+            _check(next((row for row in rows if row.token_hash == token_hash), None), host, now)
             mine = invitations.c.token_hash == token_hash
             await connection.execute(sa.update(invitations).where(mine).values(ended=USED, ended_at=now))
+            # Whoever has an older one would take the host's place.
+            others = (invitations.c.host == host) & (invitations.c.ended == "")
+            await connection.execute(sa.update(invitations).where(others).values(ended=WITHDRAWN, ended_at=now))
             await _end(connection, host, REPLACED, now)
             values = {"id": enrolment, "host": host, "enrolled_at": now}
             await connection.execute(sa.insert(enrolments).values(**values))

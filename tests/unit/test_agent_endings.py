@@ -69,6 +69,19 @@ async def test_a_torn_last_line_costs_only_itself(tmp_path: Path) -> None:
     assert again.get("three") is not None
 
 
+async def test_neither_memory_nor_file_grows_with_the_instances_that_there_ever_were(tmp_path: Path) -> None:
+    clock = Clock()
+    endings = opened(tmp_path / "e", clock)
+    a_day = 24 * 4
+    for number in range(3000):
+        clock.time += timedelta(minutes=15)
+        await kept(endings, clock, f"instance-{number}")
+        assert len(endings._ended) <= a_day
+    assert len((tmp_path / "e").read_bytes().splitlines()) <= 1000 + a_day
+    assert endings.get("instance-2999") is not None
+    assert opened(tmp_path / "e", clock).get("instance-2999") is not None
+
+
 async def test_the_file_does_not_grow_for_ever(tmp_path: Path) -> None:
     clock = Clock()
     endings = opened(tmp_path / "e", clock)

@@ -73,11 +73,24 @@ async def test_of_many_that_use_one_invitation_at_once_one_succeeds(sample: Samp
     assert sum(isinstance(answer, InvitationUsed) for answer in answers) == 7
 
 
-async def test_of_many_invitations_of_one_host_used_at_once_one_enrolment_is_left_standing(sample: Sample) -> None:
+async def test_of_many_invitations_of_one_host_used_at_once_one_enrols(sample: Sample) -> None:
     made = [await invite(sample) for _ in range(6)]
     ids = [new_id() for _ in made]
-    await asyncio.gather(*(sample.store.enrolments.enrol("build-1", one, i) for one, i in zip(made, ids, strict=True)))
-    assert len(await sample.store.enrolments.ended(ids)) == 5
+    tries = [sample.store.enrolments.enrol("build-1", one, number) for one, number in zip(made, ids, strict=True)]
+    answers = await asyncio.gather(*tries, return_exceptions=True)
+    assert answers.count(None) == 1
+    assert sum(isinstance(answer, InvitationUsed) for answer in answers) == 5
+    assert await sample.store.enrolments.ended([ids[answers.index(None)]]) == set()
+
+
+async def test_an_older_invitation_does_not_take_the_place_of_the_host_that_has_enrolled(sample: Sample) -> None:
+    older, newer, others = await invite(sample), await invite(sample), await invite(sample, "build-2")
+    await sample.store.enrolments.enrol("build-1", newer, new_id())
+    with pytest.raises(InvitationUsed, match="was withdrawn"):
+        await sample.store.enrolments.enrol("build-1", older, new_id())
+    await sample.store.enrolments.enrol("build-2", others, new_id())
+    again = await invite(sample)
+    await sample.store.enrolments.enrol("build-1", again, new_id())
 
 
 async def test_a_refused_invitation_is_not_used_up(sample: Sample) -> None:
