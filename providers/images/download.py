@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from stat import S_ISREG
 from typing import BinaryIO, Final, Protocol
 from urllib.parse import unquote, urlsplit
 
@@ -18,7 +19,7 @@ import structlog
 from providers.images.errors import ChecksumWrong, FetchFailed, FetchRefused, FetchStopped, ImageTooLarge
 from providers.images.request import BrokenOff, Requests, Response
 from providers.images.shelf import discard
-from providers.images.values import ImageSource
+from providers.images.values import ROOM_STEP_BYTES, ImageSource
 
 CHUNK_BYTES: Final = 1 << 18
 _TRIES: Final = 5  # in a row without a new byte
@@ -200,11 +201,14 @@ class Downloader:
     def _from_file(self, source: ImageSource, part: _Part, watch: Watch) -> None:
         path = self._allowed(source.url)
         try:
-            file = path.open("rb")
+            # Whoever may write there may have put a pipe in the file's place, which nobody ever writes to.
+            file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
         except OSError as error:
             raise FetchFailed(f"{source.url}: {error.strerror}") from error
         with file:
             stat = os.fstat(file.fileno())
+            if not S_ISREG(stat.st_mode):
+                raise FetchFailed(f"{source.url}: is no regular file")
             version = Version(source.url, f"{stat.st_ino} {stat.st_size} {stat.st_mtime_ns}")
             if part.version != version or part.size > stat.st_size:
                 part.begin_anew(version)
@@ -224,10 +228,13 @@ class Downloader:
     def _copy(self, chunks: Iterator[bytes], part: _Part, total: int, watch: Watch) -> None:
         self._check_size(max(total, part.size))
         watch.progress(part.size, total)
-        if total:
-            watch.room(total - part.size)
+        asked = max(total, part.size)
+        watch.room(asked)
         for chunk in chunks:
             part.add(chunk)
+            if part.size > asked + ROOM_STEP_BYTES:  # nobody said how long it is
+                asked = part.size
+                watch.room(asked)
             self._check_size(part.size)
             watch.progress(part.size, total)
             _go_no_further(watch)

@@ -23,7 +23,7 @@ from providers.images.errors import FetchFailed, FetchStopped, ImageTooLarge, No
 from providers.images.lru import to_drop
 from providers.images.shelf import Shelf
 from providers.images.unpack import unpack
-from providers.images.values import BaseFile, ImageSource, ImageStatus
+from providers.images.values import ROOM_STEP_BYTES, BaseFile, ImageSource, ImageStatus
 
 if TYPE_CHECKING:
     from providers.images.download import Downloader
@@ -284,10 +284,14 @@ class ImageStore:
         if source.compression is Compression.NONE:
             unpacked.unlink(missing_ok=True)
             unpacked.hardlink_to(part)  # a process that is killed now finds the part file again
+            packed_bytes = 0
         else:
-            unpack(part, unpacked, source.compression, largest_bytes=largest, stopping=fetch.stopping)
-        fetch.room(unpacked.stat().st_blocks * 512)
+            packed_bytes = _taken(part)
+            growing = _Growing(fetch, packed_bytes, unpacked)
+            unpack(part, unpacked, source.compression, largest_bytes=largest, stopping=growing.stopping)
         finish = kept_as_it_is if source.format is ImageFormat.LXD else self._finish
+        files = 1 if finish is kept_as_it_is else 2  # one is made of the other
+        fetch.room(packed_bytes + files * _taken(unpacked))
         virtual = finish(unpacked, source.format, making, largest_bytes=largest, stopping=fetch.stopping)
         return shelf.put(
             source, making, ImageFormat.LXD if source.format is ImageFormat.LXD else ImageFormat.QCOW2, virtual
@@ -330,6 +334,29 @@ class ImageStore:
                 if sha256 in self._settled:
                     self._gone(sha256)
             return self._room.quota_bytes - coming - sum(one.bytes for one in kept if one.name not in dropped)
+
+
+class _Growing:
+    """Makes room for a file as it grows: what is packed does not say how much it will be."""
+
+    def __init__(self, fetch: _Fetch, beside: int, file: Path) -> None:
+        """`beside`: bytes that the fetch takes besides."""
+        self._fetch = fetch
+        self._beside = beside
+        self._file = file
+        self._asked = 0
+
+    def stopping(self) -> bool:
+        taken = _taken(self._file)
+        if taken > self._asked + ROOM_STEP_BYTES:
+            self._asked = taken
+            self._fetch.room(self._beside + taken)
+        return self._fetch.stopping()
+
+
+def _taken(file: Path) -> int:
+    """What it takes of the disk: holes take nothing."""
+    return file.stat().st_blocks * 512
 
 
 def kept_as_it_is(unpacked: Path, _: ImageFormat, target: Path, *, largest_bytes: int, **_more: object) -> int:

@@ -1,10 +1,14 @@
 """What an image is to this host: where it is to be had, and the base that was made of it."""
 
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from hostler.images import Compression, ImageFormat, ImageState
+
+ROOM_STEP_BYTES: Final = 64 << 20
+"""After so many bytes more, room is made for them, where nothing says how many will come."""
 
 
 class ImageSource(msgspec.Struct, frozen=True):

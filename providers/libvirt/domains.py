@@ -57,6 +57,17 @@ def name(conn: libvirt.virConnect, instance_id: str) -> str:
     return domain.name() if domain is not None else ""
 
 
+def is_taken(conn: libvirt.virConnect, name: str) -> bool:
+    """Whether there is a domain of that name, whosever it is."""
+    try:
+        conn.lookupByName(name)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return False
+        raise
+    return True
+
+
 def remove_logs(domain_name: str) -> None:
     """What libvirt logged of a domain that is gone. An agent without root's rights leaves it to the operator."""
     with contextlib.suppress(OSError):

@@ -80,7 +80,7 @@ class Machines:
         domains.destroy(conn, instance_id)
         if domains.is_active(conn, instance_id):
             raise ProviderError(f"the domain {instance_id} is still there after it was destroyed")
-        if name:
+        if name and not domains.is_taken(conn, name):  # by another's domain: the log is of that one
             domains.remove_logs(name)
         # Before its address may be another's.
         self._firewall.forget(instance_id)

@@ -15,6 +15,7 @@ import pytest
 from hostler.images import Compression, ImageFormat, ImageState
 from providers.contract import ProviderError
 from providers.images import download, qemu_img
+from providers.images import store as images_store
 from providers.images.errors import (
     ChecksumWrong,
     FetchError,
@@ -283,6 +284,14 @@ async def test_redirects_are_followed_but_not_for_ever(server: ImageServer, tmp_
         await fails(store, loop, FetchFailed, "more than 5 redirects")
 
 
+async def test_a_pipe_in_the_place_of_a_file_holds_nobody_up(server: ImageServer, tmp_path: Path) -> None:
+    (tmp_path / "allowed").mkdir(exist_ok=True)
+    os.mkfifo(tmp_path / "allowed" / "pipe.raw")
+    source = msgspec.structs.replace(server.offer(DISK), url=f"file://{tmp_path}/allowed/pipe.raw")
+    async with opened(tmp_path, directories=(tmp_path / "allowed",)) as store, asyncio.timeout(20):
+        await fails(store, source, FetchFailed, "no regular file")
+
+
 @pytest.mark.parametrize(
     "target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "http://u:p@127.0.0.1/x", "http://127.0.0.1:0/x"]
 )
@@ -445,6 +454,37 @@ async def test_an_image_that_a_machine_uses_stays_also_after_a_restart(server: I
         machine.unlink()
         await have(store, sources[1])
         assert sources[0].sha256 not in states(store)
+
+
+async def test_all_that_a_fetch_takes_beside_counts_while_it_is_under_way(
+    server: ImageServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The packed file and what comes out of it are there together, and a third file where one is made of another."""
+    monkeypatch.setattr(images_store, "ROOM_STEP_BYTES", 100_000)
+    asked: list[int] = []
+
+    def noted(_: ImageStore, _fetch: object, coming: int) -> None:
+        asked.append(coming)
+
+    packed = server.offer(DISK, Compression.GZ)
+    size = len(server.files["/image"])
+    room = Room(quota_bytes=100 * MB, largest_bytes=50 * MB)
+    store = ImageStore(tmp_path / "images", room, qemu_img.make_base, requests=Requests(stall_seconds=0.5))
+    monkeypatch.setattr(ImageStore, "room_from_thread", noted)
+    await store.open()
+    await have(store, packed)
+    await store.close()
+    assert asked[0] == size
+    assert asked == sorted(asked)
+    assert len(asked) >= 3  # before it came, as it grew, and before another file is made of it
+    assert asked[-1] >= size + 2 * 2 * MB  # the rest of the disk is holes
+
+
+async def test_what_grows_beyond_the_quota_is_given_up(server: ImageServer, tmp_path: Path) -> None:
+    source = server.offer(DISK, Compression.GZ)
+    async with opened(tmp_path, quota_bytes=len(server.files["/image"]) + len(DISK) // 2) as store:
+        await fails(store, source, NoSpace, "raise .images. quota_gib")
+        assert names(tmp_path) == []
 
 
 async def test_a_smaller_quota_holds_from_the_next_start(server: ImageServer, tmp_path: Path) -> None:
