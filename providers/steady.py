@@ -6,7 +6,7 @@ A hypervisor (the connection) and its machines (the steps) are the provider's ow
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Concatenate, Generic, ParamSpec, Protocol, TypeVar
+from typing import Concatenate, Final, Generic, ParamSpec, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 import structlog
@@ -20,6 +20,8 @@ OfferedT_co = TypeVar("OfferedT_co", covariant=True)
 TakenT_contra = TypeVar("TakenT_contra", contravariant=True)
 
 _log = structlog.get_logger(__name__)
+
+_KEPT_FREE: Final = 2  # threads, for deletes, ends and inventories
 
 
 class Hypervisor(Protocol[OfferedT_co]):
@@ -64,9 +66,13 @@ class Machines(Protocol[TakenT_contra]):
 class SteadyProvider(ABC, Generic[Connection]):
     """A provider's concurrency. Subclasses say how to connect, and what there is besides machines."""
 
-    def __init__(self, hypervisor: Hypervisor[Connection]) -> None:
-        """`hypervisor` tells `_ended` of each machine that ends, and awaits `_catch_up` after an outage."""
+    def __init__(self, hypervisor: Hypervisor[Connection], threads: int) -> None:
+        """`hypervisor` tells `_ended` of each machine that ends, and awaits `_catch_up` after an outage.
+
+        `threads`: how many jobs it runs at once. Creates, which may take long, never take all of them.
+        """
         self._connection = hypervisor
+        self._making = asyncio.Semaphore(threads - _KEPT_FREE)
         self._machines: Machines[Connection] | None = None
         self._on_stopped: Callable[[str], None] = lambda _instance_id: None
         self.on_lost: Callable[[str], None] = lambda _reason: None
@@ -115,7 +121,7 @@ class SteadyProvider(ABC, Generic[Connection]):
             begun = True
             loop.call_soon_threadsafe(report, phase)
 
-        async with self._lock(spec.instance_id):
+        async with self._lock(spec.instance_id), self._making:
             try:
                 return await self._connection.call(machines.create, spec, report_from_thread)
             except asyncio.CancelledError:

@@ -24,7 +24,7 @@ _KEEPALIVE_SECONDS: Final = 5
 _KEEPALIVE_COUNT: Final = 3
 _RETRY_FIRST_SECONDS: Final = 0.2
 _RETRY_MOST_SECONDS: Final = 5.0
-_THREADS: Final = 16
+THREADS: Final = 16
 
 _CONNECTION_ERRORS: Final = {
     libvirt.VIR_ERR_NO_CONNECT,
@@ -59,7 +59,7 @@ class Hypervisor:
         self._tell_lost = lost
         self._back = back
         self._conn: libvirt.virConnect | None = None
-        self._threads = Threads("libvirt", _THREADS)
+        self._threads = Threads("libvirt", THREADS)
         self._reconnecting: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 

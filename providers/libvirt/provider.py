@@ -14,7 +14,7 @@ from providers.libvirt import console, emulation, nesting, privileges
 from providers.libvirt.acceleration import choose
 from providers.libvirt.disk import Images
 from providers.libvirt.domain import is_host_arch
-from providers.libvirt.hypervisor import Hypervisor
+from providers.libvirt.hypervisor import THREADS, Hypervisor
 from providers.libvirt.machines import Machines, guests
 from providers.libvirt.network import ensure_network
 from providers.libvirt.settings import ImageFile, LibvirtSettings
@@ -43,7 +43,7 @@ class LibvirtProvider(SteadyProvider[libvirt.virConnect]):
         self._devices = HostDevices()
         self._store = Store(directory.absolute())
         self._hypervisor = Hypervisor(settings.uri, ended=self._ended, lost=self._lost, back=self._catch_up)
-        super().__init__(self._hypervisor)
+        super().__init__(self._hypervisor, THREADS)
         self._firewall = Firewall(msgspec.structs.replace(settings.isolated, neighbours=neighbours))
         self._watch = Watch(self._firewall)
         self.acceleration = "none"

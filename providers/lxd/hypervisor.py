@@ -28,7 +28,7 @@ from providers.threads import Threads
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_THREADS: Final = 8
+THREADS: Final = 8
 # Longer than any of LXD's operations may take: an image is unpacked in seconds to a minute.
 _TIMEOUT_SECONDS: Final = 100
 _RETRY_FIRST_SECONDS: Final = 0.2
@@ -68,7 +68,7 @@ class Hypervisor:
         self._ended = ended
         self._tell_lost = lost
         self._back = back
-        self._threads = Threads("lxd", _THREADS)
+        self._threads = Threads("lxd", THREADS)
         self._clients = threading.local()
         self._events: WebSocketBaseClient | None = None
         self._reconnecting: asyncio.Task[None] | None = None

@@ -14,7 +14,7 @@ from providers.isolation import Firewall, Watch
 from providers.libvirt.acceleration import prove
 from providers.lxd import catalogue, images, place
 from providers.lxd.folders import Folders
-from providers.lxd.hypervisor import Hypervisor
+from providers.lxd.hypervisor import THREADS, Hypervisor
 from providers.lxd.machines import Machines
 from providers.lxd.request import CONTAINERS, TYPES, VIRTUAL_MACHINES
 from providers.lxd.settings import LxdSettings
@@ -33,7 +33,7 @@ class LxdProvider(SteadyProvider[Client]):
         self._settings = settings
         self._directory = directory.absolute()
         self._hypervisor = Hypervisor(settings, ended=self._name_ended, lost=self._lost, back=self._catch_up)
-        super().__init__(self._hypervisor)
+        super().__init__(self._hypervisor, THREADS)
         self._firewall = Firewall(msgspec.structs.replace(settings.isolated, neighbours=neighbours))
         self._watch = Watch(self._firewall)
         self._made: Machines | None = None
