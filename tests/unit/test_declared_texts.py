@@ -128,7 +128,8 @@ async def test_nobodys_secret_is_opened_but_those_that_a_document_gives(sample: 
 
 
 async def _refused(sample: Sample, document: str) -> str:
-    service = AdminService(sample.store, MagicMock(), MagicMock(), MagicMock(), MagicMock(names=frozenset({"cloud"})))
+    providers = MagicMock(names=frozenset({"cloud"}))
+    service = AdminService(sample.store, MagicMock(), MagicMock(), MagicMock(), providers, MagicMock())
     context = MagicMock(abort=AsyncMock(side_effect=LookupError))
     with pytest.raises(LookupError):
         await service.Apply(pb.ApplyRequest(document=document), context)
