@@ -54,6 +54,9 @@ poll_seconds = 600
 days = 90
 [secrets]
 key_file = "{tmp_path}/sealing.key"
+[metrics]
+open = true
+one_by_one = false
 [[provider]]
 name = "cloud"
 kind = "exec"
@@ -165,6 +168,8 @@ WRONG = [
     ("= 90", "= 3651", "retention", "days: must be 1 to 3650"),
     ("days = 90", "weeks = 4", "retention.weeks", "allowed here: days"),
     ('key_file = "/', 'key_file = "./', "secrets", "sealing.key' must be an absolute path"),
+    ("open = true", 'open = "yes"', "metrics.open", "Expected `bool`"),
+    ("one_by_one = false", "one_by_one = 0", "metrics.one_by_one", "Expected `bool`"),
     ('"cloud"', '""', "provider[0]", "name: must not be empty"),
     ('"cloud"', '"libvirt"', "", "the name 'libvirt' is that of a driver of agents"),
     ('"exec"', '"terraform"', "provider[0].kind", "Invalid enum value 'terraform'; allowed: exec"),
