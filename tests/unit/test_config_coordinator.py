@@ -169,7 +169,7 @@ WRONG = [
     ("days = 90", "weeks = 4", "retention.weeks", "allowed here: days"),
     ('key_file = "/', 'key_file = "./', "secrets", "sealing.key' must be an absolute path"),
     ("open = true", 'open = "yes"', "metrics.open", "Expected `bool`"),
-    ("one_by_one = false", "one_by_one = 0", "metrics.one_by_one", "Expected `bool`"),
+    ("one_by_one = false", 'one_by_one = "no"', "metrics.one_by_one", "Expected `bool`"),
     ('"cloud"', '""', "provider[0]", "name: must not be empty"),
     ('"cloud"', '"libvirt"', "", "the name 'libvirt' is that of a driver of agents"),
     ('"exec"', '"terraform"', "provider[0].kind", "Invalid enum value 'terraform'; allowed: exec"),
