@@ -4,6 +4,7 @@ The shell has its own /etc and /home; systemd is not there, so `systemctl` only 
 """
 
 import asyncio
+import base64
 import hashlib
 import io
 import os
@@ -11,13 +12,18 @@ import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 from aiohttp import web
 
+from coordinator.declare_text import ProxyDeclaration
 from coordinator.domain.changes import Step
 from coordinator.domain.instance import RunnerStatus, Status
 from coordinator.runner_api import scripts
+from coordinator.runner_api.outside import outside_of
+from coordinator.store.edits import POOL
 from providers.exec.spec import Tool
+from tests.samples.forges import ca_certificate
 from tests.samples.runner_site import FILES, RunnerSite, open_runner_site
 
 pytestmark = pytest.mark.real
@@ -30,6 +36,7 @@ mount --make-rprivate /
 cp -a /etc "$AREA/etc"
 mount --bind "$AREA/etc" /etc
 mount --bind "$AREA/home" /home
+[ ! -d /usr/local/share/ca-certificates ] || mount --bind "$AREA/trusted" /usr/local/share/ca-certificates
 exec env -i PATH="$AREA/bin:/usr/sbin:/usr/bin:/sbin:/bin" AREA="$AREA" "$@"
 """
 _NOTES_ITS_CALL = '#!/bin/sh\n{ echo "${0##*/} $*"; env; } >>"$AREA/calls"\n'
@@ -40,7 +47,7 @@ def _archive() -> bytes:
     with tarfile.open(fileobj=made, mode="w:gz") as archive:
         for name, text in {
             "run.sh": "#!/bin/sh\necho runs\n",
-            "bin/installdependencies.sh": '#!/bin/sh\necho installed >"$AREA/dependencies"\n',
+            "bin/installdependencies.sh": '#!/bin/sh\nenv >"$AREA/dependencies"\n',
         }.items():
             member = tarfile.TarInfo(name)
             member.size, member.mode = len(text), 0o755
@@ -57,7 +64,7 @@ class Room:
     def __init__(self, area: Path, runner: RunnerSite) -> None:
         self.area = area
         self.runner = runner
-        for name in ("bin", "home"):
+        for name in ("bin", "home", "trusted"):
             (area / name).mkdir(parents=True)
         self._program("systemctl", "")
         self._program("curl", 'exec /usr/bin/curl "$@"\n')
@@ -89,7 +96,8 @@ class Room:
         one = self.runner
         pool = await one.site.store.catalog.pool(one.machine.pool_id)
         script = self.area / "user-data"
-        script.write_text(scripts.wrapper(one.machine, pool, one.where, one.token))
+        outside = await outside_of(one.site.store, pool, await one.site.store.catalog.forge_access(pool.entity_id))
+        script.write_text(scripts.wrapper(one.machine, pool, one.where, one.token, outside))
         process = await asyncio.create_subprocess_exec(
             *("unshare", "--mount", "sh", "-c", _IN_A_ROOM, "room", *shell, str(script)),
             env=os.environ | {"AREA": str(self.area)},
@@ -129,6 +137,39 @@ async def downloads(runner: RunnerSite) -> AsyncIterator[list[str]]:
     checksum = hashlib.sha256(_ARCHIVE).hexdigest().upper()
     runner.site.forges.offered = [Tool("linux", "x64", url, "runner.tar.gz", _DOWNLOAD_TOKEN, checksum)]
     yield asked
+    await server.cleanup()
+
+
+class Proxy:
+    """Passes on what it is asked for, and notes who asked for what."""
+
+    def __init__(self) -> None:
+        self.address = ""
+        self.asked: list[str] = []
+        self.logins: set[str] = set()
+
+    async def pass_on(self, request: web.BaseRequest) -> web.Response:
+        self.asked.append(request.message.path)
+        self.logins.add(request.headers.get("Proxy-Authorization", ""))
+        kept = {name: value for name, value in request.headers.items() if not name.lower().startswith("proxy-")}
+        body = await request.read()
+        async with (
+            aiohttp.ClientSession(auto_decompress=False) as session,
+            session.request(request.method, request.message.path, headers=kept, data=body) as answer,
+        ):
+            return web.Response(
+                status=answer.status, body=await answer.read(), headers={"Content-Type": answer.content_type}
+            )
+
+
+@pytest.fixture
+async def proxy() -> AsyncIterator[Proxy]:
+    made = Proxy()
+    server = web.ServerRunner(web.Server(made.pass_on))
+    await server.setup()
+    await web.TCPSite(server, "127.0.0.1", 0).start()
+    made.address = f"http://127.0.0.1:{server.addresses[0][1]}"
+    yield made
     await server.cleanup()
 
 
@@ -192,3 +233,26 @@ async def test_a_wrong_archive_is_not_unpacked_and_the_coordinator_hears_why(roo
     ended = await room.runner.now()
     assert (ended.status, ended.fault) == (Status.PENDING_DELETE, "the runner's archive has a wrong checksum")
     _nothing_secret_was_shown(room, said)
+
+
+async def test_a_machine_behind_a_proxy_reaches_everything_by_it_and_trusts_whom_it_is_told_to(
+    room: Room, downloads: list[str], proxy: Proxy
+) -> None:
+    store = room.runner.site.store
+    out = ProxyDeclaration(name="out", http_proxy=proxy.address, username="ada", password="hu/sh")
+    await store.edits.add(out, frozenset())
+    await store.edits.change(POOL, room.runner.machine.pool_id, {"proxy": "out"}, frozenset())
+    await store.settings.change({"ca_bundle": ca_certificate()})
+    code, said = await room.run("sh")
+    assert code == 0, said
+    await _is_a_runner(room, said)
+    assert len(downloads) == 1
+    assert [url.rpartition("/")[2] for url in proxy.asked] == [
+        "install-script", "status", "runner.tar.gz", "runner", "status",
+    ]  # fmt: skip
+    assert proxy.logins == {f"Basic {base64.b64encode(b'ada:hu/sh').decode()}"}
+    address = proxy.address.replace("http://", "http://ada:hu%2Fsh@")
+    assert f"\nHTTP_PROXY={address}\n" in "\n" + (room.area / "dependencies").read_text()
+    unit = (room.area / "etc/systemd/system/hostler-runner.service").read_text()
+    assert f'\nEnvironment="http_proxy={address.replace("%", "%%")}"\n' in unit
+    assert ca_certificate() in (room.area / "etc/ssl/certs/ca-certificates.crt").read_text()

@@ -3,16 +3,19 @@
 import base64
 import hashlib
 import json
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from coordinator.runner_api import scripts
+from coordinator.runner_api.outside import Outside
 from coordinator.runner_api.scripts import Urls
-from providers.exec.spec import Tool
+from providers.exec.spec import ProxyConfig, Tool
 from tests.samples.bundle import bundle
 from tests.samples.domain import forge_access, instance, pool
+from tests.samples.forges import ca_certificate
 
 WHERE = scripts.urls("http://coordinator.example:9997/")
 TOKEN = "planted.token-of_the.machine"
@@ -64,7 +67,7 @@ echo "#!/bin/sh" > "$folder/bin/installdependencies.sh"
     "install": "",
     "chown": "",
     "useradd": "",
-    "sudo": '"$@"',
+    "sudo": 'case "$1" in --*) shift ;; esac\n"$@"',
     "systemctl": "",
 }
 
@@ -117,8 +120,10 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-def install(tools: list[Tool] | None, *, where: Urls = WHERE, token: str = TOKEN) -> str:
-    return scripts.install_script(instance(), pool(), forge_access(), where, token, tools)
+def install(
+    tools: list[Tool] | None, *, where: Urls = WHERE, token: str = TOKEN, outside: Outside = scripts.DIRECT
+) -> str:
+    return scripts.install_script(instance(), pool(), forge_access(), where, token, tools, outside=outside)
 
 
 def wrapper(where: Urls = WHERE, token: str = TOKEN) -> str:
@@ -127,8 +132,11 @@ def wrapper(where: Urls = WHERE, token: str = TOKEN) -> str:
 
 EVIL_URLS = Urls(metadata=f"http://m/{EVIL}", callback=f"http://c/{EVIL}")
 EVIL_TOOL = Tool(os="linux", architecture="x64", download_url=f"http://d/{EVIL}", sha256_checksum=EVIL)
+BEHIND = Outside(ProxyConfig(http_proxy=f"http://{EVIL}", no_proxy=EVIL), ca_certificate())
 RENDERED = {
     "wrapper": wrapper(),
+    "wrapper behind a proxy": scripts.wrapper(instance(), pool(), WHERE, TOKEN, BEHIND),
+    "behind a proxy": install([TOOL], outside=BEHIND),
     "wrapper of evil values": wrapper(EVIL_URLS, EVIL),
     "with a download": install([TOOL]),
     "without a download": install([]),
@@ -147,7 +155,7 @@ def test_every_script_is_one_that_shells_can_read(which: str, shell: str) -> Non
 @pytest.mark.parametrize("which", RENDERED)
 def test_no_script_traces_itself_or_repeats_the_token(which: str) -> None:
     lines = RENDERED[which].splitlines()
-    assert not [line for line in lines if line.strip().startswith("set") and "x" in line.split("#")[0]]
+    assert not [line for line in lines if re.match(r"\s*set\s+(-\w*x|-o\s+xtrace)", line)]
     if "evil" not in which:
         assert [line for line in lines if TOKEN in line] == [f"token='{TOKEN}'"]
 
@@ -194,6 +202,18 @@ def test_who_is_not_root_asks_sudo_for_what_only_root_may(machine: Machine) -> N
     assert {one.rpartition("/")[2] for one in asked} == {
         "test", "mkdir", "tar", "installdependencies.sh", "chown", "install", "systemctl",
     }  # fmt: skip
+
+
+def test_who_asks_sudo_behind_a_proxy_keeps_what_says_so(machine: Machine) -> None:
+    """sudo begins with an environment of its own, and the runner's dependencies are downloaded."""
+    ended = machine.run(install([TOOL], outside=BEHIND), IS="1000")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    asked = [call for call in machine.calls if call.startswith("sudo ")]
+    assert all(call.startswith("sudo <--preserve-env=http_proxy,https_proxy,no_proxy,HTTP_PROXY,") for call in asked)
+    assert any("installdependencies.sh" in call for call in asked)
+    assert not [call for call in asked if EVIL in call]
+    root = machine.run(install([TOOL], outside=BEHIND))
+    assert (root.returncode, root.stderr) == (0, "")
 
 
 def test_dependencies_are_tried_again_while_the_package_manager_is_busy(machine: Machine) -> None:
