@@ -70,6 +70,11 @@ def instance(client: Client, name: str) -> Instance | None:
         return None
 
 
+def process(client: Client, name: str) -> int:
+    """What a running instance is on its host; below 1 where it is not running."""
+    return int(_metadata(client.api.instances[name].state.get())["pid"])
+
+
 def images(client: Client) -> list[Image]:
     return msgspec.convert(_metadata(client.api.images.get(params={"recursion": 1})), list[Image])
 
@@ -106,20 +111,37 @@ def start(client: Client, name: str) -> None:
 def stop(client: Client, name: str) -> None:
     """Power off at once; stopped already: fine."""
     request = {"action": "stop", "force": True, "timeout": _SECONDS}
-    try:
-        _once_free(lambda: _wait(client, client.api.instances[name].state.put(json=request)))
-    except LXDAPIException:
-        now = instance(client, name)
-        if now is not None and now.is_running:
-            raise
+    deadline = time.monotonic() + _SECONDS
+    while True:
+        try:
+            _once_free(lambda: _wait(client, client.api.instances[name].state.put(json=request)))
+        except LXDAPIException as error:
+            now = instance(client, name)
+            if now is None or not now.is_running:
+                return
+            # A virtual machine that does not quite start is both for a while.
+            if "already stopped" not in str(error) or time.monotonic() > deadline:
+                raise
+        else:
+            return
+        time.sleep(_PAUSE_SECONDS)
 
 
 def delete(client: Client, name: str) -> None:
-    """Absent already: fine."""
-    try:
-        _once_free(lambda: _wait(client, client.api.instances[name].delete()))
-    except NotFound:
-        return
+    """Absent already: fine. Stopped again where LXD finds it running after all."""
+    deadline = time.monotonic() + _SECONDS
+    while True:
+        try:
+            _once_free(lambda: _wait(client, client.api.instances[name].delete()))
+        except NotFound:
+            return
+        except LXDAPIException as error:
+            if "is running" not in str(error) or time.monotonic() > deadline:
+                raise
+        else:
+            return
+        time.sleep(_PAUSE_SECONDS)
+        stop(client, name)
 
 
 def set_keys(client: Client, name: str, keys: dict[str, str]) -> None:

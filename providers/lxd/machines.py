@@ -2,7 +2,7 @@
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
@@ -69,9 +69,13 @@ class Held(msgspec.Struct, frozen=True):
 class Machines:
     """What the provider does, without its concurrency: calls for one instance must not overlap."""
 
-    def __init__(self, settings: LxdSettings, directory: Path, firewall: Firewall) -> None:
+    def __init__(
+        self, settings: LxdSettings, directory: Path, firewall: Firewall, watch: Callable[[str, int], None]
+    ) -> None:
+        """`watch`: told of each virtual machine by its name, and of the process that it is."""
         self._settings = settings
         self._firewall = firewall
+        self._watch = watch
         self._owner = str(directory)
         self._folders = Folders(directory)
         self._consoles = Consoles()
@@ -232,6 +236,7 @@ class Machines:
         if not folder.exists():
             return
         try:
+            self._watch(name, api.process(client, name))
             self._consoles.attach(client, name, folder / _CONSOLE)
         except (LXDAPIException, WebSocketException, OSError) as error:
             _log.warning("console_not_attached", instance_id=instance_id, error=str(error))

@@ -16,6 +16,7 @@ from providers.lxd import catalogue, images, place
 from providers.lxd.folders import Folders
 from providers.lxd.hypervisor import THREADS, Hypervisor
 from providers.lxd.machines import Machines
+from providers.lxd.processes import Processes
 from providers.lxd.request import CONTAINERS, TYPES, VIRTUAL_MACHINES
 from providers.lxd.settings import LxdSettings
 from providers.steady import SteadyProvider
@@ -37,6 +38,7 @@ class LxdProvider(SteadyProvider[Client]):
         self._firewall = Firewall(msgspec.structs.replace(settings.isolated, neighbours=neighbours))
         self._watch = Watch(self._firewall)
         self._made: Machines | None = None
+        self._processes: Processes | None = None
         self._accelerations: dict[str, str] = {}  # by driver, of those that work here
         self._images: dict[str, tuple[str, ...]] = {}  # by LXD's type of instance
 
@@ -56,6 +58,8 @@ class LxdProvider(SteadyProvider[Client]):
             await super().open(on_stopped)
         except BaseException:
             await self._watch.close()
+            if self._processes is not None:
+                self._processes.close()
             raise
 
     async def inventory(self) -> list[Machine]:
@@ -72,6 +76,9 @@ class LxdProvider(SteadyProvider[Client]):
         """Machines keep running, and their rules stay."""
         await self._watch.close()
         await super().close()
+        if self._processes is not None:
+            self._processes.close()
+            self._processes = None
         if self._made is not None:
             await self._hypervisor.thread(self._made.close)
             self._made = None
@@ -79,7 +86,8 @@ class LxdProvider(SteadyProvider[Client]):
     async def _prepare(self) -> Machines:
         await self._hypervisor.thread(Folders(self._directory).prepare)
         await self._hypervisor.open()
-        machines = Machines(self._settings, self._directory, self._firewall)
+        self._processes = Processes(self._name_ended)
+        machines = Machines(self._settings, self._directory, self._firewall, self._processes.watch)
         self._watch.open()
         guests = await self._hypervisor.call(machines.guests)
         await self._hypervisor.thread(self._firewall.hold, guests)
