@@ -60,10 +60,9 @@ def postgres_server() -> Iterator[Postgres]:
 @pytest.fixture(scope="session")
 def lxd_daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
     """An LXD of the tests' own, with images of containers and, where asked for, of a virtual machine."""
-    with daemon() as one:
-        import_images(one)
-        if request.config.getoption("--lxd-machines"):
-            one.import_machine("stays-machine")
+    machines = bool(request.config.getoption("--lxd-machines"))
+    with daemon(machines=machines) as one:
+        import_images(one, machines=machines)
         yield one
 
 

@@ -18,7 +18,7 @@ from tests.bench.host_agent import Driver, Holds, HostAgent, host_agent
 from tests.bench.machine import cpu_seconds
 from tests.bench.processes import ROOT
 from tests.bench.results import Result, at_most, percentile, shown
-from tests.real.conftest import boot_sector
+from tests.real.boot_sectors import boot_sector
 
 _REST_SECONDS: Final = 30.0
 _AT_ONCE: Final = 10

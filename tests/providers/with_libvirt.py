@@ -14,7 +14,8 @@ import msgspec
 from providers.contract import InstanceSpec, Resources
 from providers.libvirt import ImageFile, LibvirtProvider
 from tests.providers.adapter import Adapter, Offers
-from tests.real.conftest import CONSOLE_TEXT, SETTINGS, URI, boot_sector, start_libvirt
+from tests.real.boot_sectors import CONSOLE_TEXT, boot_sector
+from tests.real.conftest import SETTINGS, URI, start_libvirt
 
 MORE_THAN_ANY_HOST_MIB = 2**30
 

@@ -1,13 +1,13 @@
 """The LXD provider for the conformance tests: real containers of a busybox, in an LXD of the tests' own.
 
-With `--lxd-machines` virtual machines as well; they need KVM and vhost_vsock.
+With `--lxd-machines` virtual machines as well; they need KVM and vhost_vsock (tests/real/test_lxd_machines.py).
 """
 
 import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from providers.contract import InstanceSpec, Resources
@@ -53,11 +53,11 @@ class Lxd(Adapter):
     @asynccontextmanager
     async def no_space(self) -> AsyncIterator[None]:
         filler = self._daemon.pool / "filler"
-        with filler.open("wb") as file:
-            free = os.statvfs(self._daemon.pool)
-            os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
-        yield
-        filler.unlink()
+        try:
+            fill(filler)
+            yield
+        finally:
+            filler.unlink()
 
     @asynccontextmanager
     async def down(self) -> AsyncIterator[None]:
@@ -75,8 +75,9 @@ class Lxd(Adapter):
 
     async def end(self, instance_id: str) -> None:
         for process in processes_with(f"hostler_test-{instance_id[:8]}"):
-            for child in children(process) if is_monitor(process) else [process]:
-                os.kill(child, signal.SIGKILL)
+            with suppress(OSError):  # some of a virtual machine's end with its QEMU
+                for child in children(process) if is_monitor(process) else [process]:
+                    os.kill(child, signal.SIGKILL)
 
 
 class LxdMachines(Lxd):
@@ -93,6 +94,15 @@ class LxdMachines(Lxd):
     async def failing_halfway(self) -> AsyncIterator[InstanceSpec]:
         """QEMU is started when all else is there, and finds no such memory."""
         yield self.spec(resources=Resources(1, MORE_THAN_ANY_HOST_MIB, 1))
+
+
+def fill(path: Path) -> None:
+    """Until its file system has not one block more, neither for content nor for what tells where that is."""
+    with path.open("wb") as file:
+        for piece in (1 << 20, 1 << 12):
+            with suppress(OSError):
+                while True:
+                    os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, piece)
 
 
 def is_monitor(process: int) -> bool:

@@ -14,29 +14,18 @@ from providers.contract import Arch, Bootstrap, InstanceSpec, Resources
 from providers.isolation import Firewall
 from providers.libvirt import ImageFile, LibvirtProvider, LibvirtSettings
 from tests.demo.places import CACHE, TEST_GUEST
+from tests.real.boot_sectors import ENDINGS, boot_sector
 from tests.runner_images import WITH_UNIT, runner_image
 
 ROOT = Path(__file__).parents[2]
 URI = "qemu:///system"
 SETTINGS = LibvirtSettings(acceleration="tcg", network="hostler-test", subnet="10.219.0.0/24")
 
-CONSOLE_TEXT = b"guest says hello\r\n"
 
-# Boot sectors, 16 bit: each writes CONSOLE_TEXT to the serial port and then does one thing.
-_GREETING = bytes.fromhex("31c0 8ed8 be147c baf803 ac 84c0 7403 ee ebf8 eb")
-ENDINGS = {
-    "halts": bytes.fromhex("fa f4 ebfd"),  # cli; hlt; again
-    "powers-off": bytes.fromhex("ba0406 b80020 ef f4 ebfd"),  # out 0x604, 0x2000: ACPI sleep state 5 of the q35 chipset
-    # rdtsc, and what it says as eight characters: another text each time that a machine boots
-    "tells-its-boot": bytes.fromhex("0f31 baf803 b90800 66c1c004 50 240f 3c0a 7202 0407 0430 ee 58 e2ed fa f4 ebfd"),
-    "resets": bytes.fromhex("b0fe e664 f4 ebfd"),  # out 0x64, 0xfe: the keyboard controller's reset line
-}
-
-
-def boot_sector(ending: str) -> bytes:
-    text = CONSOLE_TEXT + b"\0"
-    code = _GREETING + bytes([len(text)]) + text + ENDINGS[ending]
-    return (code.ljust(510, b"\0") + b"\x55\xaa").ljust(1 << 20, b"\0")
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """LXD's virtual machines take their time: only where they are asked for."""
+    asked = config.getoption("--lxd-machines")
+    return True if collection_path.name == "test_lxd_machines.py" and not asked else None
 
 
 def spec(image: str = "halts", *, url: str = "http://10.219.0.1:1", memory_mib: int = 64) -> InstanceSpec:

@@ -20,6 +20,7 @@ from pylxd.exceptions import LXDAPIException
 
 from providers.isolation import Firewall
 from providers.lxd import LxdSettings, api
+from tests.real.boot_sectors import boot_sector
 
 NETWORK: Final = "hostler-lxdt"
 SUBNET: Final = "10.221.0.0/24"
@@ -72,12 +73,20 @@ class Daemon:
             ["lxd", "waitready", "--timeout", str(_START_SECONDS)], env=self._environment, check=True, timeout=90
         )
 
-    def set_up(self) -> None:
-        """The storage pool that every new LXD needs."""
+    def set_up(self, *, machines: bool = False) -> None:
+        """The storage pool that every new LXD needs; virtual machines need one that can do without the page cache."""
         self.pool.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={POOL_MIB}m", "tmpfs", str(self.pool)], check=True)
+        mount = ["-o", "loop", self._file_system()] if machines else ["-t", "tmpfs", "-o", f"size={POOL_MIB}m", "tmpfs"]
+        subprocess.run(["mount", *mount, self.pool], check=True)
+        for path in self.pool.iterdir():
+            path.rmdir()  # lost+found: LXD wants it empty
         pool = {"name": "default", "driver": "dir", "config": {"source": str(self.pool)}}
         self.client().api.storage_pools.post(json=pool)
+
+    def _file_system(self) -> Path:
+        image = self.directory / "pool.img"
+        subprocess.run(["mke2fs", "-q", "-t", "ext4", "-m", "0", image, f"{POOL_MIB}M"], check=True)
+        return image
 
     def kill(self) -> None:
         self._end(signal.SIGKILL)
@@ -89,11 +98,13 @@ class Daemon:
         return self.import_image(alias, container_tarball(alias, files, metadata, templates))
 
     def import_machine(self, alias: str) -> str:
-        """An image of an empty disk: its firmware finds nothing to boot, and the machine stays."""
+        """An image of a disk that does nothing: a BIOS boots it, UEFI finds nothing to boot, and the machine stays."""
         about = f"architecture: {os.uname().machine}\ncreation_date: 1\nproperties: {{description: {alias}}}\n"
         with tempfile.TemporaryDirectory() as folder:
             disk = Path(folder, "rootfs.img")
-            subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "16M"], check=True)
+            raw = Path(folder, "raw")
+            raw.write_bytes(boot_sector("halts"))
+            subprocess.run(["qemu-img", "convert", "-O", "qcow2", raw, disk], check=True)
             packed = io.BytesIO()
             with tarfile.open(fileobj=packed, mode="w:gz") as archive:
                 entry = tarfile.TarInfo("metadata.yaml")
@@ -185,21 +196,23 @@ def container_tarball(
 
 
 @contextmanager
-def daemon() -> Iterator[Daemon]:
+def daemon(*, machines: bool = False) -> Iterator[Daemon]:
     # The path of a socket has 107 bytes at most, so it lies neither in the clone nor in pytest's folders.
     one = Daemon(Path(tempfile.mkdtemp(prefix="hostler-lxd-", dir="/var/tmp")))
     one.directory.chmod(0o711)  # containers' users must get through
     try:
         one.start()
-        one.set_up()
+        one.set_up(machines=machines)
         yield one
     finally:
         one.remove()
 
 
-def import_images(daemon: Daemon) -> None:
+def import_images(daemon: Daemon, *, machines: bool = False) -> None:
     daemon.import_container("stays", {"sbin/init": STAYS})
     daemon.import_container("has-no-init", {"etc/hostname": "broken\n"})
+    if machines:
+        daemon.import_machine("stays-machine")
 
 
 def is_listening(path: Path) -> bool:

@@ -25,7 +25,7 @@ _PACKAGES: Final = (
     *("systemd-sysv", "udev", "dbus", "kmod", "linux-image-cloud-amd64", "procps", "qemu-guest-agent"),
     *("iproute2", "nftables", "iptables", "ca-certificates", "python3-minimal", "python3-venv"),
     *("qemu-system-x86", "qemu-utils", "ovmf", "libvirt-daemon-system", "libvirt-clients", "dnsmasq-base"),
-    *("lxd", "lxd-client", "squashfs-tools", "xz-utils"),
+    *("lxd", "lxd-client", "squashfs-tools", "xz-utils", "busybox-static"),
 )
 _UNWANTED: Final = ("/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*")
 _FILES: Final = {

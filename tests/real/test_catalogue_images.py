@@ -17,7 +17,8 @@ from providers.libvirt import LibvirtProvider
 from tests.demo.farm import REPOSITORY
 from tests.demo.places import TEST_GUEST
 from tests.providers.adapter import ignore
-from tests.real.conftest import CONSOLE_TEXT, Opener, boot_sector, spec
+from tests.real.boot_sectors import CONSOLE_TEXT, boot_sector
+from tests.real.conftest import Opener, spec
 from tests.real.test_way_of_a_job import world as world
 from tests.real.world import World
 from tests.samples.image_server import ImageServer, serving

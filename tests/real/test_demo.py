@@ -18,7 +18,8 @@ from providers.isolation.rules import port_prefix
 from tests.demo.places import CACHE
 from tests.demo.show import SHOWN
 from tests.demo.traces import settings
-from tests.real.conftest import ROOT, boot_sector
+from tests.real.boot_sectors import boot_sector
+from tests.real.conftest import ROOT
 
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("libvirt_up")]
 

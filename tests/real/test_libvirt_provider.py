@@ -24,7 +24,8 @@ from providers.libvirt.store import Record, Store
 from tests.demo.traces import rules
 from tests.providers.adapter import Ends, ignore
 from tests.providers.with_libvirt import processes_with
-from tests.real.conftest import CONSOLE_TEXT, ROOT, SETTINGS, Opener, spec
+from tests.real.boot_sectors import CONSOLE_TEXT
+from tests.real.conftest import ROOT, SETTINGS, Opener, spec
 
 pytestmark = pytest.mark.real
 

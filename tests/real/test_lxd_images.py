@@ -16,7 +16,8 @@ from providers.images.values import ImageSource
 from providers.lxd import LxdProvider, api, catalogue
 from providers.lxd.request import CONTAINERS, VIRTUAL_MACHINES
 from tests.providers.adapter import ignore
-from tests.real.conftest import boot_sector, spec
+from tests.real.boot_sectors import boot_sector
+from tests.real.conftest import spec
 from tests.real.lxd import STAYS, Daemon, container_tarball
 from tests.samples.image_server import serving
 

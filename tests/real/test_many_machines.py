@@ -13,7 +13,8 @@ import pytest
 
 from tests.demo.places import Guest
 from tests.real import machines
-from tests.real.conftest import CONSOLE_TEXT, boot_sector, start_libvirt
+from tests.real.boot_sectors import CONSOLE_TEXT, boot_sector
+from tests.real.conftest import start_libvirt
 from tests.real.world import World, open_world
 
 pytestmark = pytest.mark.real
