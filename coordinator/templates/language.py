@@ -2,11 +2,13 @@
 
 People write templates, and the coordinator renders them between two requests. So there are conditions, and loops over
 what the values hold, but no loop in a loop, no call, no arithmetic, nothing to be set and few filters: a text that
-doubles what it has set needs forty lines to use up any memory. What a template costs follows from its length.
+doubles what it has set needs forty lines to use up any memory. Filters double too, one after the other: what they make
+is counted, whether it is shown or not.
 """
 
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
+from functools import lru_cache, wraps
 from typing import Any, Final
 
 from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, nodes
@@ -18,12 +20,18 @@ from hostler.errors import HostlerError
 LARGEST: Final = 256 * 1024  # characters of a template
 _LARGEST_SCRIPT: Final = 1024 * 1024  # characters of what is rendered
 
+_MOST_MADE: Final = 8 * 1024 * 1024
+"""Characters that the filters of one template may make, those that the compiler tries beforehand too."""
+
+_made: ContextVar[int] = ContextVar("made")
+
 _ALLOWED: Final[tuple[type[nodes.Node], ...]] = (
     nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.For, nodes.Name, nodes.Const, nodes.Getattr,
     nodes.Getitem, nodes.Filter, nodes.Test, nodes.Compare, nodes.Operand, nodes.And, nodes.Or,
-    nodes.Not, nodes.CondExpr, nodes.Concat, nodes.List, nodes.Tuple,
+    nodes.Not, nodes.CondExpr, nodes.List, nodes.Tuple,
 )  # fmt: skip
-_FILTERS: Final = ("default", "join", "length", "lower", "trim", "upper")
+_FILTERS: Final = ("default", "length")
+_CASES: Final = ("lower", "trim", "upper")
 _TESTS: Final = ("defined", "undefined", "in", "none", "string", "mapping", "true", "false")
 # PowerShell takes each of these for a quote.
 _POWERSHELL_QUOTES: Final = "'\u2018\u2019\u201a\u201b"
@@ -45,6 +53,32 @@ def ps(value: object) -> str:
     return "'" + "".join(one * 2 if one in _POWERSHELL_QUOTES else one for one in str(value)) + "'"
 
 
+def join(values: Iterable[object], separator: object = "") -> str:
+    """The texts of a list, with a separator between them."""
+    if isinstance(values, str | Mapping):
+        raise TemplateInvalid("join is for lists")
+    parts, between = [str(value) for value in values], str(separator)
+    _charge(len(between) * len(parts))  # before it is made
+    return between.join(parts)
+
+
+def _charge(characters: int) -> None:
+    _made.set(_made.get(0) + characters)  # also when it is too much: what follows is not even tried
+    if _made.get(0) > _MOST_MADE:
+        raise TemplateInvalid(f"its filters make more than {_MOST_MADE} characters")
+
+
+def _charged(filter_: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(filter_)
+    def counted(*given: Any) -> Any:
+        _charge(sum(len(one) for one in given if isinstance(one, str)))
+        result = filter_(*given)
+        _charge(len(result) if isinstance(result, str) else 0)
+        return result
+
+    return counted
+
+
 def _environment() -> ImmutableSandboxedEnvironment:
     made = ImmutableSandboxedEnvironment(
         undefined=StrictUndefined,
@@ -55,7 +89,8 @@ def _environment() -> ImmutableSandboxedEnvironment:
         comment_end_string="#%}",
     )
     made.globals.clear()
-    made.filters = {name: made.filters[name] for name in _FILTERS} | {"sh": sh, "ps": ps}
+    ours = {"sh": sh, "ps": ps, "join": join} | {name: made.filters[name] for name in _CASES}
+    made.filters = {name: made.filters[name] for name in _FILTERS} | {n: _charged(one) for n, one in ours.items()}
     made.tests = {name: made.tests[name] for name in _TESTS}
     return made
 
@@ -71,6 +106,7 @@ def parsed(text: str) -> nodes.Template:
     """
     if len(text) > LARGEST:
         raise TemplateInvalid(f"the template has {len(text)} characters; at most {LARGEST} are taken")
+    _made.set(0)
     try:
         tree = _ENVIRONMENT.parse(text)
         # Unknown filters and tests are only noticed here.
@@ -113,6 +149,7 @@ def render(text: str, values: Mapping[str, Any]) -> str:
     template = _compiled(text)
     made: list[str] = []
     length = 0
+    _made.set(0)
     try:
         for piece in template.generate(values):
             length += len(piece)

@@ -92,6 +92,35 @@ def test_what_is_rendered_is_bounded_in_size_and_time() -> None:
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "url" + "|join(url)" * 6 + "|length",
+        "labels" + "|join(labels|join(url))|length",
+        "labels|join(labels|join(labels|join(url)))|length",
+        "url" + "|sh" * 40 + "|length",
+        "'\\''" + "|ps" * 40 + "|length",
+        "['a', 'b', 'c', 'd']|join(" + "['a', 'b', 'c', 'd']|join(" * 30 + "'" + "x" * 1000 + "'" + ")" * 31,
+        "url" + "|upper" * 60_000,
+    ],
+)
+def test_what_is_made_and_not_shown_is_bounded_too(expression: str) -> None:
+    values = {"url": "https://ci.example/'" * 50, "labels": ["x" * 20] * 100}
+    began = time.monotonic()
+    with pytest.raises(TemplateInvalid):
+        render("#!/bin/sh\n{{ " + expression + " }}", values)
+    assert time.monotonic() - began < 5
+
+
+def test_lists_are_joined_and_nothing_else_is() -> None:
+    assert render("{{ labels|join(',') }}", {"labels": ["a", "b"]}) == "a,b"
+    for wrong in ("abc", {"a": 1}, 7):
+        with pytest.raises(TemplateInvalid):
+            render("{{ labels|join(',') }}", {"labels": wrong})
+    with pytest.raises(TemplateInvalid, match="no concat"):
+        render("{{ a ~ a }}", {"a": "x"})
+
+
 @calm
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=60))
 def test_a_word_of_the_shell_is_one_word_whatever_it_holds(value: str) -> None:
