@@ -13,7 +13,17 @@ import msgspec
 
 GENESIS: Final = "0" * 64
 MASK: Final = "***"
-_SECRET_WORDS: Final = ("password", "secret", "token", "private_key", "passphrase", "api_key", "apikey")
+_SECRET_WORDS: Final = (
+    "password",
+    "secret",
+    "token",
+    "private_key",
+    "passphrase",
+    "api_key",
+    "apikey",
+    "passwd",
+    "access_key",
+)
 
 
 class Entry(msgspec.Struct, frozen=True):

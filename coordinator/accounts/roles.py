@@ -24,7 +24,7 @@ _RANK: Final = {Role.VIEWER: 0, Role.OPERATOR: 1, Role.ADMIN: 2}
 class Actor(msgspec.Struct, frozen=True):
     """Who asks for something, as the audit log names them."""
 
-    name: str  # `user:NAME`, `token:NAME` or `local`
+    name: str  # `user:NAME`, `token:NAME`, `first-run` or `local`
     role: Role
     via: str  # rest or grpc
 

@@ -11,9 +11,11 @@ from litestar.params import FromPath, FromQuery, JSONBody
 
 from coordinator.accounts import chain
 from coordinator.accounts.accounts import Accounts
-from coordinator.accounts.roles import Role
+from coordinator.accounts.roles import Actor, Role, acting
+from coordinator.declare_forge import EndpointDeclaration
 from coordinator.http.errors import AnyRequest, ApiError
 from coordinator.rest.guard import OPEN, needs
+from coordinator.rest.view import declared
 from coordinator.store.admin_tokens import AdminToken
 from coordinator.store.store import Store
 from coordinator.store.users import User
@@ -90,14 +92,19 @@ class AuditEntry(msgspec.Struct, frozen=True):
 
 
 def routes(store: Store, accounts: Accounts) -> list[HTTPRouteHandler]:
-    return [*_sessions(accounts), *_users(store, accounts), *_tokens(store), *_audit(store)]
+    return [*_sessions(store, accounts), *_users(store, accounts), *_tokens(store), *_audit(store)]
 
 
-def _sessions(accounts: Accounts) -> list[HTTPRouteHandler]:
+def _sessions(store: Store, accounts: Accounts) -> list[HTTPRouteHandler]:
     @post("/first-run", status_code=200, opt=OPEN, operation_id="FirstRun")
     async def first_run(data: JSONBody[NewUserParams]) -> UserBody:
         """Make the administrator. Once."""
-        return user_body(await accounts.first_run(data.username, data.email, data.full_name, data.password))
+        acting.set(Actor("first-run", Role.ADMIN, "rest"))
+        made = await accounts.first_run(data.username, data.email, data.full_name, data.password)
+        # Clients of GARM name this endpoint without having made it.
+        if not (await declared(store)).there.endpoints:
+            await store.edits.add(EndpointDeclaration(_GITHUB, upload_base_url=_UPLOADS), frozenset())
+        return user_body(made)
 
     @post("/auth/login", status_code=200, opt=OPEN, operation_id="Login")
     async def login(request: AnyRequest, data: JSONBody[PasswordLoginParams]) -> JWTResponse:
@@ -111,6 +118,10 @@ def _sessions(accounts: Accounts) -> list[HTTPRouteHandler]:
         return JWTResponse(accounts.metrics_token())
 
     return [first_run, login, metrics_token]
+
+
+_GITHUB: Final = "github.com"
+_UPLOADS: Final = "https://uploads.github.com"
 
 
 def _users(store: Store, accounts: Accounts) -> list[HTTPRouteHandler]:

@@ -2,8 +2,9 @@
 
 import base64
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Annotated, Final
+from urllib.parse import urlsplit
 
 import msgspec
 from litestar import delete, get, put
@@ -13,7 +14,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from coordinator.accounts.roles import Role
 from coordinator.domain.instance import Instance, RunnerStatus, Status
 from coordinator.forges.contract import ForgeError
-from coordinator.http.errors import ApiError
+from coordinator.http.errors import AnyRequest, ApiError
 from coordinator.rest import shapes
 from coordinator.rest.guard import needs
 from coordinator.rest.params import UpdateControllerParams
@@ -89,9 +90,13 @@ def _controller(store: Store, where: Where) -> list[HTTPRouteHandler]:
         return await controller_info(store, where)
 
     @put("/controller", operation_id="UpdateController")
-    async def update_controller(data: JSONBody[UpdateControllerParams]) -> ControllerInfo:
-        """Say where it is called, for machines made from now on. What is left out stays; empty is as configured."""
-        await store.settings.change(data.changes())
+    async def update_controller(request: AnyRequest, data: JSONBody[UpdateControllerParams]) -> ControllerInfo:
+        """Say where it is called, for machines made from now on. What is left out stays; empty is as configured.
+
+        So is the address of this API, which GARM's client sends when it is initialised: machines are served elsewhere.
+        """
+        here = {urlsplit(where.public_url).netloc, request.headers.get("host", "")}
+        await store.settings.change(data.changes() | dict.fromkeys(_of_this_api(data, here), ""))
         return await controller_info(store, where)
 
     @get("/providers", operation_id="ListProviders")
@@ -102,6 +107,14 @@ def _controller(store: Store, where: Where) -> list[HTTPRouteHandler]:
         return [*clouds, *(ProviderBody(name, "internal", "a driver of build hosts") for name in drivers)]
 
     return [get_controller, update_controller, list_providers]
+
+
+def _of_this_api(data: UpdateControllerParams, here: set[str]) -> Iterator[str]:
+    """Which of the machines' addresses are those that GARM has where its API is."""
+    for name, path in (("metadata_url", "/api/v1/metadata"), ("callback_url", "/api/v1/callbacks")):
+        url = urlsplit(getattr(data, name) or "")
+        if url.netloc in here and url.path.rstrip("/") == path:
+            yield name
 
 
 _ASKS: Final = 2

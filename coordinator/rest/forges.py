@@ -23,6 +23,7 @@ from coordinator.rest.shapes import ForgeCredentials, ForgeEndpoint, endpoint_bo
 from coordinator.rest.typed import typed
 from coordinator.rest.view import View, declared, none
 from coordinator.store.edits import NotThere, credentials_of, endpoint_of
+from coordinator.store.overview import KnownEndpoint
 from coordinator.store.store import Store
 
 _NO_CLOUDS: Final[frozenset[str]] = frozenset()  # only pools name them
@@ -79,8 +80,13 @@ def _endpoints(store: Store, forge: _Forge) -> list[HTTPRouteHandler]:
     @put(f"{path}/{{name:str}}", operation_id=f"Update{called}")
     @typed(body=forge.update_endpoint)
     async def update_endpoint(name: FromPath[str], data: Any) -> ForgeEndpoint:
-        """What is left out stays."""
-        await store.edits.change(kind, name, data.changes(), _NO_CLOUDS)
+        """What is left out stays. Where it is, only while it has no credentials: they would be sent elsewhere."""
+        there = await declared(store)
+        known, changes = there.endpoint(forge.kind, name), data.changes()
+        used = any(one.endpoint_id == known.endpoint.id for one in there.credentials_of(forge.kind))
+        if used and any(name in changes and changes[name] != url for name, url in _addresses(known)):
+            raise ApiError(400, "cannot update endpoint URLs with existing credentials")
+        await store.edits.change(kind, name, changes, _NO_CLOUDS)
         return endpoint_body((await declared(store)).endpoint(forge.kind, name))
 
     @delete(f"{path}/{{name:str}}", status_code=200, operation_id=f"Delete{called}")
@@ -92,6 +98,15 @@ def _endpoints(store: Store, forge: _Forge) -> list[HTTPRouteHandler]:
             return
 
     return [list_endpoints, create_endpoint, get_endpoint, update_endpoint, delete_endpoint]
+
+
+def _addresses(known: KnownEndpoint) -> tuple[tuple[str, str], ...]:
+    endpoint = known.endpoint
+    return (
+        ("base_url", endpoint.base_url),
+        ("api_base_url", endpoint.api_base_url),
+        ("upload_base_url", known.upload_base_url),
+    )
 
 
 def _defaults(forge: _Forge, data: Any) -> dict[str, object]:

@@ -107,9 +107,11 @@ def making_changes(params: Any) -> dict[str, object]:
     """What was said of the machines that a pool or scale set makes, as its declaration calls it."""
     if params.runner_bootstrap_timeout == 0:
         raise ApiError(400, "runner_bootstrap_timeout: cannot be 0")
-    said = {key: getattr(params, name, None) for name, key in _KEPT.items()}
-    kept = {key: value for key, value in said.items() if value is not None}
-    return kept | {key: value for name, key in _KEPT_IF_ANY.items() if (value := getattr(params, name, None))}
+    given = {key: getattr(params, name, None) for name, key in _KEPT.items()}
+    kept: dict[str, object] = {key: value for key, value in given.items() if value is not None}
+    said = kept | {key: value for name, key in _KEPT_IF_ANY.items() if (value := getattr(params, name, None))}
+    # GARM's are of any case, and its machines are named in lower case.
+    return said | ({"runner_prefix": params.runner_prefix.lower()} if params.runner_prefix else {})
 
 
 _NOT_SERVED: Final = ("enable_shell",)

@@ -13,6 +13,7 @@ from coordinator.declare_base import declaration
 from coordinator.declare_entity import owner_keys
 from coordinator.declare_pool import ScaleSetDeclaration
 from coordinator.domain.fleet import EntityKind
+from coordinator.http.errors import ApiError
 from coordinator.rest import choosing, numbered
 from coordinator.rest.params_scale_sets import CreateScaleSetParams, UpdateScaleSetParams
 from coordinator.rest.served import SERVED, Served
@@ -110,7 +111,13 @@ def _changing(store: Store, clouds: frozenset[str]) -> list[HTTPRouteHandler]:
 
     @delete("/scalesets/{number:int}", status_code=200, operation_id="DeleteScaleSet")
     async def delete_scale_set(number: FromPath[int]) -> None:
+        """Refused while it is enabled. One that is not there is no error, as at GARM."""
         numbered.check("scale set", number)
+        known = next((one for one in await store.edits.scale_sets() if one.number == number), None)
+        if known is None:
+            return
+        if known.enabled:
+            raise ApiError(400, "scale set is enabled; disable it first")
         await store.edits.remove(SCALE_SET, number)
 
     return [update_scale_set, delete_scale_set]

@@ -55,6 +55,22 @@ async def test_the_first_run_makes_the_administrator_once(site: Site, slash: str
     assert (await _login(site, "eve")).status_code == 401
 
 
+async def test_who_made_the_first_administrator_is_not_said_to_be_of_this_machine(site: Site) -> None:
+    token = await _admin(site)
+    entries = (await _call(site, "GET", "/audit", token)).json()
+    made = next(entry for entry in entries if entry["target"] == "user ada")
+    assert (made["actor"], made["via"]) == ("first-run", "rest")
+
+
+async def test_a_fresh_installation_has_the_endpoint_that_garms_clients_name(site: Site) -> None:
+    await site.sample.plan('[[flavor]]\nname = "alone"\nvcpus = 1\nmemory_mib = 64\ndisk_gib = 1', prune=True)
+    token = await _admin(site)
+    (made,) = (await _call(site, "GET", "/github/endpoints", token)).json()
+    assert (made["name"], made["base_url"]) == ("github.com", "https://github.com")
+    assert (made["api_base_url"], made["upload_base_url"]) == ("https://api.github.com", "https://uploads.github.com")
+    assert (await _call(site, "DELETE", "/github/endpoints/github.com", token)).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

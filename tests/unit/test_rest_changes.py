@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from unittest import mock
 
 import msgspec
@@ -64,6 +64,9 @@ async def _repository(site: Site) -> Any:
 # --- the controller ---
 
 
+HERE: Final = "http://coordinator.example"
+
+
 async def test_the_controller_is_called_where_somebody_says(site: Site) -> None:
     before = await _call(site, "GET", "/controller-info")
     machine = await site.sample.instance()
@@ -77,6 +80,11 @@ async def test_the_controller_is_called_where_somebody_says(site: Site) -> None:
     told = (await site.call("GET", "/metadata/runner-metadata", machine)).json()["metadata_access"]
     assert (told["metadata_url"], told["callback_url"]) == ("https://m.example/meta", "https://m.example/calls")
     assert (await _audited(site))[0] == ("token:admin", "updated", "controller")
+    # What GARM's client sends when it is initialised with the address of the API.
+    api = {"metadata_url": f"{HERE}/api/v1/metadata", "callback_url": f"{HERE}/api/v1/callbacks/"}
+    initialised = await _call(site, "PUT", "/controller", api | {"webhook_url": f"{HERE}/webhooks"})
+    assert {initialised[name] == before[name] for name in api} == {True}
+    assert initialised["webhook_url"] == f"{HERE}/webhooks"
     as_configured = dict.fromkeys([*urls, "webhook_url"], "")
     assert await _call(site, "PUT", "/controller", as_configured | {"minimum_job_age_backoff": 0}) == before
     assert await _call(site, "PUT", "/controller", {}) == before

@@ -184,6 +184,18 @@ async def test_a_late_webhook_of_a_repository_that_was_removed_is_answered_as_a_
 # --- forges ---
 
 
+async def test_an_endpoint_that_has_credentials_stays_where_it_is(site: Site) -> None:
+    """Whoever could move it would be sent a token that the API never shows."""
+    for name in ("base_url", "api_base_url", "upload_base_url"):
+        refused = await _call(site, "PUT", "/github/endpoints/forge", {name: "https://evil.example"}, 400)
+        assert refused["details"] == "cannot update endpoint URLs with existing credentials"
+    same = {"base_url": "https://forge.example", "description": "ours"}
+    assert (await _call(site, "PUT", "/github/endpoints/forge", same))["description"] == "ours"
+    await _call(site, "POST", "/gitea/endpoints", GITEA)
+    moved = {"base_url": "https://new.example", "api_base_url": "https://new.example"}
+    assert (await _call(site, "PUT", "/gitea/endpoints/tea", moved))["base_url"] == "https://new.example"
+
+
 async def test_endpoints_of_gitea_are_not_those_of_github(site: Site) -> None:
     made = await _call(site, "POST", "/gitea/endpoints", GITEA)
     assert (made["endpoint_type"], made["api_base_url"]) == ("gitea", "https://tea.example")

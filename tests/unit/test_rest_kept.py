@@ -84,9 +84,12 @@ async def test_a_scale_set_is_made_changed_and_removed(site: Site) -> None:
     assert await _call(site, "GET", "/scalesets/1/instances?outdatedOnly=true") == []
     await _call(site, "DELETE", f"/pools/{site.sample.pool.id}")
     assert "has scale sets: gpu, two" in (await _call(site, "DELETE", path, status=400))["details"]
-    await _call(site, "DELETE", "/scalesets/1")
+    assert "disable it first" in (await _call(site, "DELETE", "/scalesets/1", status=400))["details"]
+    await _call(site, "PUT", "/scalesets/1", {"enabled": False})
+    for _ in range(2):  # the second time it is gone
+        await _call(site, "DELETE", "/scalesets/1")
     for number in (1, 0, 2**80):
-        for method, said in (("GET", None), ("PUT", {}), ("DELETE", None)):
+        for method, said in (("GET", None), ("PUT", {})):
             await _call(site, method, f"/scalesets/{number}", said, 404)
         await _call(site, "GET", f"/scalesets/{number}/instances", status=404)
 
