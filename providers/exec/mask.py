@@ -1,14 +1,19 @@
 """Keeps secrets that an executable was given out of the texts that quote it."""
 
+import base64
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
+
+import msgspec
 
 from providers.exec.spec import CloudSpec
 
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|KEY", re.IGNORECASE)
 _SHORTEST_GUESS = 8  # a variable's name only hints at a secret: short values are rather settings
+_SCRIPTS = ("runner_install_template", "pre_install_scripts")  # GARM's names, in base64
 HIDDEN = "***"
 
 
@@ -36,7 +41,28 @@ class Mask:
 
 def secrets_of_spec(spec: CloudSpec) -> set[str]:
     tokens = {spec.instance_token, *(tool.temp_download_token for tool in spec.tools)}
-    return tokens | _passwords(spec.proxy_config.http_proxy, spec.proxy_config.https_proxy)
+    specs = secrets_of_specs(spec.extra_specs or None)
+    return tokens | specs | _passwords(spec.proxy_config.http_proxy, spec.proxy_config.https_proxy)
+
+
+def secrets_of_specs(specs: Mapping[str, Any] | None) -> set[str]:
+    """Of a pool: values whose names say that they are secret, scripts (the machine's token is in ours), and the whole."""
+    if not specs:
+        return set()
+    packed = base64.b64encode(msgspec.json.encode(specs)).decode()
+    return {packed, *_named(specs)}
+
+
+def _named(value: Any, *, is_secret: bool = False) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            told = bool(_SECRET_NAME.search(str(name))) or name in _SCRIPTS
+            yield from _named(item, is_secret=is_secret or told)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _named(item, is_secret=is_secret)
+    elif is_secret and isinstance(value, str) and len(value) >= _SHORTEST_GUESS:
+        yield value
 
 
 def secrets_of_environment(passed: Mapping[str, str]) -> set[str]:

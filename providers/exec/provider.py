@@ -24,7 +24,7 @@ from providers.exec.errors import (
     RequestInvalid,
     StillMaking,
 )
-from providers.exec.mask import Mask, secrets_of_environment, secrets_of_spec
+from providers.exec.mask import Mask, secrets_of_environment, secrets_of_spec, secrets_of_specs
 from providers.exec.settings import ExecSettings
 from providers.exec.spec import CloudInstance, CloudSpec
 
@@ -180,7 +180,8 @@ class ExecProvider:
         """Returns standard output, and the mask for whoever wants to quote it. `claim`: the instance that it makes."""
         self._check(call)
         environment = build(self.settings, self._controller_id, call, os.environ)
-        mask = Mask((secrets or set()) | secrets_of_environment(passed_on(self.settings, os.environ)))
+        passed = secrets_of_environment(passed_on(self.settings, os.environ)) | secrets_of_specs(call.extra_specs)
+        mask = Mask((secrets or set()) | passed)
         async with self._slots:
             try:
                 with self._claims.claim(claim) if claim else nullcontext(()) as inherited:

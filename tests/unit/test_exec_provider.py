@@ -288,6 +288,26 @@ async def test_no_error_tells_a_secret(make: Make, monkeypatch: pytest.MonkeyPat
         assert secret not in told
 
 
+async def test_no_error_tells_what_of_a_pools_extra_specs_is_secret(make: Make) -> None:
+    """Nor the script in it, whose base64 holds the machine's token; on whichever call."""
+    script = base64.b64encode(b"#!/bin/sh\nTOKEN=instance-secret\n").decode()
+    specs = {
+        "runner_install_template": script,
+        "nested": [{"admin_password": "hunter22-hunter22"}],
+        "subnet": "net-1234",
+    }
+    cloud = make("tells-secrets")
+    with pytest.raises(ProviderCommandFailed) as made:
+        await cloud.create(msgspec.structs.replace(SPEC, extra_specs=specs))
+    with pytest.raises(ProviderCommandFailed) as listed:
+        await cloud.list(POOL, specs)
+    packed = base64.b64encode(msgspec.json.encode(specs)).decode()
+    for told in (made.value.stderr, listed.value.stderr):
+        assert "GARM_POOL_EXTRASPECS=***" in told
+        assert not [secret for secret in (script, "hunter22", packed) if secret in told]
+    assert "net-1234" in made.value.stderr
+
+
 async def test_one_that_cannot_be_started_is_told_so(make: Make, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.write_bytes(b"\x00not a program")
