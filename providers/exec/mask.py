@@ -46,7 +46,7 @@ def secrets_of_spec(spec: CloudSpec) -> set[str]:
 
 
 def secrets_of_specs(specs: Mapping[str, Any] | None) -> set[str]:
-    """Of a pool: values whose names say that they are secret, scripts (the machine's token is in ours), and the whole."""
+    """Of a pool: values whose names say that they are secret, scripts (ours hold a machine's token), and the whole."""
     if not specs:
         return set()
     packed = base64.b64encode(msgspec.json.encode(specs)).decode()

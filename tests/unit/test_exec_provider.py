@@ -291,12 +291,9 @@ async def test_no_error_tells_a_secret(make: Make, monkeypatch: pytest.MonkeyPat
 async def test_no_error_tells_what_of_a_pools_extra_specs_is_secret(make: Make) -> None:
     """Nor the script in it, whose base64 holds the machine's token; on whichever call."""
     script = base64.b64encode(b"#!/bin/sh\nTOKEN=instance-secret\n").decode()
-    specs = {
-        "runner_install_template": script,
-        "nested": [{"admin_password": "hunter22-hunter22"}],
-        "subnet": "net-1234",
-    }
-    cloud = make("tells-secrets")
+    passwords = [{"admin_password": "hunter22-hunter22"}]
+    specs = {"runner_install_template": script, "nested": passwords, "subnet": "net-1234"}
+    cloud = make("tells-secrets", interface_version="v0.1.1")
     with pytest.raises(ProviderCommandFailed) as made:
         await cloud.create(msgspec.structs.replace(SPEC, extra_specs=specs))
     with pytest.raises(ProviderCommandFailed) as listed:

@@ -165,7 +165,9 @@ def test_a_text_cut_anywhere_keeps_no_end_of_a_secret(before: str, secret: str, 
 
 
 def test_secrets_are_found_in_spec_and_environment() -> None:
-    assert secrets_of_spec(SPEC) == {"instance-secret", "download-secret", "proxy-secret"}
+    packed = base64.b64encode(b'{"api_key":"specs-secret"}').decode()
+    found = {"instance-secret", "download-secret", "proxy-secret", "specs-secret", packed}
+    assert secrets_of_spec(SPEC) == found
     environment = {
         "https_proxy": "user:other-secret@proxy.example",
         "HTTP_PROXY": "http://[broken",
