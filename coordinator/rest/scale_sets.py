@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Final
 
-import msgspec
 from litestar import delete, get, post, put
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, JSONBody, QueryParameter
@@ -17,7 +16,16 @@ from coordinator.http.errors import ApiError
 from coordinator.rest import choosing, numbered
 from coordinator.rest.params_scale_sets import CreateScaleSetParams, UpdateScaleSetParams
 from coordinator.rest.served import SERVED, Served
-from coordinator.rest.shapes import GROUP, ForgeEndpoint, InstanceBody, OwnerNames, Tag, endpoint_body, owner_names
+from coordinator.rest.shapes import (
+    GROUP,
+    ForgeEndpoint,
+    InstanceBody,
+    OwnerNames,
+    Tag,
+    endpoint_body,
+    owner_names,
+    seen_specs,
+)
 from coordinator.rest.view import View, declared, none
 from coordinator.store.edits import SCALE_SET
 from coordinator.store.listed import KnownScaleSet
@@ -198,7 +206,7 @@ def _body(known: KnownScaleSet, there: View) -> ScaleSet:
         runner_group=known.runner_group,
         runner_bootstrap_timeout=int(known.bootstrap_timeout.total_seconds()) // 60,
         generation=known.generation,
-        extra_specs=msgspec.json.decode(known.extra_specs),
+        extra_specs=seen_specs(known.extra_specs),
         template_id=template.number,
         template_name=template.name,
         proxy_id=proxy.number,

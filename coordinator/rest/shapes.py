@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import msgspec
 
+from coordinator.accounts.chain import MASK, masked
+from coordinator.accounts.roles import Role, acting
 from coordinator.declare_entity import keys_of
 from coordinator.domain.fleet import Entity, EntityKind, ForgeKind, Pool
 from coordinator.domain.instance import Instance
@@ -287,6 +289,18 @@ _SHORT: Final = {
 }
 
 
+def seen_specs(extra_specs: str) -> dict[str, Any]:
+    """As whoever asks may see them: to those who may only look, what is secret is not shown, nor are scripts."""
+    found: dict[str, Any] = msgspec.json.decode(extra_specs)
+    if acting.get().role.includes(Role.OPERATOR):
+        return found
+    hidden: dict[str, Any] = masked(found)
+    return hidden | dict.fromkeys(_SCRIPTS & hidden.keys(), MASK)
+
+
+_SCRIPTS: Final = frozenset({"runner_install_template", "pre_install_scripts"})
+
+
 def pool_body(
     known: KnownPool,
     entity: Entity,
@@ -312,7 +326,7 @@ def pool_body(
         runner_bootstrap_timeout=int(pool.bootstrap_timeout.total_seconds()) // 60,
         priority=pool.priority,
         generation=pool.generation,
-        extra_specs=msgspec.json.decode(pool.extra_specs),
+        extra_specs=seen_specs(pool.extra_specs),
         template_id=template.number,
         template_name=template.name,
         proxy_id=proxy.number,

@@ -267,7 +267,7 @@ async def test_a_coordinators_own_rest_api_is_read_like_a_garms(sample: Sample, 
             'image = "ami-1"\nflavor = "m9.huge"\nlabels = ["gpu"]\n'
         )
         end = site.sample.clock().replace(year=2999)
-        await site.store.admin_tokens.keep("mover", tickets.digest(token), end, Role.VIEWER)
+        await site.store.admin_tokens.keep("mover", tickets.digest(token), end, Role.OPERATOR)
         answer = partial(_of_site, site, asyncio.get_running_loop())
         with api(answer) as url:
             asked = ["import", "garm", "--url", url, "--token", token, "--secrets-file", secrets]

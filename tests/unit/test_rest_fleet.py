@@ -50,6 +50,25 @@ async def test_providers_are_the_clouds_and_what_hosts_have(site: Site) -> None:
     assert [(one["name"], one["type"]) for one in told] == [("cloud", "external"), ("libvirt", "internal")]
 
 
+async def test_who_may_only_look_sees_no_secret_of_extra_specs(site: Site) -> None:
+    specs = (
+        '{ zone = "b", admin_password = "hunter2", runner_install_template = "IyEvYmluL3No", list = [{ token = "t" }] }'
+    )
+    await site.sample.apply(
+        '[[pool]]\nname = "far"\nendpoint = "forge"\nrepository = "Octo/Widgets"\nprovider = "cloud"\n'
+        f'image = "ami-1"\nflavor = "m9.huge"\nlabels = ["gpu"]\nextra_specs = {specs}\n'
+    )
+    seen = {one["name"]: one["extra_specs"] for one in await _get(site, "/pools")}["far"]
+    hidden = {"admin_password": "***", "runner_install_template": "***", "list": [{"token": "***"}]}
+    assert seen == {"zone": "b"} | hidden
+    end = site.sample.clock().replace(year=2999)
+    operator = tickets.ticket(Kind.ADMIN, b"the operator's..")
+    await site.store.admin_tokens.keep("run", tickets.digest(operator), end, Role.OPERATOR)
+    answer = await site.client.get("/api/v1/pools", headers={"Authorization": f"Bearer {operator}"})
+    whole = {one["name"]: one["extra_specs"] for one in answer.json()}["far"]
+    assert (whole["admin_password"], whole["runner_install_template"]) == ("hunter2", "IyEvYmluL3No")
+
+
 async def test_what_is_declared_is_told_with_all_that_belongs_to_it(site: Site) -> None:
     machine = await site.sample.instance()
     await site.sample.apply(TWIN)
