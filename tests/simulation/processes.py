@@ -59,7 +59,7 @@ async def _start(module: str, config: Path, within: Sequence[str] = ()) -> Proce
 async def start_coordinator(directory: Path, config: CoordinatorConfig) -> Process:
     clouds = "".join(
         f'[[provider]]\nname = "{one.name}"\nexecutable = "{one.executable}"\nconfig_file = "{one.config_file}"\n'
-        f'environment = ["PATH"]\ntimeout_seconds = {one.timeout_seconds}\n'
+        f'environment = ["PATH"]\ntimeout_seconds = {one.timeout_seconds}\nappear_seconds = {one.appear_seconds}\n'
         for one in config.provider
     )
     path = directory / "coordinator.toml"
