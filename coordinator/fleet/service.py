@@ -67,7 +67,11 @@ class FleetService(FleetServicer):
         ended = await self._strays.ended(hello.host, hello.inventory)
         short = wire.pressure(hello.pressure)
         record = wire.host_record(hello, now, openness.closed_for(short, len(ended)))
-        await self._present(record, number, hello.agent_run)
+        try:
+            if not await self._present(record, number, hello.agent_run, let_in.enrolment):
+                await self._entrance.recheck(context)  # says why: what has ended never stands again
+        except NotAdmitted as refusal:
+            await _abort(context, hello.host, refusal)
         link = self._links.open(hello.host, number, hello.agent_run, now, let_in.enrolment)
         link.short, link.told, link.strays_to_go = short, record.pressure, ended
         log.info("host connected", host=hello.host, agent_version=hello.agent_version)
@@ -90,11 +94,11 @@ class FleetService(FleetServicer):
         if link.why is not None:
             await _abort(context, link.host, link.why)
 
-    async def _present(self, host: HostRecord, number: int, run: str) -> None:
+    async def _present(self, host: HostRecord, number: int, run: str, enrolment: str) -> bool:
         """Hosts that connect together share a commit, which goes on when one of them leaves before its end."""
-        presenting = asyncio.create_task(self._store.hosts.present(host, number, run))
+        presenting = asyncio.create_task(self._store.hosts.present(host, number, run, enrolment))
         try:
-            await asyncio.shield(presenting)
+            return await asyncio.shield(presenting)
         except asyncio.CancelledError:
             await asyncio.wait({presenting})
             await self._leave(host.name, number, host.last_seen)

@@ -149,6 +149,12 @@ class Enrolments:
         return set(given) - standing
 
 
+async def standing_among(connection: AsyncConnection, given: Collection[str]) -> set[str]:
+    """Those of these enrolments that stand, until the end of the caller's transaction."""
+    known = sa.select(enrolments.c.id).where(enrolments.c.id.in_(sorted(filter(None, given))), enrolments.c.ended == "")
+    return set(await connection.scalars(known.order_by(enrolments.c.id).with_for_update(read=True)))
+
+
 async def shut_out(connection: AsyncConnection, host: str, now: datetime) -> Had:
     """End a host's enrolment and its open invitations, in the caller's transaction; its stream is to be cut then."""
     ended = await _end(connection, host, REVOKED, now)

@@ -14,6 +14,7 @@ from coordinator.domain.resources import Resources
 from coordinator.store import changed
 from coordinator.store.batch import Batcher
 from coordinator.store.database import Database
+from coordinator.store.enrolments import standing_among
 from coordinator.store.retrying import retried
 from coordinator.store.rows import DriverInfo, Row
 from coordinator.store.schema import consoles, hosts
@@ -85,6 +86,7 @@ class _Presented(msgspec.Struct, frozen=True):
     host: HostRecord
     stream: int
     agent_run: str
+    enrolment: str
 
 
 class Hosts:
@@ -92,17 +94,21 @@ class Hosts:
         self._database = database
         self._me = me
         self._clock = clock
-        self._presented: Batcher[_Presented, None] = Batcher(self._write_presented)
+        self._presented: Batcher[_Presented, bool] = Batcher(self._write_presented)
 
-    async def present(self, host: HostRecord, stream: int, agent_run: str) -> None:
-        """An agent has connected here: take what it says of its host. Whoever held an older stream lets go of it."""
-        await self._presented.submit(_Presented(host, stream, agent_run))
+    async def present(self, host: HostRecord, stream: int, agent_run: str, enrolment: str = "") -> bool:
+        """An agent has connected here: take what it says of its host. Whoever held an older stream lets go of it.
+
+        Returns False when its enrolment has ended meanwhile, perhaps with the host itself: then nothing is taken.
+        """
+        return await self._presented.submit(_Presented(host, stream, agent_run, enrolment))
 
     @retried
-    async def _write_presented(self, presented: Sequence[_Presented]) -> Sequence[None]:
-        newest = {one.host.name: one for one in presented}
-        rows = [self._row(newest[name]) for name in sorted(newest)]  # two coordinators must not wait for each other
+    async def _write_presented(self, presented: Sequence[_Presented]) -> Sequence[bool]:
         async with self._database.write() as connection:
+            standing = await standing_among(connection, {one.enrolment for one in presented}) | {""}
+            newest = {one.host.name: one for one in presented if one.enrolment in standing}
+            rows = [self._row(newest[name]) for name in sorted(newest)]  # two coordinators must not wait for each other
             changed.of(connection).hosts.update(newest)
             known = set(await connection.scalars(sa.select(hosts.c.name).where(hosts.c.name.in_(newest))))
             old = [
@@ -118,7 +124,7 @@ class Hosts:
             new = [row for row in rows if row["name"] not in known]
             if new:
                 await connection.execute(sa.insert(hosts), new)
-        return [None] * len(presented)
+        return [one.enrolment in standing for one in presented]
 
     def _row(self, presented: _Presented) -> dict[str, Any]:
         host = presented.host

@@ -82,8 +82,9 @@ class Upkeep:
         now = self._clock()
         async with self._database.write() as connection:
             here = await instance_rows.of_host(connection, name)
-            row = (await connection.execute(_locked(name))).first()
+            # Before the host is looked for: who connects by it at this moment is waited for, or is shut out.
             had = await shut_out(connection, name, now)
+            row = (await connection.execute(_locked(name))).first()
             if row is None:
                 if not had:
                     await unknown(connection, name)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
@@ -121,6 +122,23 @@ async def test_revoking_ends_what_stands_and_is_open_and_is_told(sample: Sample)
         await kept.revoke("build-1")
     again = await enrol(sample)
     assert await kept.ended([first, again, other]) == {first}
+
+
+async def test_whoever_is_removed_while_it_connects_is_not_there_again(sample: Sample) -> None:
+    """Whichever of the two comes first."""
+    for number in range(8):
+        one = msgspec.structs.replace(sample.host(), name=f"build-{number}")
+        kept = msgspec.structs.replace(one, name="kept")
+        enrolment, keeps = await enrol(sample, one.name), await enrol(sample, "kept")
+        _, _, taken = await asyncio.gather(
+            sample.store.hosts.present(one, 1, "agent", enrolment),
+            sample.store.upkeep.remove(one.name, force=True),
+            sample.store.hosts.present(kept, number, "agent", keeps),
+        )
+        assert taken
+        assert one.name not in {host.name for host in await sample.store.hosts.all()}
+        assert not await sample.store.hosts.present(one, 2, "agent", enrolment)
+        assert one.name not in {host.name for host in await sample.store.hosts.all()}
 
 
 async def test_a_host_that_enrols_anew_ends_what_it_had(sample: Sample) -> None:

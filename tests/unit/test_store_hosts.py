@@ -55,7 +55,7 @@ async def test_a_host_that_leaves_while_it_is_presented_is_not_taken_for_connect
     strays = Strays(sample.store, AsyncMock(), ORPHAN_GRACE)
     service = FleetService(sample.store, Links(), Reconciler(sample.store, lambda _: None, strays), strays, Loopback())
     tasks = [
-        asyncio.create_task(service._present(msgspec.structs.replace(HOST, name=f"new-{number}"), number, ""))
+        asyncio.create_task(service._present(msgspec.structs.replace(HOST, name=f"new-{number}"), number, "", ""))
         for number in range(20)
     ]
     await asyncio.sleep(0)
