@@ -14,7 +14,7 @@ import msgspec
 
 from tests.real.server_image import Image
 
-_BOOT_SECONDS: Final = 600.0
+_BOOT_SECONDS: Final = 300.0
 _COMMAND_SECONDS: Final = 600.0
 _PAUSE: Final = 0.1
 _CMDLINE: Final = "root=/dev/vda rw console=ttyS0 quiet panic=-1 net.ifnames=1 mitigations=off random.trust_cpu=on"

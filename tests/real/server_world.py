@@ -5,7 +5,7 @@ import shlex
 import shutil
 import subprocess
 import tarfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -30,7 +30,7 @@ AGENT: Final = "hostler-agent"
 LXD_LABELS: Final = ("self-hosted", "lxd")
 LXD_GUEST: Final = Guest(TEST_GUEST.image, TEST_GUEST.path, driver="lxd")
 LEASE_SECONDS: Final = 60  # the least that is allowed
-PATIENCE_SECONDS: Final = 600.0
+PATIENCE_SECONDS: Final = 300.0
 # One address of this machine, here and in the server alike: QEMU's network leads there without a door in the server.
 _MEETING_POINT: Final = LibvirtSettings(subnet="10.222.0.0/24")
 _FILES: Final = "/mnt"  # in the server: what came with it
@@ -158,6 +158,11 @@ class ServerWorld(World, frozen=True, kw_only=True):
         """QEMUs of machines in the server: process id and command line, as ps shows them."""
         said = (await self.server.ends("pgrep --full --list-full 'qemu-system-x86_64 -(name|S|daemonize)'")).said
         return {int(line.split()[0]): line for line in said.splitlines() if "pgrep" not in line}
+
+    async def users(self, processes: Iterable[int]) -> set[int]:
+        """Numbers of the users that these run as."""
+        said = await self.server.run(f"ps -o uid= -p {','.join(map(str, processes))}")
+        return {int(user) for user in said.split()}
 
     async def kill_service(self, unit: str) -> None:
         """Returns when systemd has started it again."""

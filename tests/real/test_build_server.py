@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from tests.real.server_world import AGENT, LXD_GUEST, LXD_LABELS, ServerWorld, open_server_world
 
-pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1200)]
 
 PROOF: Final = "uname -n; grep -c -w svm /proc/cpuinfo; cat /sys/class/dmi/id/product_name"
 
@@ -56,17 +56,20 @@ async def test_a_job_runs_in_a_virtual_machine_of_lxd(world: ServerWorld) -> Non
     assert int(with_svm) == 1
 
 
-async def test_machines_outlive_their_agent_and_libvirtd_and_their_jobs_end_well(world: ServerWorld) -> None:
+async def test_machines_outlive_their_agent_and_its_hypervisors_and_their_jobs_end_well(world: ServerWorld) -> None:
     jobs = {"one": await world.queue_waiting("one"), "other": await world.queue_waiting("other", LXD_LABELS)}
     known = await world.busy(2)
     running = await world.machines()
     assert len(running) == 2
+    assert all("-sandbox on" in command for command in running.values())
+    assert 0 not in await world.users(running)
 
     await world.kill_service(AGENT)
     await world.presence("connected")
     assert await world.adopted() == known.keys()
-    await world.kill_service("libvirtd")
-    await world.drivers("libvirt", "lxd")
+    for hypervisor in ("libvirtd", "lxd"):
+        await world.kill_service(hypervisor)
+        await world.drivers("libvirt", "lxd")
 
     assert await world.machines() == running
     assert await world.known() == known
