@@ -48,6 +48,18 @@ class Way(msgspec.Struct, frozen=True):
         return grpc.aio.secure_channel(self.address, proof, options=CHANNEL_OPTIONS)
 
 
+def address(data_dir: Path, section: CoordinatorSection) -> str:
+    """Where the coordinator is, as HOST:PORT, whether or not it can be reached like this.
+
+    Raises:
+        IdentityUnusable: see there.
+    """
+    if section.address:
+        return section.address
+    mine = identity.load(data_dir)
+    return BESIDE if mine is None else mine.agents_address
+
+
 def find(data_dir: Path, host: str, section: CoordinatorSection, now: datetime) -> Way:
     """As things are now: a host may be enrolled while its agent runs.
 

@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import ClassVar
 
+from agent import dial
 from agent.config import AgentConfig, subnets
 from hostler.config import check
 from hostler.errors import ConfigError
 from providers.contract import HostProvider
 from providers.images import qemu_img
 from providers.images.store import Finish
-from providers.isolation.rules import Network
+from providers.isolation import Coordinator, Network
 from providers.libvirt import ImageFile, LibvirtProvider, LibvirtSettings
 from providers.pci import DeviceKind, check_devices
 
@@ -53,7 +54,10 @@ class LibvirtConfig(AgentConfig, frozen=True, forbid_unknown_fields=True, kw_onl
         return self.libvirt.isolated
 
     def make_provider(self, others: tuple[AgentConfig, ...] = ()) -> HostProvider:
-        return LibvirtProvider(self.libvirt, list(self.image), self.instances_path, subnets(others), self.device)
+        called = Coordinator(lambda: dial.address(self.data_path, self.coordinator))
+        return LibvirtProvider(
+            self.libvirt, list(self.image), self.instances_path, subnets(others), self.device, called
+        )
 
 
 CONFIG = LibvirtConfig

@@ -2,11 +2,12 @@
 
 from typing import ClassVar
 
+from agent import dial
 from agent.config import AgentConfig, subnets
 from providers.contract import HostProvider
 from providers.images import qemu_img
 from providers.images.store import Finish
-from providers.isolation.rules import Network
+from providers.isolation import Coordinator, Network
 from providers.lxd import LxdProvider, LxdSettings
 from providers.lxd.request import TYPES
 
@@ -26,7 +27,8 @@ class LxdConfig(AgentConfig, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def make_provider(self, others: tuple[AgentConfig, ...] = ()) -> HostProvider:
         # Not where libvirt's machines are: each takes what it does not know there for what a crash left of its own.
-        return LxdProvider(self.lxd, self.data_path / "lxd", subnets(others))
+        called = Coordinator(lambda: dial.address(self.data_path, self.coordinator))
+        return LxdProvider(self.lxd, self.data_path / "lxd", subnets(others), called)
 
 
 CONFIG = LxdConfig

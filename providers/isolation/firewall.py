@@ -5,9 +5,11 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from providers.isolation import bridge, nft, rules
+from providers.isolation.gate import Gate, tc
 from providers.isolation.rules import Guest, Json, Network
 
 Apply = Callable[[Json, Callable[[int], None]], None]
+Remember = Callable[[Mapping[str, Guest]], None]
 
 _REMEMBERED: Final = 64  # process ids of ours: what the kernel tells of a change comes within milliseconds
 
@@ -18,9 +20,19 @@ class Firewall:
     Changes that wait for one another are carried out together: ten machines at once cost two or three runs of nft.
     """
 
-    def __init__(self, network: Network, apply: Apply = nft.apply) -> None:
+    def __init__(
+        self,
+        network: Network,
+        apply: Apply = nft.apply,
+        *,
+        gate: Gate | None = None,
+        remember: Remember = lambda _guests: None,
+    ) -> None:
+        """`remember` is told who is admitted before the rules say so, and who is not any more before they do not."""
         self.network = network
         self._apply = apply
+        self._gate = gate or Gate(network.bridge, tc)
+        self._remember = remember
         self._guests: dict[str, Guest] = {}
         self._owed: set[str] = set()  # admitted no longer, but their rules may be in force still
         self._wanted = 0  # counts changes of the guests
@@ -81,11 +93,24 @@ class Firewall:
                 return  # somebody who came later has carried it out as well
             bridge.check(self.network)
             with self._state:
-                version, guests, settled = self._wanted, list(self._guests.values()), set(self._owed)
-            self._apply(rules.document(self.network, guests), self._note)
+                version, guests, settled = self._wanted, dict(self._guests), set(self._owed)
+            self._remember(guests)
+            self._apply(rules.document(self.network, guests.values()), self._note)
+            # After the rules: they mark what may come through it.
+            self._gate.close()
             self._in_force = version
             with self._state:
                 self._owed -= settled
+
+    def close_gate(self) -> None:
+        """At a bridge that has been made since the rules were put in place.
+
+        Raises:
+            IsolationFailed: it may be open.
+        """
+        with self._applying:
+            if self._in_force:
+                self._gate.close()
 
     def remove(self) -> None:
         """Take all rules of the network away: only for one whose bridge is gone.

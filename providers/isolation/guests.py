@@ -1,7 +1,7 @@
 """From what a machine is given to what it may send: its port, its addresses, and every opening that is its."""
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 from urllib.parse import urlsplit
@@ -23,9 +23,19 @@ def port_name(network: Network, address: IPv4Address) -> str:
     return f"{port_prefix(network)}{int(address) - int(network.subnet.network_address):x}"
 
 
-def guest_of(network: Network, address: IPv4Address, access: NetworkAccess, runner_api: tuple[str, ...]) -> Guest:
-    """`runner_api`: what the function of that name returned when the machine was made."""
-    found = [opening(entry) for entry in runner_api] + openings(access.allow)
+def guest_of(
+    network: Network,
+    address: IPv4Address,
+    access: NetworkAccess,
+    runner_api: tuple[str, ...],
+    coordinator: Iterable[str] = (),
+) -> Guest:
+    """`runner_api`: what the function of that name returned when the machine was made.
+
+    `coordinator`: the addresses that the agent called then.
+    """
+    called = [opening(entry) for entry in runner_api]
+    found = called + openings(access.allow)
     if access.resolver:
         found += [Opening(IPv4Network(network.gateway), _DNS_PORT, protocol) for protocol in ("udp", "tcp")]
     return Guest(
@@ -34,6 +44,7 @@ def guest_of(network: Network, address: IPv4Address, access: NetworkAccess, runn
         address=address,
         policy=access.policy,
         openings=tuple(found),
+        coordinator=tuple(sorted({*map(IPv4Address, coordinator), *(one.network.network_address for one in called)})),
     )
 
 

@@ -19,6 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from hostler.network import NetworkPolicy, Opening
+from providers.isolation.mark import MARK
 
 Json = dict[str, Any]
 
@@ -60,6 +61,7 @@ class Guest(msgspec.Struct, frozen=True):
     address: IPv4Address
     policy: NetworkPolicy
     openings: tuple[Opening, ...] = ()  # besides what the policy admits: runner API, resolver, allow list
+    coordinator: tuple[IPv4Address, ...] = ()  # closed but for the openings, for all machines of the network
 
 
 def port_prefix(network: Network) -> str:
@@ -104,8 +106,11 @@ def _bridge(network: Network, guests: list[Guest]) -> list[Json]:
         _rule("bridge", network, "from-machines", _is_not(_meta("iifname"), f"{port_prefix(network)}*"), _ACCEPT),
         # The type as the frame has it, so that a VLAN's tag hides nothing.
         _rule("bridge", network, "from-machines", _is_not(_ETHER_TYPE, {"set": ["ip", "arp"]}), _DROP),
-        _rule("bridge", network, "from-machines", _in("senders", *ip_sender), _ACCEPT),
-        _rule("bridge", network, "from-machines", _in("senders", *arp_frame), _in("senders", *arp_sender), _ACCEPT),
+        _rule("bridge", network, "from-machines", _in("senders", *ip_sender), _PROVED, _ACCEPT),
+        _rule(
+            *("bridge", network, "from-machines"),
+            *(_in("senders", *arp_frame), _in("senders", *arp_sender), _PROVED, _ACCEPT),
+        ),
         _rule("bridge", network, "from-machines", _DROP),
         _hook("bridge", network, "to-the-host", "input", _FIRST),
         # Frames for the bridge itself (IEEE 802.1D) come past the first hook, and the bridge would learn their senders.
@@ -146,6 +151,7 @@ def _inet(network: Network, guests: list[Guest]) -> list[Json]:
         rule(_in("services", *to_port), _ACCEPT),
         rule(_is_not({"fib": {"result": "type", "flags": ["daddr"]}}, "unicast"), _DROP),
         *(rule(_to(one), _DROP) for one in METADATA),
+        rule(_is(_field("ip", "daddr"), "@coordinator"), _DROP),
         rule(_in("networks", *to), _ACCEPT),
         rule(_in("network-services", *to_port), _ACCEPT),
         rule({"vmap": {"key": _field("ip", "saddr"), "data": "@policies"}}),
@@ -185,6 +191,7 @@ def _inet_sets(network: Network, guests: list[Guest]) -> list[Json]:
     pair = ["ipv4_addr", "ipv4_addr"]
     with_port = [*pair, "inet_proto", "inet_service"]
     return [
+        _addresses("inet", network, "coordinator", {one for guest in guests for one in guest.coordinator}),
         _set("inet", network, "addresses", pair, addresses),
         _set("inet", network, "services", with_port, services),
         _set("inet", network, "networks", pair, networks, intervals=True),
@@ -246,6 +253,12 @@ def _set(
     return _add(family, network, "set", **values)
 
 
+def _addresses(family: str, network: Network, name: str, members: Iterable[IPv4Address]) -> Json:
+    values: Json = {"name": name, "type": "ipv4_addr"}
+    elements = [str(one) for one in sorted(members)]
+    return _add(family, network, "set", **(values | {"elem": elements} if elements else values))
+
+
 def _map(family: str, network: Network, name: str, elements: list[list[Any]]) -> Json:
     values: Json = {"elem": elements} if elements else {}
     return _add(family, network, "map", name=name, type="ipv4_addr", map="verdict", **values)
@@ -260,6 +273,7 @@ def _field(protocol: str, field: str) -> Json:
 
 
 _ETHER_TYPE: Final = _field("ether", "type")
+_PROVED: Final[Json] = {"mangle": {"key": _meta("mark"), "value": {"|": [_meta("mark"), MARK]}}}
 
 
 def _prefix(network: IPv4Network) -> Json:

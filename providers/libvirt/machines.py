@@ -12,7 +12,7 @@ import structlog
 from hostler.images import ImageFormat
 from providers.addresses import mac_address
 from providers.contract import ImageUnavailable, InstanceSpec, Machine, MachineState, Phase, ProviderError, Report
-from providers.isolation import Firewall, Guest, guest_of, port_name, runner_api
+from providers.isolation import Coordinator, Firewall, Guest, guest_of, port_name, runner_api
 from providers.libvirt import domains
 from providers.libvirt.disk import Base, Images, Overlays
 from providers.libvirt.domain import Acceleration, DomainPlan, Tag, is_host_arch
@@ -35,6 +35,7 @@ class Machines:
         images: Images,
         store: Store,
         firewall: Firewall,
+        coordinator: Coordinator,
         acceleration: Acceleration,
         devices: HostDevices,
     ) -> None:
@@ -43,6 +44,7 @@ class Machines:
         self._overlays = Overlays()
         self._store = store
         self._firewall = firewall
+        self._coordinator = coordinator
         self._acceleration = acceleration
         self._devices = devices
         self._starter = domains.Starter()
@@ -58,7 +60,8 @@ class Machines:
             base = self._images.find(spec.image, spec.arch) if spec.base is None else None
             called_at = runner_api(spec.bootstrap, spec.network)
             in_use = domains.functions(conn) if spec.resources.devices else set()
-            record = self._store.begin(spec, self._settings.addresses, called_at, self._devices, in_use)
+            called_by_us = self._coordinator.addresses()
+            record = self._store.begin(spec, self._settings.addresses, called_at, self._devices, in_use, called_by_us)
             report(Phase.ACCEPTED)
             folder = self._store.folder(spec.instance_id)
             base = base or held_base(spec, folder)
@@ -197,7 +200,7 @@ def guests(settings: LibvirtSettings, store: Store) -> dict[str, Guest]:
 
 
 def _guest(settings: LibvirtSettings, record: Record) -> Guest:
-    return guest_of(settings.isolated, record.ip, record.network, record.runner_api)
+    return guest_of(settings.isolated, record.ip, record.network, record.runner_api, record.coordinator)
 
 
 def _check(spec: InstanceSpec) -> None:

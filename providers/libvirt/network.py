@@ -33,13 +33,13 @@ def ensure_network(conn: libvirt.virConnect, settings: LibvirtSettings) -> IPv4A
     """Make sure that the network is up, and return the gateway's address. Blocks; may be called at any time by anybody.
 
     Raises:
-        HypervisorUnavailable: it cannot be started, or one of that name has another address.
+        HypervisorUnavailable: it cannot be started, or one of that name has another bridge or address.
     """
     try:
         network = _look_up(conn, settings.network) or _create(conn, settings)
         if not network.isActive():
             network.create()
-        _check_address(network.XMLDesc(), settings)
+        check_network(network.XMLDesc(), settings)
     except libvirt.libvirtError as error:
         raise HypervisorUnavailable(
             f"network '{settings.network}' ({settings.subnet}) cannot be started: {error}",
@@ -68,8 +68,23 @@ def _create(conn: libvirt.virConnect, settings: LibvirtSettings) -> libvirt.virN
         return made_by_another
 
 
-def _check_address(xml: str, settings: LibvirtSettings) -> None:
-    ip = parse(xml).find("ip")
+def check_network(xml: str, settings: LibvirtSettings) -> None:
+    """See that a network is the one that the packet filter holds.
+
+    Raises:
+        HypervisorUnavailable: it has another bridge or address.
+    """
+    network = parse(xml)
+    bridge = network.find("bridge")
+    name = bridge.get("name") if bridge is not None else None
+    if name != settings.bridge:
+        raise HypervisorUnavailable(
+            f"network '{settings.network}' exists with {f'the bridge {name}' if name else 'no bridge'} instead of "
+            f"{settings.bridge}, which alone is kept apart",
+            hint=f"when no machine uses it: virsh net-destroy {settings.network}, and net-undefine where it is "
+            "defined; or set [libvirt] network",
+        )
+    ip = network.find("ip")
     address = ip.get("address") if ip is not None else None
     mask = ip.get("prefix") or ip.get("netmask") if ip is not None else None
     subnet = IPv4Network(f"{address}/{mask}", strict=False) if address and mask else None

@@ -9,7 +9,7 @@ import libvirt
 import msgspec
 
 from providers.contract import Arch, Driver
-from providers.isolation import Firewall, Watch
+from providers.isolation import Coordinator, Firewall, Nowhere, Watch
 from providers.libvirt import console, emulation, nesting, privileges
 from providers.libvirt.acceleration import choose
 from providers.libvirt.disk import Images
@@ -35,11 +35,13 @@ class LibvirtProvider(SteadyProvider[libvirt.virConnect]):
         directory: Path,
         neighbours: tuple[IPv4Network, ...] = (),
         devices: Sequence[DeviceKind] = (),
+        coordinator: Coordinator | None = None,
     ) -> None:
-        """`neighbours`: subnets of this host's machines of other providers."""
+        """`neighbours`: subnets of this host's machines of other providers. `coordinator`: closed to machines."""
         self._settings = settings
         self._images = Images(images)
         self._kinds = devices
+        self._coordinator = coordinator or Nowhere()
         self._devices = HostDevices()
         self._store = Store(directory.absolute())
         self._hypervisor = Hypervisor(settings.uri, ended=self._ended, lost=self._lost, back=self._catch_up)
@@ -87,7 +89,10 @@ class LibvirtProvider(SteadyProvider[libvirt.virConnect]):
         acceleration = await self._hypervisor.thread(choose, self._settings.acceleration, proof)
         await self._hypervisor.thread(nesting.tell, acceleration)
         self._devices = await self._hypervisor.thread(usable, self._kinds)
-        machines = Machines(self._settings, self._images, self._store, self._firewall, acceleration, self._devices)
+        machines = Machines(
+            *(self._settings, self._images, self._store, self._firewall, self._coordinator),
+            *(acceleration, self._devices),
+        )
         await self._hypervisor.call(machines.adopt)
         self._usable = await self._hypervisor.thread(self._images.usable)
         self.acceleration = acceleration.value
@@ -96,3 +101,4 @@ class LibvirtProvider(SteadyProvider[libvirt.virConnect]):
     async def _restore(self) -> None:
         await self._hypervisor.thread(self._firewall.restore)
         await self._hypervisor.call(ensure_network, self._settings)
+        await self._hypervisor.thread(self._firewall.close_gate)

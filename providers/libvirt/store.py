@@ -45,6 +45,7 @@ class Record(msgspec.Struct, frozen=True):
     address: str
     network: NetworkAccess = NetworkAccess()
     runner_api: tuple[str, ...] = ()  # where it is called, as entries of an allow list
+    coordinator: tuple[str, ...] = ()  # addresses that the agent called when it was made
     functions: tuple[str, ...] = ()  # PCI addresses of the host's devices that it has
     phases: dict[Phase, datetime] = {}
 
@@ -110,6 +111,7 @@ class Store:
         runner_api: tuple[str, ...] = (),
         devices: HostDevices = _NO_DEVICES,
         in_use: Collection[str] = (),
+        coordinator: tuple[str, ...] = (),
     ) -> Record:
         """Make the directory and record the instance as accepted, with an address and devices of its own.
 
@@ -137,6 +139,7 @@ class Store:
                 address=str(address),
                 network=spec.network,
                 runner_api=runner_api,
+                coordinator=coordinator,
                 functions=functions,
             )
             folder.path.mkdir(mode=_DIRECTORY_MODE)

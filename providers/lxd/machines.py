@@ -16,10 +16,9 @@ from pylxd import Client
 from pylxd.exceptions import ClientConnectionFailed, LXDAPIException
 from ws4py.exc import WebSocketException
 
-from hostler.network import NetworkAccess
 from providers.addresses import lowest_free
 from providers.contract import DeviceUnavailable, InstanceSpec, Machine, MachineState, Phase, ProviderError, Report
-from providers.isolation import Firewall, Guest, guest_of, port_name, runner_api
+from providers.isolation import Coordinator, Firewall, Guest, guest_of, port_name, runner_api
 from providers.libvirt.console import tail
 from providers.lxd import api, catalogue, images, links, request, tags
 from providers.lxd.consoles import Consoles
@@ -70,11 +69,17 @@ class Machines:
     """What the provider does, without its concurrency: calls for one instance must not overlap."""
 
     def __init__(
-        self, settings: LxdSettings, directory: Path, firewall: Firewall, watch: Callable[[str, int], None]
+        self,
+        settings: LxdSettings,
+        directory: Path,
+        firewall: Firewall,
+        coordinator: Coordinator,
+        watch: Callable[[str, int], None],
     ) -> None:
         """`watch`: told of each virtual machine by its name, and of the process that it is."""
         self._settings = settings
         self._firewall = firewall
+        self._coordinator = coordinator
         self._watch = watch
         self._owner = str(directory)
         self._folders = Folders(directory)
@@ -94,12 +99,14 @@ class Machines:
         with self._undone_on_failure(client, spec.instance_id), self._address(client, spec.instance_id) as address:
             fingerprint = self._image(client, spec)
             called_at = runner_api(spec.bootstrap, spec.network)
+            called_by_us = self._coordinator.addresses()
             accepted = datetime.now(UTC)
             report(Phase.ACCEPTED)
-            self._make(client, spec, fingerprint, address, tags.tags_for(spec, self._owner, called_at, accepted))
+            told = tags.tags_for(spec, self._owner, called_at, called_by_us, accepted)
+            self._make(client, spec, fingerprint, address, told)
             disk = datetime.now(UTC)
             report(Phase.DISK)
-            self._firewall.admit(spec.instance_id, self._guest(address, spec.network, called_at))
+            self._firewall.admit(spec.instance_id, self._guest(address, told))
             api.start(client, spec.name)
             reached = {Phase.DISK: disk, Phase.STARTED: datetime.now(UTC)}
             api.set_keys(client, spec.name, tags.written_phases(reached) | request.without_cloud_init())
@@ -153,7 +160,7 @@ class Machines:
     def guests(self, client: Client) -> dict[str, Guest]:
         """Whom the packet filter must admit, by what LXD holds."""
         return {
-            held.tags.instance_id: self._guest(held.address, held.tags.network, held.tags.runner_api)
+            held.tags.instance_id: self._guest(held.address, held.tags)
             for held in self._all(client)
             if held.address is not None
         }
@@ -192,8 +199,8 @@ class Machines:
         """Of an instance that is known; asks nobody."""
         return next((instance_id for instance_id, known in self._names.items() if known == name), None)
 
-    def _guest(self, address: IPv4Address, access: NetworkAccess, called_at: tuple[str, ...]) -> Guest:
-        return guest_of(self._settings.isolated, address, access, called_at)
+    def _guest(self, address: IPv4Address, told: tags.Tags) -> Guest:
+        return guest_of(self._settings.isolated, address, told.network, told.runner_api, told.coordinator)
 
     def _image(self, client: Client, spec: InstanceSpec) -> str:
         if spec.base is None or spec.source is None:

@@ -10,18 +10,20 @@ import structlog
 from pylxd import Client
 
 from providers.contract import Driver, HypervisorUnavailable, Machine
-from providers.isolation import Firewall, Watch
+from providers.isolation import Coordinator, Firewall, Nowhere, Watch
 from providers.libvirt.acceleration import prove
 from providers.lxd import catalogue, images, place
 from providers.lxd.folders import Folders
 from providers.lxd.hypervisor import THREADS, Hypervisor
 from providers.lxd.machines import Machines
 from providers.lxd.processes import Processes
+from providers.lxd.remembered import Remembered
 from providers.lxd.request import CONTAINERS, TYPES, VIRTUAL_MACHINES
 from providers.lxd.settings import LxdSettings
 from providers.steady import SteadyProvider
 
 _PROOF_FILE: Final = "kvm-proof.json"
+_GUESTS_FILE: Final = "guests.json"
 
 _log = structlog.get_logger(__name__)
 
@@ -29,13 +31,22 @@ _log = structlog.get_logger(__name__)
 class LxdProvider(SteadyProvider[Client]):
     """Virtual machines (driver `lxd`) and system containers (driver `lxd-container`) in an LXD project of their own."""
 
-    def __init__(self, settings: LxdSettings, directory: Path, neighbours: tuple[IPv4Network, ...] = ()) -> None:
-        """`neighbours`: subnets of this host's machines of other providers."""
+    def __init__(
+        self,
+        settings: LxdSettings,
+        directory: Path,
+        neighbours: tuple[IPv4Network, ...] = (),
+        coordinator: Coordinator | None = None,
+    ) -> None:
+        """`neighbours`: subnets of this host's machines of other providers. `coordinator`: closed to machines."""
         self._settings = settings
         self._directory = directory.absolute()
         self._hypervisor = Hypervisor(settings, ended=self._name_ended, lost=self._lost, back=self._catch_up)
         super().__init__(self._hypervisor, THREADS)
-        self._firewall = Firewall(msgspec.structs.replace(settings.isolated, neighbours=neighbours))
+        self._coordinator = coordinator or Nowhere()
+        self._remembered = Remembered(self._directory / _GUESTS_FILE)
+        network = msgspec.structs.replace(settings.isolated, neighbours=neighbours)
+        self._firewall = Firewall(network, remember=self._remembered.save)
         self._watch = Watch(self._firewall)
         self._made: Machines | None = None
         self._processes: Processes | None = None
@@ -85,10 +96,14 @@ class LxdProvider(SteadyProvider[Client]):
 
     async def _prepare(self) -> Machines:
         await self._hypervisor.thread(Folders(self._directory).prepare)
+        # Before LXD is asked for anything, and however long it takes to answer: what ran when we last knew is held.
+        self._watch.open()
+        await self._hypervisor.thread(lambda: self._firewall.hold(self._remembered.load()))
         await self._hypervisor.open()
         self._processes = Processes(self._name_ended)
-        machines = Machines(self._settings, self._directory, self._firewall, self._processes.watch)
-        self._watch.open()
+        machines = Machines(
+            self._settings, self._directory, self._firewall, self._coordinator, self._processes.watch
+        )
         guests = await self._hypervisor.call(machines.guests)
         await self._hypervisor.thread(self._firewall.hold, guests)
         await self._restore()
@@ -102,6 +117,7 @@ class LxdProvider(SteadyProvider[Client]):
     async def _restore(self) -> None:
         await self._hypervisor.thread(self._firewall.restore)
         await self._hypervisor.call(place.ensure, self._settings)
+        await self._hypervisor.thread(self._firewall.close_gate)
         if self._made is not None:
             await self._hypervisor.call(self._made.attach_consoles)
 

@@ -24,9 +24,12 @@ class Tags(msgspec.Struct, frozen=True):
     network: NetworkAccess
     runner_api: tuple[str, ...]  # where it must call, as the isolation's `runner_api` said when it was made
     phases: dict[Phase, datetime] = {}
+    coordinator: tuple[str, ...] = ()  # addresses that the agent called then
 
 
-def tags_for(spec: InstanceSpec, owner: str, runner_api: tuple[str, ...], accepted: datetime) -> Tags:
+def tags_for(
+    spec: InstanceSpec, owner: str, runner_api: tuple[str, ...], coordinator: tuple[str, ...], accepted: datetime
+) -> Tags:
     return Tags(
         instance_id=spec.instance_id,
         generation=spec.generation,
@@ -34,6 +37,7 @@ def tags_for(spec: InstanceSpec, owner: str, runner_api: tuple[str, ...], accept
         pool_id=spec.pool_id,
         network=spec.network,
         runner_api=runner_api,
+        coordinator=coordinator,
         phases={Phase.ACCEPTED: accepted},
     )
 
@@ -47,6 +51,7 @@ def written(tags: Tags) -> dict[str, str]:
         f"{_PREFIX}pool": tags.pool_id,
         f"{_PREFIX}network": msgspec.json.encode(tags.network).decode(),
         f"{_PREFIX}runner_api": " ".join(tags.runner_api),
+        f"{_PREFIX}coordinator": " ".join(tags.coordinator),
     } | written_phases(tags.phases)
 
 
@@ -75,5 +80,6 @@ def read(config: Mapping[str, str]) -> Tags | None:
         pool_id=config.get(f"{_PREFIX}pool", ""),
         network=network,
         runner_api=tuple(config.get(f"{_PREFIX}runner_api", "").split()),
+        coordinator=tuple(config.get(f"{_PREFIX}coordinator", "").split()),
         phases=phases,
     )

@@ -11,7 +11,7 @@ import libvirt
 import pytest
 
 from providers.contract import Arch, Bootstrap, InstanceSpec, Resources
-from providers.isolation import Firewall
+from providers.isolation import Coordinator, Firewall
 from providers.libvirt import ImageFile, LibvirtProvider, LibvirtSettings
 from tests.demo.places import CACHE, TEST_GUEST
 from tests.real.boot_sectors import ENDINGS, boot_sector
@@ -122,8 +122,9 @@ async def open_provider(libvirt_up: None, images: list[ImageFile], tmp_path: Pat
         on_stopped: Callable[[str], None] = lambda _: None,
         directory: Path = tmp_path / "instances",
         extra: tuple[ImageFile, ...] = (),
+        coordinator: Coordinator | None = None,
     ) -> LibvirtProvider:
-        provider = LibvirtProvider(SETTINGS, [*images, *extra], directory)
+        provider = LibvirtProvider(SETTINGS, [*images, *extra], directory, coordinator=coordinator)
         await provider.open(on_stopped)
         opened.append(provider)
         return provider

@@ -16,13 +16,16 @@ _NAMESPACE: Final = "hostler-beyond"
 _LINK: Final = "hostler-beyond"
 _COUNTS: Final = "hostler-test-counts"
 
-_SERVER: Final = f"""
-import http.server, socketserver, sys
+SERVER: Final = f"""
+import http.server, socket, socketserver, sys
 class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        self.send_response(200); self.end_headers(); self.wfile.write(("%s %d" % self.client_address).encode())
+        self.send_response(200); self.end_headers()
+        self.wfile.write(("%s %d" % self.client_address[:2]).removeprefix("::ffff:").encode())
     def log_message(self, *_): pass
 socketserver.ThreadingTCPServer.allow_reuse_address = True
+if ":" in sys.argv[1]:
+    socketserver.ThreadingTCPServer.address_family = socket.AF_INET6
 server = socketserver.ThreadingTCPServer((sys.argv[1], {PORT}), Answer)
 print("listens", flush=True)
 server.serve_forever()
@@ -42,7 +45,7 @@ def listeners(gateway: str = str(SETTINGS.gateway)) -> Iterator[None]:
     try:
         run("ip", "address", "add", f"{METADATA}/32", "dev", "lo")
         for prefix, address in (((), METADATA), ((), gateway), (inside, PRIVATE), (inside, PUBLIC)):
-            command = [*prefix, sys.executable, "-c", _SERVER, address]
+            command = [*prefix, sys.executable, "-c", SERVER, address]
             one = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
             serving.append(one)
             assert one.stdout is not None

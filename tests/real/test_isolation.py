@@ -13,7 +13,7 @@ import pytest
 from hostler.network import NetworkAccess, NetworkPolicy
 from providers.addresses import mac_address
 from providers.contract import ProviderError
-from providers.isolation import Firewall, nft, port_name
+from providers.isolation import Coordinator, Firewall, nft, port_name
 from providers.libvirt import domains
 from providers.libvirt.domain import DomainPlan
 from providers.libvirt.store import Store
@@ -214,6 +214,21 @@ async def test_rules_are_there_before_a_machine_starts_and_gone_with_it(
     await provider.delete(wanted.instance_id)
     assert senders() == []
     assert rules() == before
+
+
+async def test_the_coordinator_is_closed_and_the_gate_too_also_after_the_agents_end(open_provider: Opener) -> None:
+    """By what the rules say; what comes of it is in test_isolation_flushed.py."""
+    names = {"coordinator.example:9998": ["198.41.0.5"], "moved.example:9998": ["198.41.0.6"]}
+    called = iter(names)
+    provider = await open_provider(coordinator=Coordinator(lambda: next(called), lambda host: names[f"{host}:9998"]))
+    await provider.create(spec(url="http://198.41.0.7:9996"), lambda _: None)
+    await provider.create(spec(url="http://198.41.0.7:9996"), lambda _: None)
+    await provider.close()
+    await open_provider()
+    listed = run("nft", "-j", "list", "set", "inet", TABLE, "coordinator")
+    found: Any = next(one["set"] for one in msgspec.json.decode(listed)["nftables"] if "set" in one)
+    assert sorted(found["elem"]) == ["198.41.0.5", "198.41.0.6", "198.41.0.7"]
+    assert "direct-action" in run("tc", "filter", "show", "dev", SETTINGS.bridge, "ingress")
 
 
 @pytest.mark.parametrize("damage", ["delete table bridge", "delete table inet", "flush table inet"])

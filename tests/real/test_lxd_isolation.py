@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from hostler.network import NetworkAccess, NetworkPolicy
-from providers.contract import InstanceSpec
+from providers.contract import HypervisorUnavailable, InstanceSpec
 from providers.lxd import LxdProvider
 from providers.lxd.request import CONTAINERS
 from tests.providers.adapter import ignore
@@ -120,6 +120,28 @@ async def test_policies_open_to_containers_what_they_say(provider: LxdProvider, 
     }
     found = {name: await reached(provider, probes, policy, *allow) for name, (policy, allow) in allowed.items()}
     assert found == {"strict": set(), "public": {"public"}, "wide": {"public", "private"}, "named": set(probes)}
+
+
+async def test_containers_are_held_though_lxd_does_not_answer(
+    provider: LxdProvider, lxd_daemon: Daemon, tmp_path: Path
+) -> None:
+    table = lxd_daemon.settings.isolated.table
+    await provider.create(container("", NetworkPolicy.INTERNET), ignore)
+    before = _rules(table)
+    assert "direct-action" in run("tc", "filter", "show", "dev", lxd_daemon.settings.network, "ingress")
+    await provider.close()
+    for family in ("bridge", "inet"):
+        run("nft", "delete", "table", family, table)
+    unanswered = msgspec.structs.replace(lxd_daemon.settings, socket=str(tmp_path / "nobody"))
+    with pytest.raises(HypervisorUnavailable):
+        await LxdProvider(unanswered, tmp_path / "instances").open(lambda _: None)
+    assert _rules(table) == before
+    await provider.open(lambda _: None)
+    assert _rules(table) == before
+
+
+def _rules(table: str) -> list[str]:
+    return [run("nft", "--stateless", "list", "table", family, table) for family in ("bridge", "inet")]
 
 
 async def _curl(url: str) -> str:

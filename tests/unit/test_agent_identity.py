@@ -78,3 +78,10 @@ async def test_keys_are_made_in_a_process_of_their_own_each_time_anew() -> None:
     first, second = await newkey.make(), await newkey.make()
     assert first.key.startswith("-----BEGIN PRIVATE KEY-----")
     assert key_in(first.csr) != key_in(second.csr)
+
+
+def test_where_the_coordinator_is_machines_are_kept_from_what_the_agent_calls(tmp_path: Path) -> None:
+    assert dial.address(tmp_path, CoordinatorSection()) == dial.BESIDE
+    identity.save(tmp_path, MINE)
+    assert dial.address(tmp_path, CoordinatorSection()) == MINE.agents_address
+    assert dial.address(tmp_path, CoordinatorSection(address="192.0.2.1:9998")) == "192.0.2.1:9998"

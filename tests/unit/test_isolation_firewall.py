@@ -5,6 +5,7 @@ import errno
 import struct
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 
 from providers.isolation import Firewall, Watch, rules, watch
 from providers.isolation import nft as nft_program
+from providers.isolation.gate import Gate, commands
 from providers.isolation.nft import IsolationFailed
 from providers.isolation.watch import senders
+from providers.lxd.remembered import Remembered
 from tests.unit.test_isolation_rules import NETWORK, guest
 
 
@@ -120,6 +123,76 @@ async def test_whatever_goes_wrong_the_rules_are_tried_to_be_put_back_again(monk
         await done.wait()
     task.cancel()
     assert tries == [0, 1, 2]
+
+
+# --- the gate, and what is remembered ---
+
+
+def test_the_gate_is_closed_after_the_rules_and_anew_at_a_bridge_that_was_made_anew() -> None:
+    happened: list[str] = []
+    bridges: dict[str, int] = {}
+
+    def index(name: str) -> int:
+        if name not in bridges:
+            raise OSError(errno.ENODEV, name)
+        return bridges[name]
+
+    gate = Gate(NETWORK.bridge, happened.append, index)
+    firewall = Firewall(NETWORK, lambda _document, _started: happened.append("rules"), gate=gate)
+    firewall.close_gate()
+    firewall.hold({})
+    bridges[NETWORK.bridge] = 7
+    firewall.close_gate()
+    firewall.restore()
+    bridges[NETWORK.bridge] = 8
+    firewall.restore()
+    closed = commands(NETWORK.bridge)
+    assert happened == ["rules", closed, "rules", "rules", closed]
+    assert all(NETWORK.bridge in line for line in closed.splitlines())
+
+
+def test_no_gate_is_closed_before_rules_mark_what_may_come_through() -> None:
+    happened: list[str] = []
+    nft = Nft()
+    nft.broken = True
+    firewall = Firewall(NETWORK, nft, gate=Gate(NETWORK.bridge, happened.append, lambda _: 7))
+    with pytest.raises(IsolationFailed):
+        firewall.hold({})
+    firewall.close_gate()
+    assert happened == []
+
+
+def test_a_machine_whose_gate_cannot_be_closed_is_not_admitted() -> None:
+    def refuses(_: str) -> None:
+        raise IsolationFailed("tc refused")
+
+    nft = Nft()
+    firewall = Firewall(NETWORK, nft, gate=Gate(NETWORK.bridge, refuses, lambda _: 7))
+    with pytest.raises(IsolationFailed, match="tc refused"):
+        firewall.admit("a", guest(2))
+    with pytest.raises(IsolationFailed):
+        firewall.restore()
+    assert nft.applied[-1] == rules.document(NETWORK, [])
+
+
+@pytest.mark.parametrize("broken", ["", "{", '{"a": 1}'])
+def test_whom_the_rules_admit_is_remembered_before_they_do(tmp_path: Path, broken: str) -> None:
+    file = tmp_path / "guests.json"
+    at_apply: list[set[str]] = []
+
+    def apply(_document: rules.Json, _started: Any) -> None:
+        at_apply.append(set(Remembered(file).load()))
+
+    firewall = Firewall(NETWORK, apply, remember=Remembered(file).save)
+    firewall.hold({"a": guest(2)})
+    firewall.admit("b", guest(3))
+    firewall.forget("a")
+    assert at_apply == [{"a"}, {"a", "b"}, {"b"}]
+    assert Remembered(file).load() == {"b": guest(3)}
+    file.write_text(broken)
+    assert Remembered(file).load() == {}
+    file.unlink()
+    assert Remembered(file).load() == {}
 
 
 # --- what the kernel tells ---

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from hostler.network import NetworkAccess, NetworkPolicy, Opening
 from providers.addresses import mac_address
 from providers.contract import Bootstrap, ProviderError
-from providers.isolation import Guest, Network, guest_of, port_name, rules, runner_api
+from providers.isolation import Coordinator, Guest, Network, guest_of, port_name, rules, runner_api
+from providers.isolation.mark import MARK
 from tests.samples.domain import calm
 
 NETWORK = Network("hostler0", IPv4Network("10.213.0.0/22"), IPv4Address("10.213.0.1"))
-RUNNER_API = "10.213.0.1:9996/tcp"
+RUNNER_API = ("10.213.0.1:9996/tcp", "9.9.9.9:9996/tcp")
+COORDINATOR = ("9.9.9.8",)
 HOST = (NETWORK.gateway, IPv4Address("192.0.2.2"), IPv4Address("127.0.0.1"))
 
 
@@ -38,6 +40,7 @@ class Kernel:
     def __init__(self, document: rules.Json) -> None:
         self._chains: dict[tuple[str, str], list[list[rules.Json]]] = {}
         self._sets: dict[tuple[str, str], list[Any]] = {}
+        self._marked = 0
         for command in document["nftables"]:
             for kind, value in command.get("add", {}).items():
                 family = value["family"]
@@ -49,8 +52,11 @@ class Kernel:
                     self._chains[family, value["chain"]].append(value["expr"])
 
     def admits(self, packet: Packet) -> bool:
+        self._marked = 0
         if not self._passes("bridge", "from-machines", packet):
             return False
+        # What the gate at the bridge asks for: without it no packet that the rules admit would come through.
+        assert self._marked & MARK
         return packet.kind == "arp" or self._passes("inet", "from-machines", packet)
 
     def _passes(self, family: str, chain: str, packet: Packet) -> bool:
@@ -71,6 +77,9 @@ class Kernel:
                 sought = self._value(family, statement["vmap"]["key"], packet)
                 found = self._sets[family, statement["vmap"]["data"][1:]]
                 return next((verdict for key, verdict in found if IPv4Address(key) == sought), None)
+            elif "mangle" in statement:
+                assert statement["mangle"]["key"] == {"meta": {"key": "mark"}}
+                self._marked |= statement["mangle"]["value"]["|"][1]
             else:
                 return statement
         return None
@@ -129,7 +138,7 @@ def _equals(right: Any, found: Any) -> bool:
 
 
 def guest(number: int, policy: NetworkPolicy = NetworkPolicy.INTERNET, *allow: str) -> Guest:
-    return guest_of(NETWORK, NETWORK.subnet[number], NetworkAccess(policy, allow), (RUNNER_API,))
+    return guest_of(NETWORK, NETWORK.subnet[number], NetworkAccess(policy, allow), RUNNER_API, COORDINATOR)
 
 
 def sent_by(one: Guest, to: object, **more: Any) -> Packet:
@@ -137,10 +146,8 @@ def sent_by(one: Guest, to: object, **more: Any) -> Packet:
 
 
 addresses = st.integers(0, 2**32 - 1).map(IPv4Address) | st.sampled_from(
-    [
-        IPv4Address(text)
-        for text in ("10.213.0.1", "10.213.0.2", "10.213.3.255", "169.254.169.254", "192.168.1.1", "8.8.8.8")
-    ]
+    list(map(IPv4Address, ("10.213.0.1", "10.213.0.2", "10.213.3.255", "169.254.169.254", "192.168.1.1", "8.8.8.8")))
+    + list(map(IPv4Address, ("9.9.9.8", "9.9.9.9")))
 )
 networks = st.builds(
     lambda address, length: IPv4Network((int(address), length), strict=False),
@@ -181,7 +188,12 @@ def test_a_machine_reaches_what_its_policy_and_its_allow_list_say_and_nothing_el
         reached = kernel.admits(sent_by(one, to, protocol=protocol, service=port))
         if to in NETWORK.subnet and to != NETWORK.gateway:
             assert not reached
-        elif to in HOST or any(to in IPv4Network(metadata) for metadata in rules.METADATA) or to.is_multicast:
+        elif (
+            to in HOST
+            or any(to in IPv4Network(metadata) for metadata in rules.METADATA)
+            or to.is_multicast
+            or str(to) in ("9.9.9.8", "9.9.9.9")
+        ):
             assert reached == named(one, to, protocol, port, exactly=True)
         elif named(one, to, protocol, port, exactly=False):
             assert reached
@@ -295,6 +307,55 @@ def test_a_runner_api_out_of_reach_is_said_before_a_machine_is_made(
 ) -> None:
     with pytest.raises(ProviderError, match=reason):
         _runner_api(url, NetworkAccess(policy), found)
+
+
+# --- where the coordinator is ---
+
+
+@pytest.mark.parametrize("policy", NetworkPolicy)
+def test_of_the_coordinator_a_machine_reaches_the_runner_api_and_what_is_named_alone(policy: NetworkPolicy) -> None:
+    wide, named = guest(2, policy, "0.0.0.0/0", "9.9.9.0/24:9998"), guest(3, policy, "9.9.9.8:9998", "9.9.9.9")
+    kernel = Kernel(rules.document(NETWORK, [wide, named]))
+    assert kernel.admits(sent_by(wide, "9.9.9.9", service=9996))
+    assert kernel.admits(sent_by(wide, "9.9.9.7", service=9998))
+    assert not kernel.admits(sent_by(wide, "9.9.9.9", service=9998))
+    assert not kernel.admits(sent_by(wide, "9.9.9.8", service=9998))
+    assert kernel.admits(sent_by(named, "9.9.9.8", service=9998))
+    assert kernel.admits(sent_by(named, "9.9.9.9", service=22))
+    assert not kernel.admits(sent_by(named, "9.9.9.8", service=443))
+
+
+def test_a_machine_of_before_is_kept_from_where_the_coordinator_is_now() -> None:
+    """It has no address of it recorded, or an older one."""
+    before = guest_of(NETWORK, NETWORK.subnet[2], NetworkAccess(NetworkPolicy.OPEN), RUNNER_API)
+    kernel = Kernel(rules.document(NETWORK, [before, guest(3)]))
+    assert not kernel.admits(sent_by(before, "9.9.9.8"))
+    assert Kernel(rules.document(NETWORK, [before])).admits(sent_by(before, "9.9.9.8"))  # what the other's does
+
+
+def test_the_coordinators_addresses_are_asked_for_anew_and_kept_while_nobody_answers() -> None:
+    answers: list[list[str] | None] = [["192.0.2.1", "2001:db8::1", "127.0.0.1"], None, ["192.0.2.2"]]
+
+    def resolve(host: str) -> list[str]:
+        assert host == "coordinator.example"
+        answer = answers.pop(0)
+        if answer is None:
+            raise OSError("nobody answers")
+        return answer
+
+    one = Coordinator(lambda: "coordinator.example:9998", resolve)
+    assert [one.addresses() for _ in range(3)] == [("192.0.2.1",), ("192.0.2.1",), ("192.0.2.2",)]
+    answers.append(None)
+    with pytest.raises(ProviderError, match=r"'coordinator\.example' cannot be resolved"):
+        Coordinator(lambda: "coordinator.example:9998", resolve).addresses()
+
+
+@pytest.mark.parametrize(
+    ("address", "found"),
+    [("192.0.2.7:9998", ("192.0.2.7",)), ("[2001:db8::1]:9998", ()), ("127.0.0.1:9998", ())],
+)
+def test_a_coordinator_that_has_no_name_is_where_its_address_says(address: str, found: tuple[str, ...]) -> None:
+    assert Coordinator(lambda: address).addresses() == found
 
 
 # --- several machines ---

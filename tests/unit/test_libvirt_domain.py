@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from providers.addresses import lowest_free, mac_address
-from providers.contract import Arch, Resources
+from providers.contract import Arch, HypervisorUnavailable, Resources
 from providers.libvirt import domains
 from providers.libvirt.domain import NAMESPACE, Acceleration, DomainPlan, Tag, domain_xml, read_functions, read_tag
-from providers.libvirt.network import network_xml
+from providers.libvirt.network import check_network, network_xml
 from providers.libvirt.settings import LibvirtSettings
 
 ID = "0b8e7a52-7a53-4c0e-9d5b-0f6a1c2d3e4f"
@@ -266,3 +266,19 @@ def test_the_image_below_the_disk_stays_its_owners() -> None:
     assert attribute(root, "devices/disk/backingStore/source", "file") == "/images/debian.qcow2"
     assert attribute(root, "devices/disk/backingStore/format", "type") == "qcow2"
     assert attribute(root, "devices/disk/backingStore/source/seclabel", "relabel") == "no"
+
+
+@pytest.mark.parametrize(
+    ("has", "said"),
+    [
+        ('<bridge name="virbr7"/>', "with the bridge virbr7 instead of ci0"),
+        ("", "with no bridge instead of ci0"),
+    ],
+)
+def test_a_network_on_another_bridge_than_the_rules_are_for_is_refused(has: str, said: str) -> None:
+    settings = LibvirtSettings(network="ci", subnet="10.9.0.0/24")
+    check_network(network_xml(settings), settings)
+    xml = network_xml(settings).replace('<bridge name="ci0" stp="off" delay="0" />', has)
+    with pytest.raises(HypervisorUnavailable, match=said) as refused:
+        check_network(xml, settings)
+    assert "virsh net-destroy ci" in str(refused.value)

@@ -96,7 +96,8 @@ def test_what_an_instance_says_of_itself_is_read_as_it_was_written(
     generation: int, pool: str, phases: dict[Phase, datetime]
 ) -> None:
     access = NetworkAccess(NetworkPolicy.STRICT, ("10.0.0.0/8:443/tcp", "dns"))
-    tags = Tags(TAGS.instance_id, generation, TAGS.owner, pool, access, ("10.1.2.3:80/tcp", "10.1.2.4:80/tcp"), phases)
+    called = ("10.1.2.3:80/tcp", "10.1.2.4:80/tcp")
+    tags = Tags(TAGS.instance_id, generation, TAGS.owner, pool, access, called, phases, ("10.1.2.3", "10.1.2.5"))
     assert read(written(tags) | {"user.other": "x", "limits.cpu": "1"}) == tags
 
 
