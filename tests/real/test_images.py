@@ -51,6 +51,8 @@ INSPECTION = """#cloud-config
 runcmd:
   - "until docker info >/tmp/docker-info 2>/dev/null; do sleep 0.5; done"
   - "echo docker up $(cut -d ' ' -f 1 /proc/uptime) $(grep 'Storage Driver' /tmp/docker-info) >/dev/ttyS0"
+  - "tar -ch -C / bin/echo $(ldd /bin/echo | grep -o '/[^ ]*' | cut -c2-) | docker import - of-this-machine"
+  - "docker run --rm of-this-machine /bin/echo a container ran >/dev/ttyS0 2>&1"
   - "echo root of $(df --output=size -BG / | tail -n 1) on $(hostname) >/dev/ttyS0"
   - "su - runner -c 'docker ps && sudo -n true && cd actions-runner && ./RELEASE_FILE' >/dev/ttyS0 2>&1"
   - "systemctl --failed --no-legend --plain | sed 's/^/unit failed: /' >/dev/ttyS0"
@@ -348,6 +350,7 @@ async def test_a_runner_image_runs_cloud_init_docker_and_what_was_unpacked(runne
     told = [line for line in life.console.splitlines() if "cloud-init[" not in line]
     print(*told, f"powered off after {life.seconds:.1f} s", sep="\n")
     assert any("docker up" in line and "Storage Driver: overlay2" in line for line in told), life.console
+    assert "a container ran" in told
     assert any(line.startswith("root of") and "8G on hostler-guest-2" in line for line in told)
     assert f"{RUNNER_RELEASE_FILE} runs as runner" in told
     assert not [line for line in told if line.startswith("unit failed")]

@@ -28,6 +28,8 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 SCRIPT: Final = """
 echo "job of $(id -un) in groups $(id -Gn)"
 docker version --format 'docker server {{.Server.Version}}'
+tar -ch -C / bin/echo $(ldd /bin/echo | grep -o '/[^ ]*' | cut -c2-) | docker import - of-this-machine >/dev/null
+docker run --rm of-this-machine /bin/echo a container ran
 sudo -n id -un | sed 's/^/sudo is /'
 echo "runner's folder: $(ls -A .. | tr '\\n' ' ')"
 echo "runner's files: $(stat -c '%n %U %a' ../.runner ../.credentials | tr '\\n' ';')"
@@ -153,6 +155,7 @@ def check(farm: Farm, ran: Ran, booted: str) -> None:
     log = ran.log
     assert re.search(r"^job of runner in groups .*\bdocker\b", log, re.MULTILINE)
     assert re.search(r"^docker server \d+\.", log, re.MULTILINE)
+    assert "a container ran" in log.splitlines()
     assert "sudo is root" in log
     assert "../.runner runner 600;../.credentials runner 600;" in log
     assert re.search(r"^runner's folder: .*run\.sh", log, re.MULTILINE)
