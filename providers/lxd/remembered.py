@@ -1,5 +1,6 @@
 """Whom the packet filter admits, kept in a file: LXD says it too, but not before it answers."""
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,22 @@ class Remembered:
             return {}
 
     def save(self, guests: Mapping[str, Guest]) -> None:
-        """Whole or not at all. It need not outlive the power, since no machine does."""
+        """Whole or not at all: what cannot be written is nobody, and hinders no rules.
+
+        It need not outlive the power, since no machine does.
+        """
         if guests == self._saved:
             return
+        self._saved = None
         draft = self._path.with_suffix(".new")
-        draft.write_bytes(msgspec.json.encode(guests, enc_hook=str))  # addresses and networks, as they are written
-        draft.rename(self._path)
+        try:
+            draft.write_bytes(msgspec.json.encode(guests, enc_hook=str))  # addresses and networks, as they are written
+            draft.rename(self._path)
+        except OSError as error:
+            _log.warning("guests_not_remembered", path=str(self._path), error=str(error))
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+            return
         self._saved = dict(guests)
 
 

@@ -195,6 +195,20 @@ def test_whom_the_rules_admit_is_remembered_before_they_do(tmp_path: Path, broke
     assert Remembered(file).load() == {}
 
 
+def test_what_cannot_be_written_is_nobody_and_the_rules_are_put_in_place_all_the_same(tmp_path: Path) -> None:
+    """On a full disk, whoever was there before must not stand for whoever has the address now."""
+    nft, memory = Nft(), Remembered(tmp_path / "guests.json")
+    firewall = Firewall(NETWORK, nft, remember=memory.save)
+    firewall.hold({"a": guest(2)})
+    (tmp_path / "guests.new").mkdir()
+    firewall.hold({"b": guest(3)})
+    assert nft.applied[-1] == rules.document(NETWORK, [guest(3)])
+    assert memory.load() == {}
+    (tmp_path / "guests.new").rmdir()
+    firewall.restore()
+    assert memory.load() == {"b": guest(3)}
+
+
 # --- what the kernel tells ---
 
 
