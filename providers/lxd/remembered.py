@@ -31,7 +31,7 @@ class Remembered:
             return {}
 
     def save(self, guests: Mapping[str, Guest]) -> None:
-        """Whole or not at all: what cannot be written is nobody, and hinders no rules.
+        """Whole or not at all: what cannot be written is nobody, and hinders no rules. Nobody has no file.
 
         It need not outlive the power, since no machine does.
         """
@@ -40,8 +40,11 @@ class Remembered:
         self._saved = None
         draft = self._path.with_suffix(".new")
         try:
-            draft.write_bytes(msgspec.json.encode(guests, enc_hook=str))  # addresses and networks, as they are written
-            draft.rename(self._path)
+            if guests:
+                draft.write_bytes(msgspec.json.encode(guests, enc_hook=str))  # addresses as they are written
+                draft.rename(self._path)
+            else:
+                self._path.unlink(missing_ok=True)
         except OSError as error:
             _log.warning("guests_not_remembered", path=str(self._path), error=str(error))
             with contextlib.suppress(OSError):

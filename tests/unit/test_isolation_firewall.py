@@ -191,7 +191,8 @@ def test_whom_the_rules_admit_is_remembered_before_they_do(tmp_path: Path, broke
     assert Remembered(file).load() == {"b": guest(3)}
     file.write_text(broken)
     assert Remembered(file).load() == {}
-    file.unlink()
+    firewall.forget("b")
+    assert list(tmp_path.iterdir()) == []
     assert Remembered(file).load() == {}
 
 
