@@ -16,6 +16,7 @@ from agent.with_simulated import SimulatedConfig
 from hostler.errors import ConfigError
 from providers.contract import Arch, HypervisorUnavailable, Resources
 from providers.images import qemu_img
+from providers.isolation import Firewall, Watch
 from providers.libvirt.provider import LibvirtProvider
 from providers.lxd.provider import LxdProvider
 from providers.simulated import SimulatedProvider
@@ -148,12 +149,16 @@ def test_an_image_that_machines_hold_fills_the_disk_once(tmp_path: Path) -> None
     assert host._filled_bytes([tmp_path]) == once
 
 
-async def test_an_lxd_that_is_not_there_is_said(tmp_path: Path) -> None:
+async def test_an_lxd_that_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[object] = []
+    monkeypatch.setattr(Watch, "open", lambda _: None)
+    monkeypatch.setattr(Firewall, "hold", lambda _, guests: held.append(guests))
     config = read(
         tmp_path, f"data_dir = '{tmp_path}'\n[capacity]\nreserved_disk_gib = 0\n[lxd]\nsocket = '{tmp_path}/socket'"
     )
     with pytest.raises(HypervisorUnavailable, match=rf"there is no LXD at {tmp_path}/socket"):
         await daemon.check(config, config.make_provider())
+    assert held == [{}]  # before it was asked
 
 
 def test_several_drivers_share_what_is_the_hosts_and_keep_apart_what_is_theirs(tmp_path: Path) -> None:
