@@ -101,9 +101,7 @@ class LxdProvider(SteadyProvider[Client]):
         await self._hypervisor.thread(lambda: self._firewall.hold(self._remembered.load()))
         await self._hypervisor.open()
         self._processes = Processes(self._name_ended)
-        machines = Machines(
-            self._settings, self._directory, self._firewall, self._coordinator, self._processes.watch
-        )
+        machines = Machines(self._settings, self._directory, self._firewall, self._coordinator, self._processes.watch)
         guests = await self._hypervisor.call(machines.guests)
         await self._hypervisor.thread(self._firewall.hold, guests)
         await self._restore()
