@@ -1,5 +1,6 @@
 """Install templates and proxies as they are declared."""
 
+from functools import partial
 from typing import Final, Literal
 
 from coordinator.declare_base import Declared, check_description, check_name
@@ -47,7 +48,7 @@ class ProxyDeclaration(Declared, frozen=True, kw_only=True):
         for key in ("http_proxy", "https_proxy"):
             url = getattr(self, key)
             if url:
-                config.check_key(key, lambda url=url: config.web_address(url))  # type: ignore[misc]
+                config.check_key(key, partial(config.web_address, url))
         for key in ("no_proxy", "username", "password"):
             value = getattr(self, key) or ""
             ok = value.isprintable() and len(value) <= 4096

@@ -20,6 +20,9 @@ _SCOPES: Final = {
 }
 
 
+_Sample = tuple[Mapping[str, str], float]
+
+
 class Here(msgspec.Struct, frozen=True):
     """What only this process knows."""
 
@@ -73,7 +76,9 @@ def _entities(entities: Iterable[Entity]) -> Iterator[Metric]:
 
 
 def _pools(pools: Iterable[Pool], entities: Mapping[str, Entity]) -> Iterator[Metric]:
-    info, enabled, numbers = [], [], {name: [] for name in _NUMBERS}  # type: ignore[var-annotated]
+    info: list[_Sample] = []
+    enabled: list[_Sample] = []
+    numbers: dict[str, list[_Sample]] = {name: [] for name in _NUMBERS}
     for pool in pools:
         owner = entities.get(pool.entity_id)
         labels = {
@@ -173,7 +178,7 @@ def _fleet(counts: Counts) -> Iterator[Metric]:
 _UNITS: Final = {"vcpus": "vcpus", "memory_mib": "memory_bytes", "disk_gib": "disk_bytes"}
 
 
-def _gauge(name: str, told: str, samples: Iterable[tuple[Mapping[str, str], float]]) -> Metric:
+def _gauge(name: str, told: str, samples: Iterable[_Sample]) -> Metric:
     family = GaugeMetricFamily(name, told)
     for labels, value in samples:
         family.add_sample(name, dict(labels), float(value))
